@@ -1,0 +1,111 @@
+// Package toolset holds the six sandbox tools of agent_toolset_20260401
+// (bash, read, write, edit, glob, grep) over a small Host interface. It is a
+// public library: whoever has a shell and a file system for a session can
+// serve the tools with it.
+package toolset
+
+import (
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"time"
+)
+
+// Host is where a session's tools run: a persistent shell and a file system.
+// Safe for concurrent use; commands run one at a time in the order they come.
+type Host interface {
+	Shell
+	// Files is the session's file system, or nil when tools must not use one.
+	Files() Files
+	// Workdir is the absolute working directory as the tools see it.
+	Workdir() string
+}
+
+// Shell is one persistent bash. Bash always returns: with the command's end,
+// its limit, its interruption or the shell's death.
+type Shell interface {
+	// Bash runs a command. An error means that the host itself failed (the
+	// sandbox is gone); everything a command can do to itself is a Result.
+	Bash(ctx context.Context, c Command) (Result, error)
+	// Restart replaces the shell by a fresh one in the working directory.
+	Restart(ctx context.Context) error
+}
+
+// Command is one bash call. ID is the tool-use id: a host that outlives its
+// caller answers a repeated ID with the first run's result and never runs it
+// again.
+type Command struct {
+	ID      string
+	Text    string
+	Timeout time.Duration // 0 means the host's default, 120 s
+}
+
+// Result is how a command ended. Output is stdout and stderr in the order
+// they were written, cut in the middle when it was longer than the host
+// keeps: Head, then Dropped bytes that are gone, then Tail.
+type Result struct {
+	Head     []byte
+	Dropped  int64
+	Tail     []byte
+	ExitCode int // of the command, when End is Exited or ShellExited
+	End      End
+	OOM      bool // the memory limit killed something during the call
+	Elapsed  time.Duration
+}
+
+// End is how a call came to its end.
+type End string
+
+const (
+	Exited      End = "exited"       // the command ended by itself
+	ShellExited End = "shell_exited" // it ended the shell (exit, exec); the next call gets a fresh one
+	TimedOut    End = "timed_out"    // it was killed at its limit; the shell was replaced
+	Interrupted End = "interrupted"  // the caller's context ended, or the host was restarted under it
+	Incomplete  End = "incomplete"   // the text is no whole command (an open quote); nothing ran
+)
+
+// Kinds of refusal by Files, beside fs.ErrNotExist, fs.ErrPermission and
+// fs.ErrExist.
+var (
+	ErrOutside    = errors.New("is outside the session's working directory")
+	ErrNotRegular = errors.New("is not a regular file")
+	ErrIsDir      = errors.New("is a directory")
+	ErrNotDir     = errors.New("not a directory")
+	ErrReadOnly   = errors.New("is inside a read-only directory")
+	ErrLoop       = errors.New("too many levels of symbolic links")
+)
+
+// Files is a session's file system. Names are as the model gives them:
+// absolute paths inside the sandbox, or relative to the working directory.
+// No name, link or race leads outside; devices, FIFOs and sockets are never
+// opened.
+type Files interface {
+	// Open opens a regular file for reading.
+	Open(name string) (File, error)
+	Stat(name string) (fs.FileInfo, error)
+	// WriteFile replaces a file's content in one step: a reader sees the old
+	// or the new. Missing parents are made; an existing file keeps its mode,
+	// owner and hard links; a link is followed to its target inside.
+	WriteFile(name string, data []byte) error
+	// Walk visits the tree under root without following links, directories
+	// before their contents. path is absolute, as the tools see it. fn may
+	// return fs.SkipDir or fs.SkipAll.
+	Walk(ctx context.Context, root string, fn func(path string, e Entry) error) error
+}
+
+// File is an open regular file.
+type File interface {
+	io.Reader
+	io.ReaderAt
+	io.Seeker
+	io.Closer
+	Stat() (fs.FileInfo, error)
+}
+
+// Entry is what Walk found. Open opens it without looking its name up again
+// where the host can, and fails like Files.Open on what is no regular file.
+type Entry interface {
+	fs.DirEntry
+	Open() (File, error)
+}

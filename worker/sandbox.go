@@ -1,0 +1,59 @@
+package worker
+
+import (
+	"context"
+	"time"
+
+	"github.com/berthdev/berth/toolset"
+)
+
+// Sandboxes gives each session a place for its tools. Safe for concurrent use.
+type Sandboxes interface {
+	// Open gives the session's sandbox: the live one, a re-adopted one or a
+	// new one on the session's tree. fresh says that the session had a
+	// workspace on this host before and it is gone.
+	Open(ctx context.Context, session string, env map[string]string) (Sandbox, error)
+}
+
+// Sandbox is a session's place for its tools, from Open to Close.
+type Sandbox interface {
+	toolset.Host
+	// Close ends the sandbox; with forget its workspace goes too. Twice is fine.
+	Close(ctx context.Context, forget bool) error
+}
+
+// Journal remembers calls across a crash of the worker. A record is durable
+// when the method returns. Safe for concurrent use.
+type Journal interface {
+	// Started notes that a call is about to run. It answers with what is
+	// known of the call already: a call that is not new must not be run.
+	Started(ctx context.Context, c CallKey) (Known, error)
+	// Finished keeps the call's result until it has been posted.
+	Finished(ctx context.Context, c CallKey, result []byte) error
+	// Posted forgets a result that the control plane has accepted or refused
+	// for good.
+	Posted(ctx context.Context, c CallKey) error
+}
+
+// CallKey names a call.
+type CallKey struct {
+	Session string
+	Call    string
+}
+
+// Known is what a journal knows of a call.
+type Known struct {
+	State  CallState
+	Result []byte    // of a Finished or Posted call
+	At     time.Time // of the last change
+}
+
+// CallState is how far a call has come.
+type CallState string
+
+const (
+	CallNew      CallState = "new" // nothing was known; it is Started now
+	CallStarted  CallState = "started"
+	CallFinished CallState = "finished"
+	CallPosted   CallState = "posted"
+)
