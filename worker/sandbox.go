@@ -1,3 +1,6 @@
+// Package worker serves an environment's queue: it claims sessions, runs their
+// tools in sandboxes and posts the results, on Berth's control plane and on
+// Anthropic's alike.
 package worker
 
 import (
@@ -10,9 +13,9 @@ import (
 // Sandboxes gives each session a place for its tools. Safe for concurrent use.
 type Sandboxes interface {
 	// Open gives the session's sandbox: the live one, a re-adopted one or a
-	// new one on the session's tree. fresh says that the session had a
+	// new one on the session's tree. lost says that the session had a
 	// workspace on this host before and it is gone.
-	Open(ctx context.Context, session string, env map[string]string) (Sandbox, error)
+	Open(ctx context.Context, session string) (sb Sandbox, lost bool, err error)
 }
 
 // Sandbox is a session's place for its tools, from Open to Close.
