@@ -1,0 +1,42 @@
+# Berth's tasks. `make` alone explains them.
+GO      ?= go
+PKGS    ?= ./...
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X github.com/berthdev/berth/internal/config.Version=$(VERSION)
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test soak bench lint dev runsc clean
+
+help: ## this list
+	@echo "Berth: Managed Agents, self-hosted. Tasks:"
+	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## bin/berth and bin/berth-agent, static, no C compiler needed
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/berth-agent ./cmd/berth-agent
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/berth ./cmd/berth
+
+demo: build ## one session end to end on a real data set, no key needed (MODEL=claude-... uses Claude)
+	./examples/demo $(if $(MODEL),--model $(MODEL))
+
+test: ## every test that this machine can run; lists what it left out (CI=true: leaving out fails)
+	./test/setup
+	CGO_ENABLED=0 $(GO) run ./test/run $(PKGS)
+
+soak: ## the long runs: crashes at every step, faults, thousands of sessions (about an hour)
+	./test/setup
+	BERTH_SOAK=1 CGO_ENABLED=0 $(GO) run ./test/run -timeout 2h ./test/... ./worker/... ./internal/...
+
+bench: build ## every figure of docs/benchmarks.md beside its bar; exits 1 on a miss
+	./test/setup
+	CGO_ENABLED=0 $(GO) run ./test/bench
+
+lint: ## gofmt, go vet, staticcheck
+	@test -z "$$(gofmt -l .)" || { echo "gofmt would change:"; gofmt -l .; exit 1; }
+	$(GO) vet ./...
+	$(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
+
+dev: build ## both halves on this machine, http://127.0.0.1:8400
+	./bin/berth dev
+
+clean: ## remove what make built
+	rm -rf bin

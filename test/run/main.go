@@ -1,0 +1,156 @@
+// Command run runs the tests and says plainly what was left out: a line for
+// each package, the whole output of what failed, then every skipped test with
+// its reason. Under CI=true a skipped test is a failure, unless its reason
+// begins with "by design:".
+//
+//	go run ./test/run [-race] [-short] [-timeout D] [PACKAGE]...
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"time"
+)
+
+type line struct {
+	Action, Package, Test, Output string
+	Elapsed                       float64
+}
+
+type skipped struct{ name, reason string }
+
+func main() {
+	race := flag.Bool("race", false, "with the race detector (needs a C compiler)")
+	short := flag.Bool("short", false, "only the short form of long tests")
+	timeout := flag.Duration("timeout", 15*time.Minute, "for each package")
+	flag.Parse()
+	pkgs := flag.Args()
+	if len(pkgs) == 0 {
+		pkgs = []string{"./..."}
+	}
+	args := []string{"test", "-json", "-p", "2", "-timeout", timeout.String()}
+	if *race {
+		args = append(args, "-race")
+	}
+	if *short {
+		args = append(args, "-short")
+	}
+	os.Exit(run(append(args, pkgs...), os.Getenv("CI") == "true"))
+}
+
+func run(args []string, strict bool) int {
+	cmd := exec.Command("go", args...)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "run:", err)
+		return 2
+	}
+	r := newReport()
+	in := bufio.NewScanner(out)
+	in.Buffer(make([]byte, 1<<20), 64<<20)
+	for in.Scan() {
+		r.read(in.Bytes())
+	}
+	err = cmd.Wait()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		fmt.Fprintln(os.Stderr, "run:", err)
+		return 2
+	}
+	return r.close(err != nil, strict)
+}
+
+type report struct {
+	output         map[string]*strings.Builder
+	passed, failed int
+	skips          []skipped
+}
+
+func newReport() *report { return &report{output: map[string]*strings.Builder{}} }
+
+func (r *report) read(raw []byte) {
+	var l line
+	if json.Unmarshal(raw, &l) != nil {
+		fmt.Println(string(raw))
+		return
+	}
+	key := l.Package + " " + l.Test
+	out := r.output[key]
+	if out == nil {
+		out = &strings.Builder{}
+		r.output[key] = out
+	}
+	switch l.Action {
+	case "output", "build-output":
+		out.WriteString(l.Output)
+		if l.Action == "build-output" {
+			fmt.Print(l.Output)
+		}
+		return
+	case "pass":
+		if l.Test == "" {
+			fmt.Printf("ok    %-60s %6.1fs\n", l.Package, l.Elapsed)
+		} else {
+			r.passed++
+		}
+	case "skip":
+		if l.Test != "" {
+			r.skips = append(r.skips, skipped{l.Package + " " + l.Test, reason(out.String())})
+		}
+	case "fail":
+		if l.Test == "" {
+			fmt.Printf("FAIL  %-60s %6.1fs\n%s", l.Package, l.Elapsed, out)
+		} else {
+			r.failed++
+			fmt.Printf("--- FAIL: %s\n%s", key, out)
+		}
+	default:
+		return
+	}
+	delete(r.output, key)
+}
+
+// reason is what the test said to Skip: the text behind "file.go:12: ".
+func reason(output string) string {
+	for l := range strings.Lines(output) {
+		l = strings.TrimSpace(l)
+		if _, text, ok := strings.Cut(l, ".go:"); ok {
+			if _, text, ok = strings.Cut(text, ": "); ok {
+				return text
+			}
+		}
+	}
+	return "no reason given"
+}
+
+func (r *report) close(failed, strict bool) int {
+	bad := 0
+	if len(r.skips) > 0 {
+		fmt.Println("\nleft out:")
+	}
+	for _, s := range r.skips {
+		fmt.Printf("  %s: %s\n", s.name, s.reason)
+		if !strings.HasPrefix(s.reason, "by design:") {
+			bad++
+		}
+	}
+	fmt.Printf("\n%d passed, %d failed, %d skipped\n", r.passed, r.failed, len(r.skips))
+	if failed || r.failed > 0 {
+		return 1
+	}
+	if strict && bad > 0 {
+		fmt.Println("CI=true: a test that is left out is a failure")
+		return 1
+	}
+	return 0
+}
