@@ -1,0 +1,2 @@
+// Package app wires the halves: configuration in, running program out.
+package app
