@@ -1,0 +1,95 @@
+package worker
+
+import (
+	"math/rand/v2"
+	"net/url"
+	"strings"
+	"time"
+)
+
+// Pace is how eagerly an empty queue is polled.
+type Pace string
+
+const (
+	// PaceAuto polls again at once where the server holds polls, and pauses
+	// like the official worker where it does not, and on Anthropic's and
+	// AWS's origins always.
+	PaceAuto Pace = "auto"
+	// PaceOfficial pauses 1 to 3 s after every empty poll.
+	PaceOfficial Pace = "official"
+	// PaceEager is PaceAuto on every origin.
+	PaceEager Pace = "eager"
+)
+
+const (
+	pollFloor     = 20 * time.Millisecond // between two polls, at least
+	heldShare     = 0.8                   // of block: an empty answer that took as long was held
+	emptyPauseMin = time.Second
+	emptyPauseMax = 3 * time.Second
+	errorPauseMin = time.Second
+	errorPauseMax = 60 * time.Second
+)
+
+// pacer says how long to wait between polls. It belongs to the poll loop.
+type pacer struct {
+	block    time.Duration
+	official bool
+	failures int
+}
+
+func newPacer(pace Pace, baseURL string, block time.Duration) *pacer {
+	return &pacer{block: block, official: pace == PaceOfficial || pace != PaceEager && officialOrigin(baseURL)}
+}
+
+// officialOrigin says whether the URL is Anthropic's or AWS's.
+func officialOrigin(baseURL string) bool {
+	if baseURL == "" {
+		return true
+	}
+	u, err := url.Parse(baseURL)
+	if err != nil {
+		return true
+	}
+	host := strings.TrimSuffix(strings.ToLower(u.Hostname()), ".")
+	for _, domain := range []string{"anthropic.com", "claude.com", "amazonaws.com", "api.aws", "aws.dev"} {
+		if host == domain || strings.HasSuffix(host, "."+domain) {
+			return true
+		}
+	}
+	return false
+}
+
+// found says how long to wait after a poll that gave an item.
+func (p *pacer) found() time.Duration {
+	p.failures = 0
+	return 0
+}
+
+// empty says how long to wait after a poll that took took and gave nothing.
+func (p *pacer) empty(took time.Duration) time.Duration {
+	p.failures = 0
+	if !p.official && took >= time.Duration(heldShare*float64(p.block)) {
+		return max(0, pollFloor-took)
+	}
+	return between(emptyPauseMin, emptyPauseMax)
+}
+
+// failed says how long to wait after a poll that failed.
+func (p *pacer) failed() time.Duration {
+	d := errorPauseMax
+	if p.failures < 6 {
+		d = min(errorPauseMin<<p.failures, errorPauseMax)
+	}
+	p.failures++
+	return jitter(d)
+}
+
+// jitter spreads a pause over its upper half.
+func jitter(d time.Duration) time.Duration { return between(d/2, d) }
+
+func between(low, high time.Duration) time.Duration {
+	if high <= low {
+		return low
+	}
+	return low + rand.N(high-low)
+}
