@@ -21,3 +21,9 @@ type IDPage[T any] struct {
 	FirstID *string `json:"first_id"`
 	LastID  *string `json:"last_id"`
 }
+
+// EventPage is a page of a session's log.
+type EventPage struct {
+	Data     EventList `json:"data"`
+	NextPage *string   `json:"next_page"`
+}
