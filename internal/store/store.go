@@ -9,6 +9,7 @@ package store
 
 import (
 	"context"
+	"log/slog"
 	"time"
 
 	"github.com/berthdev/berth/api"
@@ -22,13 +23,16 @@ type Store interface {
 	// Transitions that wait at the same time share one commit. fn may run
 	// more than once and must change nothing but tx and variables it sets
 	// afresh each time; it must not block on anything else. An error from fn
-	// undoes what fn wrote and is returned as it is.
+	// undoes what fn wrote and is returned as it is; a panic in fn becomes an
+	// error. The failure of a write may come from the write or, at the latest,
+	// from Update. When ctx is done before fn began, fn does not run.
 	Update(ctx context.Context, fn func(Tx) error) error
 	// View runs fn on one snapshot.
 	View(ctx context.Context, fn func(Reader) error) error
 	// Listen calls hear, from one goroutine in commit order, for every Note
 	// committed from now on, by this process or (postgres) another, until
-	// cancel is called. hear must not block.
+	// cancel is called: when cancel has returned, hear is not called any more.
+	// hear must not block and must not call cancel.
 	Listen(hear func(Note)) (cancel func())
 	// Shared says that other processes may write the same data.
 	Shared() bool
@@ -45,6 +49,27 @@ type Note struct {
 	Environment string              // its queue has something to offer
 	Deleted     bool                // Session is gone
 	Local       bool
+	// Lost says that notes of other processes may have been missed: whoever
+	// hears it looks at everything again. All else is zero then.
+	Lost bool
+}
+
+// Options tune Open. The zero value is right for the program itself.
+type Options struct {
+	// NoMigrate leaves the schema alone; an older or newer one than this
+	// program's is then an error that says what to do.
+	NoMigrate bool
+	// Readers bounds the connections that serve View, 4 when zero.
+	Readers int
+	// Log hears about reconnects and retries; nil discards.
+	Log *slog.Logger
+}
+
+// SchemaStatus says which migrations a database has.
+type SchemaStatus struct {
+	Current int64 // last migration applied, 0 for an empty database
+	Latest  int64 // last migration this program knows
+	Pending []string
 }
 
 // Reader reads one snapshot.
@@ -119,7 +144,9 @@ type Tx interface {
 
 	InsertEnvironment(plane.Environment) error // Conflict when the name is taken
 	UpdateEnvironment(plane.Environment) error
-	DeleteEnvironment(id string) error // with its keys, items and ended sessions
+	// DeleteEnvironment removes it with its keys, items and ended sessions;
+	// Conflict while a session of it lives.
+	DeleteEnvironment(id string) error
 
 	// InsertAgentVersion adds an agent's next version, or its first.
 	InsertAgentVersion(plane.AgentVersion) error
@@ -137,6 +164,8 @@ type Tx interface {
 	UpdateCall(plane.Call) error
 	InsertReplay(plane.Replay) error
 
+	// InsertWork adds an item. A session has one live item at most: stop the
+	// old one first (Conflict otherwise, at the latest from Update).
 	InsertWork(plane.WorkItem) error
 	LockWork(id string) (plane.WorkItem, error)
 	UpdateWork(plane.WorkItem) error

@@ -1,0 +1,96 @@
+package record
+
+import (
+	"encoding/json"
+
+	"github.com/berthdev/berth/api"
+	"github.com/berthdev/berth/internal/plane"
+)
+
+// profile is what seldom changes about a session. It has a row of its own,
+// so that the steps of a turn rewrite a small one.
+type profile struct {
+	Title              *string           `json:"title"`
+	Agent              api.SessionAgent  `json:"agent"`
+	Resources          []json.RawMessage `json:"resources"`
+	Metadata           api.Metadata      `json:"metadata"`
+	VaultIDs           []string          `json:"vault_ids"`
+	OutcomeEvaluations []json.RawMessage `json:"outcome_evaluations"`
+	Budget             json.RawMessage   `json:"budget"`
+	DeploymentID       *string           `json:"deployment_id"`
+}
+
+type counts struct {
+	Stats api.SessionStats `json:"stats"`
+	Usage api.SessionUsage `json:"usage"`
+}
+
+// Session: id, environment_id, status, created_at, updated_at, archived_at,
+// counts, thread_id, pos, emit, last_processed_at, turn, turn_owner,
+// turn_fence, turn_until, turn_since, stop_reason, has_input, last_input_at,
+// profile.
+func Session(r Row) (plane.Session, error) {
+	s, _, err := SessionAndProfile(r)
+	return s, err
+}
+
+// SessionAndProfile is Session with the stored text of its profile, for
+// whoever wants to know later whether it changed.
+func SessionAndProfile(r Row) (s plane.Session, text string, err error) {
+	s.Type = "session"
+	s.ID, s.EnvironmentID, s.Status = r.Text(), r.Text(), api.SessionStatus(r.Text())
+	s.CreatedAt, s.UpdatedAt, s.ArchivedAt = r.Time(), r.Time(), r.TimePtr()
+	numbers := r.Bytes()
+	s.ThreadID, s.Pos, s.Emit, s.LastProcessedAt = r.Text(), r.Int(), r.Int(), r.Time()
+	s.Turn, s.TurnOwner, s.TurnFence = plane.TurnState(r.Text()), r.Text(), r.Int()
+	s.TurnUntil, s.TurnSince = r.Time(), r.TimePtr()
+	s.StopReason, s.HasInput, s.LastInputAt = r.Text(), r.Bool(), r.TimePtr()
+	stored := r.Bytes()
+
+	if len(numbers) > 0 {
+		var c counts
+		if err := json.Unmarshal(numbers, &c); err != nil {
+			return s, "", err
+		}
+		s.Stats, s.Usage = c.Stats, c.Usage
+	}
+	var p profile
+	if err := json.Unmarshal(stored, &p); err != nil {
+		return s, "", err
+	}
+	s.Title, s.Agent, s.Resources, s.Metadata, s.VaultIDs = p.Title, p.Agent, p.Resources, p.Metadata, p.VaultIDs
+	s.OutcomeEvaluations, s.Budget, s.DeploymentID = p.OutcomeEvaluations, raw(p.Budget), p.DeploymentID
+	s.Agent.Multiagent = raw(s.Agent.Multiagent)
+	s.Usage.ListCost, s.Usage.ServerToolUse = raw(s.Usage.ListCost), raw(s.Usage.ServerToolUse)
+	return s, string(stored), nil
+}
+
+// Profile is the text of a session's profile.
+func Profile(s *plane.Session) (string, error) {
+	return text(profile{s.Title, s.Agent, s.Resources, s.Metadata, s.VaultIDs, s.OutcomeEvaluations, s.Budget, s.DeploymentID})
+}
+
+// SessionValues: id, environment_id, status, created_at, updated_at,
+// archived_at, counts, thread_id, pos, emit, last_processed_at, turn,
+// turn_owner, turn_fence, turn_until, turn_since, stop_reason, has_input,
+// last_input_at, agent_id, agent_version.
+func SessionValues(s *plane.Session) ([]any, error) {
+	numbers := ""
+	c := counts{s.Stats, s.Usage}
+	if c.Stats != (api.SessionStats{}) || !unused(c.Usage) {
+		var err error
+		if numbers, err = text(c); err != nil {
+			return nil, err
+		}
+	}
+	return []any{
+		s.ID, s.EnvironmentID, string(s.Status), s.CreatedAt, s.UpdatedAt, s.ArchivedAt, numbers,
+		s.ThreadID, s.Pos, s.Emit, s.LastProcessedAt, string(s.Turn), s.TurnOwner, s.TurnFence, s.TurnUntil, s.TurnSince,
+		s.StopReason, s.HasInput, s.LastInputAt, s.Agent.ID, int64(s.Agent.Version),
+	}, nil
+}
+
+func unused(u api.SessionUsage) bool {
+	return u.InputTokens == 0 && u.OutputTokens == 0 && u.CacheReadInputTokens == 0 && u.CacheCreation == (api.CacheCreation{}) &&
+		u.ActiveSeconds == 0 && u.ListCost == nil && u.ServerToolUse == nil
+}
