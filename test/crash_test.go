@@ -1,0 +1,157 @@
+package test
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/berthdev/berth/test/testenv"
+)
+
+// eachStore runs a test on SQLite and on PostgreSQL.
+func eachStore(t *testing.T, test func(t *testing.T, o testenv.Options)) {
+	t.Run("sqlite", func(t *testing.T) { test(t, testenv.Options{}) })
+	t.Run("postgres", func(t *testing.T) { test(t, testenv.Options{Postgres: true}) })
+}
+
+// checkLog holds a session's log to what must be true of every log: one
+// accepted result for each call, one span end for each start, places in
+// order, nothing twice.
+func checkLog(t *testing.T, events []map[string]any) {
+	t.Helper()
+	seen := map[string]bool{}
+	results := map[string]int{}
+	open := map[string]bool{}
+	last := ""
+	for _, e := range events {
+		id := e["id"].(string)
+		if seen[id] {
+			t.Errorf("%s is listed twice", id)
+		}
+		seen[id] = true
+		at, _ := e["processed_at"].(string)
+		if at != "" {
+			if parsed, err := time.Parse(time.RFC3339Nano, at); err != nil {
+				t.Errorf("%s: %v", id, err)
+			} else if s := parsed.Format("2006-01-02T15:04:05.000000000"); s < last {
+				t.Errorf("%s has processed_at %s, which falls below the one before", id, at)
+			} else {
+				last = s
+			}
+		}
+		switch e["type"] {
+		case "user.tool_result":
+			results[e["tool_use_id"].(string)]++
+		case "span.model_request_start":
+			open[id] = true
+		case "span.model_request_end":
+			start := e["model_request_start_id"].(string)
+			if !open[start] {
+				t.Errorf("%s ends %s, which is not open", id, start)
+			}
+			delete(open, start)
+		}
+	}
+	for id := range open {
+		t.Errorf("%s never ended", id)
+	}
+	for _, e := range testenv.Of(events, "agent.tool_use") {
+		if n := results[e["id"].(string)]; n != 1 {
+			t.Errorf("%s has %d results, want 1", e["id"], n)
+		}
+	}
+	if t.Failed() {
+		t.Logf("the log:\n%s", testenv.Dump(events))
+	}
+}
+
+// The server is killed at each step of a turn. After a restart the session
+// ends as it would have.
+func TestServerKilledAtEachStep(t *testing.T) {
+	steps := []string{
+		"turn.accepted", "turn.before_model", "turn.during_model", "turn.after_model",
+		"turn.after_tool_use", "turn.result_accepted", "turn.before_idle",
+	}
+	eachStore(t, func(t *testing.T, o testenv.Options) {
+		for _, step := range steps {
+			for _, nth := range []int{1, 2} {
+				if nth == 2 && (step == "turn.accepted" || step == "turn.before_idle") {
+					continue // one message, one end
+				}
+				t.Run(fmt.Sprintf("%s:%d", step, nth), func(t *testing.T) {
+					w := testenv.Start(t, o)
+					agent := w.Agent()
+					session := w.Session(agent)
+					w.Server.Kill()
+					w.Serve(fmt.Sprintf("%s:%d", step, nth))
+					w.Worker("", "--sandbox", "process")
+
+					message := testenv.Script(
+						testenv.Say("first", testenv.Bash("echo one >> ran; echo one")),
+						testenv.Say("second", testenv.Bash("echo two >> ran; cat ran")),
+						testenv.Say("it said {{result 0}}"))
+					sent := w.Send(session, message)
+					select {
+					case <-w.Server.Done():
+					case <-time.After(testenv.Patience):
+						t.Fatalf("the server was not killed at %s", step)
+					}
+					w.Serve("")
+					if sent.Status == http.StatusOK && len(testenv.Of(w.Events(session), "user.message")) != 1 {
+						t.Fatal("an acknowledged message is lost")
+					}
+					if sent.Status != http.StatusOK && len(testenv.Of(w.Events(session), "user.message")) == 0 {
+						w.Send(session, message)
+					}
+					events := w.Ended(session)
+					checkLog(t, events)
+					if got := testenv.StopReason(events); got != "end_turn" {
+						t.Errorf("ended with %s", got)
+					}
+					results := testenv.Of(events, "user.tool_result")
+					if len(results) != 2 {
+						t.Fatalf("%d results, want 2:\n%s", len(results), testenv.Dump(events))
+					}
+					if got := strings.TrimSpace(testenv.Text(results[1])); got != "one\ntwo" {
+						t.Errorf("the calls ran as %q, want each once", got)
+					}
+				})
+			}
+		}
+	})
+}
+
+// A worker is killed in the middle of a call. The item is offered again
+// within its lease and the session ends.
+func TestWorkerKilledAmidACall(t *testing.T) {
+	for _, step := range []string{"worker.claimed", "worker.acked", "worker.journaled", "worker.running", "worker.finished", "worker.posted"} {
+		t.Run(step, func(t *testing.T) {
+			w := testenv.Start(t, testenv.Options{})
+			shorten(t, w)
+			doomed := w.Worker(step, "--sandbox", "process")
+			session := w.Session(w.Agent(), testenv.Script(
+				testenv.Say("one call", testenv.Bash("echo ran")), testenv.Say("done")))
+			select {
+			case <-doomed.Done():
+			case <-time.After(testenv.Patience):
+				t.Fatalf("the worker was not killed at %s\n%s", step, doomed.Log())
+			}
+			w.Worker("", "--sandbox", "process")
+			events := w.Ended(session)
+			checkLog(t, events)
+			if got := testenv.StopReason(events); got != "end_turn" {
+				t.Errorf("ended with %s", got)
+			}
+		})
+	}
+}
+
+// shorten gives the world's environment leases of test length.
+func shorten(t *testing.T, w *testenv.World) {
+	t.Helper()
+	w.Must("POST", "/v1/environments/"+w.EnvironmentID, w.APIKey, map[string]any{
+		"metadata": map[string]string{"berth.lease_ttl_seconds": "10", "berth.startup_seconds": "3"},
+	})
+}
