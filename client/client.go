@@ -317,21 +317,29 @@ func retryable(ctx context.Context, err error, h http.Header) bool {
 
 // pause is how long to wait before try+1.
 func pause(h http.Header, try int) time.Duration {
-	if ms, err := strconv.ParseFloat(h.Get("Retry-After-Ms"), 64); err == nil && ms > 0 {
-		return time.Duration(ms * float64(time.Millisecond))
-	}
-	if after := h.Get("Retry-After"); after != "" {
-		if s, err := strconv.ParseFloat(after, 64); err == nil && s > 0 {
-			return time.Duration(s * float64(time.Second))
-		}
-		if at, err := http.ParseTime(after); err == nil {
-			if d := time.Until(at); d > 0 {
-				return d
-			}
-		}
+	if d, ok := retryAfter(h); ok {
+		return d
 	}
 	d := min(500*time.Millisecond<<min(try, 10), 8*time.Second)
 	return d - time.Duration(rand.Int64N(int64(d)/4+1))
+}
+
+// retryAfter is the pause that an answer asks for.
+func retryAfter(h http.Header) (time.Duration, bool) {
+	if ms, err := strconv.ParseFloat(h.Get("Retry-After-Ms"), 64); err == nil && ms > 0 {
+		return time.Duration(ms * float64(time.Millisecond)), true
+	}
+	if after := h.Get("Retry-After"); after != "" {
+		if s, err := strconv.ParseFloat(after, 64); err == nil && s > 0 {
+			return time.Duration(s * float64(time.Second)), true
+		}
+		if at, err := http.ParseTime(after); err == nil {
+			if d := time.Until(at); d > 0 {
+				return d, true
+			}
+		}
+	}
+	return 0, false
 }
 
 // Error is an answer that is not 2xx, or an error frame on a stream (Status is
@@ -343,6 +351,11 @@ type Error struct {
 	Code      string          // details.error_code
 	Details   json.RawMessage // error.details as it came, nil if none
 	RequestID string
+	// NoRetry says that the answer forbids a repeat (x-should-retry: false),
+	// whatever its status.
+	NoRetry bool
+	// RetryAfter is the pause the answer asks for, 0 if it asks for none.
+	RetryAfter time.Duration
 }
 
 func (e *Error) Error() string {
@@ -361,8 +374,11 @@ func (e *Error) Error() string {
 }
 
 // Temporary says that the same request may succeed later: 408, 409, 429, 5xx
-// and error frames on a stream.
+// and error frames on a stream, unless the answer forbids a repeat.
 func (e *Error) Temporary() bool {
+	if e.NoRetry {
+		return false
+	}
 	switch e.Status {
 	case http.StatusRequestTimeout, http.StatusConflict, http.StatusTooManyRequests:
 		return true
@@ -400,6 +416,8 @@ func errorFrom(res *http.Response) *Error {
 	if e.Message == "" {
 		e.Message = http.StatusText(res.StatusCode)
 	}
+	e.NoRetry = res.Header.Get("X-Should-Retry") == "false"
+	e.RetryAfter, _ = retryAfter(res.Header)
 	return e
 }
 
