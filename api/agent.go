@@ -118,6 +118,22 @@ type Tool struct {
 	InputSchema   json.RawMessage `json:"input_schema,omitempty"`    // custom
 }
 
+// MarshalJSON writes the members that belong to the tool's type; a toolset
+// always has its configs.
+func (t Tool) MarshalJSON() ([]byte, error) {
+	type plain Tool
+	if t.Type != ToolAgentToolset && t.Type != ToolMCPToolset {
+		return json.Marshal(plain(t))
+	}
+	if t.Configs == nil {
+		t.Configs = []ToolConfig{}
+	}
+	return json.Marshal(struct {
+		plain
+		Configs []ToolConfig `json:"configs"`
+	}{plain(t), t.Configs})
+}
+
 // ToolConfig enables one tool of a set and says who may run it.
 type ToolConfig struct {
 	Name             string            `json:"name,omitempty"`
@@ -130,6 +146,18 @@ type ToolConfig struct {
 	MaxContentTokens *int            `json:"max_content_tokens,omitempty"`
 	URLSources       json.RawMessage `json:"url_sources,omitempty"`
 	UserLocation     json.RawMessage `json:"user_location,omitempty"`
+}
+
+// MarshalJSON writes url_sources for web_fetch even when there are none.
+func (c ToolConfig) MarshalJSON() ([]byte, error) {
+	type plain ToolConfig
+	if c.Name != "web_fetch" {
+		return json.Marshal(plain(c))
+	}
+	return json.Marshal(struct {
+		plain
+		URLSources json.RawMessage `json:"url_sources"`
+	}{plain(c), c.URLSources})
 }
 
 // PermissionPolicy is always_allow, always_ask or auto.
