@@ -16,55 +16,62 @@ func eachStore(t *testing.T, test func(t *testing.T, o testenv.Options)) {
 	t.Run("postgres", func(t *testing.T) { test(t, testenv.Options{Postgres: true}) })
 }
 
-// checkLog holds a session's log to what must be true of every log: one
-// accepted result for each call, one span end for each start, places in
-// order, nothing twice.
+// checkLog fails the test for every fault of a session's log.
 func checkLog(t *testing.T, events []map[string]any) {
 	t.Helper()
-	seen := map[string]bool{}
-	results := map[string]int{}
-	open := map[string]bool{}
-	last := ""
+	found := faults(events)
+	for _, f := range found {
+		t.Error(f)
+	}
+	if len(found) > 0 {
+		t.Logf("the log:\n%s", testenv.Dump(events))
+	}
+}
+
+// faults holds a log to what must be true of every log: one accepted result
+// for each call, one span end for each start, times in order, nothing twice.
+func faults(events []map[string]any) (found []string) {
+	fault := func(format string, args ...any) { found = append(found, fmt.Sprintf(format, args...)) }
+	seen, open, results := map[string]bool{}, map[string]bool{}, map[string]int{}
+	var last time.Time
 	for _, e := range events {
 		id := e["id"].(string)
 		if seen[id] {
-			t.Errorf("%s is listed twice", id)
+			fault("%s is listed twice", id)
 		}
 		seen[id] = true
-		at, _ := e["processed_at"].(string)
-		if at != "" {
-			if parsed, err := time.Parse(time.RFC3339Nano, at); err != nil {
-				t.Errorf("%s: %v", id, err)
-			} else if s := parsed.Format("2006-01-02T15:04:05.000000000"); s < last {
-				t.Errorf("%s has processed_at %s, which falls below the one before", id, at)
-			} else {
-				last = s
+		if s, _ := e["processed_at"].(string); s != "" {
+			at, err := time.Parse(time.RFC3339Nano, s)
+			if err != nil {
+				fault("%s: %v", id, err)
 			}
+			if at.Before(last) {
+				fault("%s has processed_at %s, before its predecessor's", id, s)
+			}
+			last = at
 		}
 		switch e["type"] {
-		case "user.tool_result":
+		case "user.tool_result", "agent.tool_result":
 			results[e["tool_use_id"].(string)]++
 		case "span.model_request_start":
 			open[id] = true
 		case "span.model_request_end":
 			start := e["model_request_start_id"].(string)
 			if !open[start] {
-				t.Errorf("%s ends %s, which is not open", id, start)
+				fault("%s ends %s, which is not open", id, start)
 			}
 			delete(open, start)
 		}
 	}
 	for id := range open {
-		t.Errorf("%s never ended", id)
+		fault("%s never ended", id)
 	}
 	for _, e := range testenv.Of(events, "agent.tool_use") {
 		if n := results[e["id"].(string)]; n != 1 {
-			t.Errorf("%s has %d results, want 1", e["id"], n)
+			fault("%s has %d results, want 1", e["id"], n)
 		}
 	}
-	if t.Failed() {
-		t.Logf("the log:\n%s", testenv.Dump(events))
-	}
+	return found
 }
 
 // The server is killed at each step of a turn. After a restart the session

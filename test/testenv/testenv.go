@@ -144,13 +144,19 @@ func (w *World) SDK() anthropic.Client {
 // Worker starts a `berth worker poll` on the world's environment.
 func (w *World) Worker(crash string, args ...string) *Process {
 	w.t.Helper()
+	return w.WorkerIn(w.t.TempDir(), crash, args...)
+}
+
+// WorkerIn is Worker with a state directory that it may have used before.
+func (w *World) WorkerIn(state, crash string, args ...string) *Process {
+	w.t.Helper()
 	env := []string{
 		"BERTH_CRASH_AT=" + crash,
 		"ANTHROPIC_BASE_URL=" + w.BaseURL,
 		"ANTHROPIC_ENVIRONMENT_ID=" + w.EnvironmentID,
 		"ANTHROPIC_ENVIRONMENT_KEY=" + w.EnvKey,
 	}
-	return Run(w.t, env, append([]string{"worker", "poll", "--state-dir", w.t.TempDir()}, args...)...)
+	return Run(w.t, env, append([]string{"worker", "poll", "--state-dir", state}, args...)...)
 }
 
 // Process is a running berth.
