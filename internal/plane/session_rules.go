@@ -1,0 +1,400 @@
+package plane
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/berthdev/berth/api"
+)
+
+// Limits of what clients send to sessions.
+const (
+	MaxEventsPerSend = 50
+	MaxContentBlocks = 1000
+	MaxToolResult    = 10 << 20 // bytes of one result event
+	MaxTitle         = 1000     // characters
+	maxDenyMessage   = 10_000   // characters
+)
+
+// Sendable are the event types that clients may send.
+var Sendable = []string{
+	api.TypeUserMessage, api.TypeUserInterrupt, api.TypeUserToolConfirmation, api.TypeUserCustomToolResult,
+	api.TypeUserToolResult, api.TypeUserDefineOutcome, api.TypeSystemMessage,
+}
+
+// ParseSent reads what a client sends to a session, or gives the fault as an
+// Invalid (or TooLarge) naming field[i]...; field is "events" or
+// "initial_events". Only what can be judged without the session is checked.
+func ParseSent(field string, raws []json.RawMessage) ([]api.Event, error) {
+	if len(raws) > MaxEventsPerSend {
+		return nil, Errorf(Invalid, "%d events are more than the %d that one request may send", len(raws), MaxEventsPerSend).In(field)
+	}
+	out := make([]api.Event, len(raws))
+	for i, raw := range raws {
+		at := fmt.Sprintf("%s[%d]", field, i)
+		e, err := parseSent(at, raw)
+		if err != nil {
+			return nil, err
+		}
+		if field == "initial_events" && e.Head().Type != api.TypeUserMessage {
+			return nil, Errorf(Invalid, "a session can begin with user.message and user.define_outcome only, not %s", e.Head().Type).In(at + ".type")
+		}
+		out[i] = e
+	}
+	return out, nil
+}
+
+func parseSent(at string, raw json.RawMessage) (api.Event, error) {
+	if !utf8.Valid(raw) {
+		return nil, Errorf(Invalid, "is not valid UTF-8").In(at)
+	}
+	kind, err := sentType(at, raw)
+	if err != nil {
+		return nil, err
+	}
+	into := func(v any) error {
+		if err := api.Decode(raw, v); err != nil {
+			return within(at, err)
+		}
+		return nil
+	}
+	switch kind {
+	case api.TypeUserMessage:
+		var p struct {
+			Type    string      `json:"type"`
+			Content []api.Block `json:"content"`
+		}
+		if err := into(&p); err != nil {
+			return nil, err
+		}
+		if len(p.Content) == 0 {
+			return nil, Errorf(Invalid, "a message needs at least one content block").In(at + ".content")
+		}
+		if err := checkBlocks(at+".content", p.Content, "text", "image", "document"); err != nil {
+			return nil, err
+		}
+		return &api.UserMessage{EventHead: head(kind), Content: p.Content}, nil
+
+	case api.TypeUserInterrupt:
+		var p struct {
+			Type            string  `json:"type"`
+			SessionThreadID *string `json:"session_thread_id"`
+		}
+		if err := into(&p); err != nil {
+			return nil, err
+		}
+		return &api.UserInterrupt{EventHead: head(kind), SessionThreadID: p.SessionThreadID}, nil
+
+	case api.TypeUserToolConfirmation:
+		var p struct {
+			Type        string  `json:"type"`
+			ToolUseID   string  `json:"tool_use_id"`
+			Result      string  `json:"result"`
+			DenyMessage *string `json:"deny_message"`
+		}
+		if err := into(&p); err != nil {
+			return nil, err
+		}
+		if err := checkEventID(at+".tool_use_id", p.ToolUseID); err != nil {
+			return nil, err
+		}
+		if p.Result != "allow" && p.Result != "deny" {
+			return nil, Errorf(Invalid, "must be allow or deny").In(at + ".result")
+		}
+		if p.DenyMessage != nil && p.Result != "deny" {
+			return nil, Errorf(Invalid, "is only allowed with result deny").In(at + ".deny_message")
+		}
+		if p.DenyMessage != nil && utf8.RuneCountInString(*p.DenyMessage) > maxDenyMessage {
+			return nil, Errorf(Invalid, "has more than %d characters", maxDenyMessage).In(at + ".deny_message")
+		}
+		return &api.UserToolConfirmation{EventHead: head(kind), ToolUseID: p.ToolUseID, Result: p.Result, DenyMessage: p.DenyMessage}, nil
+
+	case api.TypeUserToolResult:
+		var p struct {
+			Type      string      `json:"type"`
+			ToolUseID string      `json:"tool_use_id"`
+			Content   []api.Block `json:"content"`
+			IsError   *bool       `json:"is_error"`
+		}
+		if err := into(&p); err != nil {
+			return nil, err
+		}
+		if err := checkEventID(at+".tool_use_id", p.ToolUseID); err != nil {
+			return nil, err
+		}
+		if err := checkResult(at, raw, p.Content); err != nil {
+			return nil, err
+		}
+		return &api.UserToolResult{EventHead: head(kind), ToolUseID: p.ToolUseID, Content: p.Content, IsError: p.IsError}, nil
+
+	case api.TypeUserCustomToolResult:
+		var p struct {
+			Type            string      `json:"type"`
+			CustomToolUseID string      `json:"custom_tool_use_id"`
+			Content         []api.Block `json:"content"`
+			IsError         *bool       `json:"is_error"`
+		}
+		if err := into(&p); err != nil {
+			return nil, err
+		}
+		if err := checkEventID(at+".custom_tool_use_id", p.CustomToolUseID); err != nil {
+			return nil, err
+		}
+		if err := checkResult(at, raw, p.Content); err != nil {
+			return nil, err
+		}
+		return &api.UserCustomToolResult{EventHead: head(kind), CustomToolUseID: p.CustomToolUseID, Content: p.Content, IsError: p.IsError}, nil
+	}
+	// user.define_outcome and system.message
+	return nil, Errorf(Invalid, "%s is not supported by this server yet", kind).In(at + ".type")
+}
+
+// sentType finds the type of an event and refuses those clients cannot send.
+func sentType(at string, raw json.RawMessage) (string, error) {
+	var p struct {
+		Type *string `json:"type"`
+	}
+	if err := api.DecodeLenient(raw, &p); err != nil {
+		return "", within(at, err)
+	}
+	if p.Type == nil {
+		return "", Errorf(Invalid, "is required").In(at + ".type")
+	}
+	for _, t := range Sendable {
+		if t == *p.Type {
+			return t, nil
+		}
+	}
+	if api.KnownEventType(*p.Type) {
+		return "", Errorf(Invalid, "events of type %s are written by the server; clients cannot send them", *p.Type).In(at + ".type")
+	}
+	return "", Errorf(Invalid, "unknown event type %q", clip(*p.Type, 100)).In(at + ".type")
+}
+
+func head(kind string) api.EventHead { return api.EventHead{Type: kind} }
+
+// within turns a *api.FieldError of a part into an Invalid of the whole.
+func within(at string, err error) error {
+	fe, ok := errors.AsType[*api.FieldError](err)
+	if !ok {
+		return Errorf(Invalid, "%s", err.Error()).In(at)
+	}
+	switch {
+	case fe.Path == "":
+	case strings.HasPrefix(fe.Path, "["):
+		at += fe.Path
+	default:
+		at += "." + fe.Path
+	}
+	return Errorf(Invalid, "%s", fe.Problem).In(at)
+}
+
+func checkEventID(field, id string) error {
+	if id == "" {
+		return Errorf(Invalid, "is required").In(field)
+	}
+	if !strings.HasPrefix(id, PrefixEvent) {
+		return Errorf(Invalid, "%q is not the id of an event; those begin with %s", clip(id, 100), PrefixEvent).In(field)
+	}
+	return nil
+}
+
+func checkResult(at string, raw json.RawMessage, content []api.Block) error {
+	if len(raw) > MaxToolResult {
+		return Errorf(TooLarge, "a result of %d bytes is more than the %d that are accepted", len(raw), MaxToolResult).In(at)
+	}
+	return checkBlocks(at+".content", content, "text", "image", "document", "search_result")
+}
+
+// checkBlocks judges content blocks of a client.
+func checkBlocks(field string, blocks []api.Block, allowed ...string) error {
+	if len(blocks) > MaxContentBlocks {
+		return Errorf(Invalid, "%d content blocks are more than %d", len(blocks), MaxContentBlocks).In(field)
+	}
+	for i, b := range blocks {
+		at := fmt.Sprintf("%s[%d]", field, i)
+		if err := checkBlock(at, b, allowed); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func checkBlock(at string, b api.Block, allowed []string) error {
+	ok := false
+	for _, a := range allowed {
+		ok = ok || a == b.Type
+	}
+	if !ok {
+		if b.Type == "" {
+			return Errorf(Invalid, "is required").In(at + ".type")
+		}
+		return Errorf(Invalid, "%q is none of %s", clip(b.Type, 100), strings.Join(allowed, ", ")).In(at + ".type")
+	}
+	extra := func(there bool, name string) error {
+		if there {
+			return Errorf(Invalid, "does not belong to a block of type %s", b.Type).In(at + "." + name)
+		}
+		return nil
+	}
+	switch b.Type {
+	case "text":
+		if b.Text == "" {
+			return Errorf(Invalid, "must not be empty").In(at + ".text")
+		}
+		return firstOf(extra(b.Source != nil, "source"), extra(b.Title != nil, "title"), extra(b.Context != nil, "context"),
+			extra(b.Content != nil, "content"), extra(b.Citations != nil, "citations"))
+	case "image":
+		if err := firstOf(extra(b.Text != "", "text"), extra(b.Title != nil, "title"), extra(b.Context != nil, "context"),
+			extra(b.Content != nil, "content"), extra(b.Citations != nil, "citations")); err != nil {
+			return err
+		}
+		return checkSource(at+".source", b.Source, false)
+	case "document":
+		if err := firstOf(extra(b.Text != "", "text"), extra(b.Content != nil, "content"), extra(b.Citations != nil, "citations")); err != nil {
+			return err
+		}
+		return checkSource(at+".source", b.Source, true)
+	case "search_result":
+		if b.Source == nil || b.Source.Type != "" || b.Source.Plain == "" {
+			return Errorf(Invalid, "must be a non-empty string").In(at + ".source")
+		}
+		if b.Title == nil {
+			return Errorf(Invalid, "is required").In(at + ".title")
+		}
+		return checkBlocks(at+".content", b.Content, "text")
+	}
+	return nil
+}
+
+func firstOf(errs ...error) error {
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func checkSource(at string, s *api.Source, text bool) error {
+	if s == nil {
+		return Errorf(Invalid, "is required").In(at)
+	}
+	switch {
+	case s.Type == "base64":
+		if s.MediaType == "" {
+			return Errorf(Invalid, "is required").In(at + ".media_type")
+		}
+		if s.Data == "" {
+			return Errorf(Invalid, "is required").In(at + ".data")
+		}
+		return nil
+	case s.Type == "url":
+		if s.URL == "" {
+			return Errorf(Invalid, "is required").In(at + ".url")
+		}
+		return nil
+	case s.Type == "text" && text:
+		if s.Data == "" {
+			return Errorf(Invalid, "is required").In(at + ".data")
+		}
+		return nil
+	case s.Type == "file":
+		return Errorf(Invalid, "file sources are not supported by this server yet; send the content as base64").In(at + ".type")
+	}
+	return Errorf(Invalid, "%q is not a source of this kind of block", clip(s.Type, 100)).In(at + ".type")
+}
+
+// CheckCreateSession judges what a create request says about the session
+// itself; agent, environment and metadata have rules of their own.
+func CheckCreateSession(r api.CreateSession) error {
+	if r.EnvironmentID == "" {
+		return Errorf(Invalid, "is required").In("environment_id")
+	}
+	if err := checkTitle("title", r.Title); err != nil {
+		return err
+	}
+	if len(r.InitialEvents) > MaxEventsPerSend {
+		return Errorf(Invalid, "%d events are more than %d", len(r.InitialEvents), MaxEventsPerSend).In("initial_events")
+	}
+	if len(r.Resources) > 0 {
+		return resourceRefused(r.Resources[0])
+	}
+	if len(r.VaultIDs) > 0 {
+		return Errorf(Invalid, "vaults are not supported by this server yet").In("vault_ids")
+	}
+	if !absent(r.Budget) {
+		return Errorf(Invalid, "budgets are not supported by this server yet").In("budget")
+	}
+	return nil
+}
+
+func resourceRefused(raw json.RawMessage) error {
+	var p struct {
+		Type string `json:"type"`
+	}
+	if err := api.DecodeLenient(raw, &p); err != nil {
+		return within("resources[0]", err)
+	}
+	switch p.Type {
+	case "file", "github_repository":
+		return Errorf(Invalid, "resources of type %s are not available on self_hosted environments", p.Type).In("resources[0].type")
+	case "memory_store":
+		return Errorf(Invalid, "memory stores are not supported by this server yet").In("resources[0].type")
+	}
+	return Errorf(Invalid, "unknown resource type %q", clip(p.Type, 100)).In("resources[0].type")
+}
+
+func checkTitle(field string, title *string) error {
+	if title != nil && utf8.RuneCountInString(*title) > MaxTitle {
+		return Errorf(Invalid, "has more than %d characters", MaxTitle).In(field)
+	}
+	return nil
+}
+
+// CheckUpdateSession judges what an update request says about the session
+// itself; the agent's parts and metadata have rules of their own.
+func CheckUpdateSession(u api.UpdateSession) error {
+	if u.VaultIDs.Set {
+		return Errorf(Invalid, "the vaults of a session cannot be changed").In("vault_ids")
+	}
+	if u.Budget.Set && !u.Budget.Null && !absent(u.Budget.Value) {
+		return Errorf(Invalid, "budgets are not supported by this server yet").In("budget")
+	}
+	if u.Title.Set && !u.Title.Null {
+		return checkTitle("title", &u.Title.Value)
+	}
+	return nil
+}
+
+func absent(raw json.RawMessage) bool {
+	raw = bytes.TrimSpace(raw)
+	return len(raw) == 0 || string(raw) == "null"
+}
+
+// clip shortens a client's text for an error message.
+func clip(s string, n int) string {
+	if utf8.RuneCountInString(s) <= n {
+		return s
+	}
+	return string([]rune(s)[:n]) + "…"
+}
+
+// ResultDigest recognises a repeated result: it is the same for two results
+// that say the same, however they are written down.
+func ResultDigest(content []api.Block, isError *bool) [32]byte {
+	said := struct {
+		Content []api.Block
+		IsError bool
+	}{content, isError != nil && *isError}
+	b, err := json.Marshal(said) // strings, bools and lists of them always marshal
+	if err != nil {
+		panic("plane: result digest: " + err.Error())
+	}
+	return sha256.Sum256(b)
+}
