@@ -1,0 +1,234 @@
+package agentwire
+
+import "time"
+
+// Boot tells a fresh agent what to make of itself: the steps that build its
+// file system, then the shell to run.
+type Boot struct {
+	// Steps are done in order; the first that fails ends the agent.
+	Steps []Step
+	// Seal gives up every privilege after the steps: capabilities, the
+	// bounding set, new privileges, and being traced.
+	Seal bool
+	// Bash is the shell's program, Workdir where it starts, Env its whole
+	// environment (KEY=value).
+	Bash    string
+	Workdir string
+	Env     []string
+	// RunDir is a directory of the agent's own for the shell's pipes.
+	RunDir      string
+	OutputBytes int // how much of a command's output is kept
+	OrphanTTL   time.Duration
+}
+
+// StepKind is one thing to do while building a file system. Paths of targets
+// are as they will be seen inside.
+type StepKind uint8
+
+// The steps. Root comes first and Pivot last when a new root is built; sources
+// are opened before any step is done, so that no mount hides one.
+const (
+	StepPrivate StepKind = iota + 1 // mounts made here are not seen outside
+	StepRoot                        // a fresh root (tmpfs) is begun; Data holds mount options
+	StepDir                         // Target is made with Mode, and its parents
+	StepFile                        // Target is written with Data and Mode
+	StepLink                        // Target becomes a symbolic link to Source
+	StepBind                        // Source (or descriptor FD) is mounted at Target
+	StepSelf                        // Target becomes a mount of its own, which stays writable
+	StepProc                        // a fresh /proc at Target
+	StepPts                         // a fresh devpts at Target
+	StepFreeze                      // the fresh root becomes read-only
+	StepPivot                       // the fresh root becomes /
+	StepLoopback                    // the loopback interface goes up
+	StepHostname                    // the host is called Source
+	StepNoUsers                     // no further user namespaces may be made; best effort
+)
+
+// Step is one step. FD is the number of an inherited descriptor of a detached
+// mount, or 0.
+type Step struct {
+	Kind     StepKind
+	Source   string
+	Target   string
+	Data     []byte
+	Mode     uint32
+	FD       int
+	ReadOnly bool // StepBind: read-only
+	Devices  bool // StepBind: device files work (else nodev)
+	Setuid   bool // StepBind: setuid bits count (else nosuid)
+	Optional bool // a missing source, or any failure, is passed over
+}
+
+// Run asks for a command.
+type Run struct {
+	ID    string
+	Text  string
+	Limit time.Duration // whole milliseconds travel; 0 means the agent's default
+}
+
+// Result is how a command ended. End holds the values of toolset.End.
+type Result struct {
+	ID       string
+	End      string
+	ExitCode int
+	Head     []byte
+	Dropped  int64
+	Tail     []byte
+	Elapsed  time.Duration
+	OOM      bool
+}
+
+// Refused says why an id was not run.
+type Refused struct {
+	ID     string
+	Reason string
+}
+
+// Encode gives the message's body.
+func (m Boot) Encode() []byte {
+	var f fields
+	f.num(uint64(len(m.Steps)))
+	for _, s := range m.Steps {
+		f.num(uint64(s.Kind))
+		f.str(s.Source)
+		f.str(s.Target)
+		f.bytes(s.Data)
+		f.num(uint64(s.Mode))
+		f.num(uint64(s.FD))
+		f.bool(s.ReadOnly)
+		f.bool(s.Devices)
+		f.bool(s.Setuid)
+		f.bool(s.Optional)
+	}
+	f.bool(m.Seal)
+	f.str(m.Bash)
+	f.str(m.Workdir)
+	f.num(uint64(len(m.Env)))
+	for _, e := range m.Env {
+		f.str(e)
+	}
+	f.str(m.RunDir)
+	f.num(uint64(m.OutputBytes))
+	f.num(uint64(m.OrphanTTL / time.Millisecond))
+	return f
+}
+
+// DecodeBoot reads a Boot.
+func DecodeBoot(b []byte) (Boot, error) {
+	p := parser{b: b}
+	var m Boot
+	for range p.count() {
+		m.Steps = append(m.Steps, Step{
+			Kind: StepKind(p.num()), Source: p.str(), Target: p.str(), Data: p.bytes(),
+			Mode: uint32(p.num()), FD: int(p.num() & 0xffff),
+			ReadOnly: p.bool(), Devices: p.bool(), Setuid: p.bool(), Optional: p.bool(),
+		})
+		if p.bad {
+			return Boot{}, ErrBad
+		}
+	}
+	m.Seal = p.bool()
+	m.Bash = p.str()
+	m.Workdir = p.str()
+	for range p.count() {
+		m.Env = append(m.Env, p.str())
+	}
+	m.RunDir = p.str()
+	m.OutputBytes = int(min(p.num(), MaxOutput))
+	m.OrphanTTL = millis(p.num())
+	return m, p.end()
+}
+
+// Encode gives the message's body.
+func (m Run) Encode() []byte {
+	var f fields
+	f.str(m.ID)
+	f.str(m.Text)
+	f.num(uint64(max(m.Limit, 0) / time.Millisecond))
+	return f
+}
+
+// DecodeRun reads a Run.
+func DecodeRun(b []byte) (Run, error) {
+	p := parser{b: b}
+	m := Run{ID: p.str(), Text: p.str(), Limit: millis(p.num())}
+	if len(m.Text) > MaxText {
+		return Run{}, ErrTooLarge
+	}
+	return m, p.end()
+}
+
+// Encode gives the message's body.
+func (m Result) Encode() []byte {
+	f := make(fields, 0, len(m.Head)+len(m.Tail)+len(m.ID)+64)
+	f.str(m.ID)
+	f.str(m.End)
+	f.num(uint64(uint32(m.ExitCode)))
+	f.bytes(m.Head)
+	f.num(uint64(m.Dropped))
+	f.bytes(m.Tail)
+	f.num(uint64(m.Elapsed / time.Microsecond))
+	f.bool(m.OOM)
+	return f
+}
+
+// DecodeResult reads a Result.
+func DecodeResult(b []byte) (Result, error) {
+	p := parser{b: b}
+	m := Result{ID: p.str(), End: p.str(), ExitCode: int(int32(uint32(p.num())))}
+	m.Head = p.bytes()
+	m.Dropped = int64(p.num() & (1<<62 - 1))
+	m.Tail = p.bytes()
+	m.Elapsed = time.Duration(p.num()&(1<<52-1)) * time.Microsecond
+	m.OOM = p.bool()
+	return m, p.end()
+}
+
+// Encode gives the message's body.
+func (m Refused) Encode() []byte {
+	var f fields
+	f.str(m.ID)
+	f.str(m.Reason)
+	return f
+}
+
+// DecodeRefused reads a Refused.
+func DecodeRefused(b []byte) (Refused, error) {
+	p := parser{b: b}
+	m := Refused{ID: p.str(), Reason: p.str()}
+	return m, p.end()
+}
+
+// EncodeText is the body of the kinds that carry one string: an id (Ask, Ack,
+// Interrupt, Running, Unknown) or a reason (Failed).
+func EncodeText(s string) []byte {
+	var f fields
+	f.str(s)
+	return f
+}
+
+// DecodeText reads such a body.
+func DecodeText(b []byte) (string, error) {
+	p := parser{b: b}
+	s := p.str()
+	return s, p.end()
+}
+
+// EncodeReady is the body of Ready.
+func EncodeReady(pid int) []byte {
+	var f fields
+	f.num(uint64(pid))
+	return f
+}
+
+// DecodeReady reads a Ready.
+func DecodeReady(b []byte) (pid int, err error) {
+	p := parser{b: b}
+	pid = int(p.num() & (1<<31 - 1))
+	return pid, p.end()
+}
+
+// millis bounds a duration from the wire to ten years.
+func millis(v uint64) time.Duration {
+	return time.Duration(min(v, 10*365*24*3600*1000)) * time.Millisecond
+}
