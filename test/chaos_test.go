@@ -30,10 +30,12 @@ func TestChaosLosesNothingAndDoublesNothing(t *testing.T) {
 		dice := rand.New(rand.NewPCG(seed, 0))
 		w := testenv.Start(t, o)
 		shorten(t, w)
-		ran := filepath.Join(t.TempDir(), "ran")
-		if err := os.Mkdir(ran, 0o777); err != nil {
+		// Not below /tmp, which is each session's own.
+		ran, err := os.MkdirTemp("/var/tmp", "berth-chaos-")
+		if err != nil {
 			t.Fatal(err)
 		}
+		t.Cleanup(func() { os.RemoveAll(ran) })
 		state := t.TempDir()
 		worker := w.WorkerIn(state, "", "--sandbox", "process")
 		agent := w.Agent()
