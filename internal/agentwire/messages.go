@@ -28,20 +28,20 @@ type StepKind uint8
 // The steps. Root comes first and Pivot last when a new root is built; sources
 // are opened before any step is done, so that no mount hides one.
 const (
-	StepPrivate StepKind = iota + 1 // mounts made here are not seen outside
-	StepRoot                        // a fresh root (tmpfs) is begun; Data holds mount options
-	StepDir                         // Target is made with Mode, and its parents
-	StepFile                        // Target is written with Data and Mode
-	StepLink                        // Target becomes a symbolic link to Source
-	StepBind                        // Source (or descriptor FD) is mounted at Target
-	StepSelf                        // Target becomes a mount of its own, which stays writable
-	StepProc                        // a fresh /proc at Target
-	StepPts                         // a fresh devpts at Target
-	StepFreeze                      // the fresh root becomes read-only
-	StepPivot                       // the fresh root becomes /
-	StepLoopback                    // the loopback interface goes up
-	StepHostname                    // the host is called Source
-	StepNoUsers                     // no further user namespaces may be made; best effort
+	StepPrivate  StepKind = iota + 1 // mounts made here are not seen outside
+	StepRoot                         // a fresh root (tmpfs) is begun; Data holds mount options
+	StepDir                          // Target is made with Mode, and its parents
+	StepFile                         // Target is written with Data and Mode
+	StepLink                         // Target becomes a symbolic link to Source
+	StepBind                         // Source (or descriptor FD) is mounted at Target
+	StepSelf                         // Target becomes a mount of its own, which stays writable
+	StepProc                         // a fresh /proc at Target
+	StepPts                          // a fresh devpts at Target
+	StepFreeze                       // the fresh root becomes read-only
+	StepPivot                        // the fresh root becomes /
+	StepLoopback                     // the loopback interface goes up
+	StepHostname                     // the host is called Source
+	StepNoUsers                      // no further user namespaces may be made; best effort
 )
 
 // Step is one step. FD is the number of an inherited descriptor of a detached
