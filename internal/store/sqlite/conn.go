@@ -1,0 +1,188 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql/driver"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/berthdev/berth/internal/plane"
+	"github.com/berthdev/berth/internal/store/record"
+)
+
+// conn is one connection with its prepared statements. It speaks to the
+// driver itself: what database/sql adds costs more than a statement here.
+// One goroutine at a time.
+type conn struct {
+	c     driver.Conn
+	stmts map[string]statement
+	args  []driver.NamedValue // reused
+}
+
+type statement struct {
+	driver.Stmt
+	query driver.StmtQueryContext
+	exec  driver.StmtExecContext
+}
+
+func connect(connector driver.Connector) (*conn, error) {
+	c, err := connector.Connect(context.Background())
+	if err != nil {
+		return nil, err
+	}
+	return &conn{c: c, stmts: make(map[string]statement)}, nil
+}
+
+func (c *conn) close() error {
+	for _, s := range c.stmts {
+		s.Close()
+	}
+	return c.c.Close()
+}
+
+func (c *conn) prepare(sql string) (statement, error) {
+	s, ok := c.stmts[sql]
+	if ok {
+		return s, nil
+	}
+	st, err := c.c.Prepare(sql)
+	if err != nil {
+		return s, fmt.Errorf("prepare %q: %w", sql, err)
+	}
+	s = statement{Stmt: st, query: st.(driver.StmtQueryContext), exec: st.(driver.StmtExecContext)}
+	c.stmts[sql] = s
+	return s, nil
+}
+
+// bind turns values into the driver's. Times are microseconds, NULL for none.
+func (c *conn) bind(values []any) []driver.NamedValue {
+	c.args = c.args[:0]
+	for i, v := range values {
+		switch x := v.(type) {
+		case time.Time:
+			if v = nil; !x.IsZero() {
+				v = x.UnixMicro()
+			}
+		case *time.Time:
+			if v = nil; x != nil {
+				v = x.UnixMicro()
+			}
+		case []byte:
+			if x == nil {
+				v = nil
+			}
+		case int:
+			v = int64(x)
+		}
+		c.args = append(c.args, driver.NamedValue{Ordinal: i + 1, Value: v})
+	}
+	return c.args
+}
+
+// exec runs a statement and says how many rows it changed.
+func (c *conn) exec(sql string, values ...any) (int64, error) {
+	s, err := c.prepare(sql)
+	if err != nil {
+		return 0, err
+	}
+	res, err := s.exec.ExecContext(context.Background(), c.bind(values))
+	if err != nil {
+		return 0, err
+	}
+	return res.RowsAffected()
+}
+
+// list reads every row of a query.
+func list[T any](c *conn, read func(record.Row) (T, error), sql string, values ...any) (out []T, err error) {
+	s, err := c.prepare(sql)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := s.query.QueryContext(context.Background(), c.bind(values))
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if e := rows.Close(); err == nil {
+			err = e
+		}
+	}()
+	r := row{values: make([]driver.Value, len(rows.Columns()))}
+	for {
+		if err := rows.Next(r.values); err == io.EOF {
+			return out, nil
+		} else if err != nil {
+			return nil, err
+		}
+		r.next = 0
+		v, err := read(&r)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, v)
+	}
+}
+
+// one reads the one row that a query gives; NotFound when it gives none.
+func one[T any](c *conn, what string, read func(record.Row) (T, error), sql string, values ...any) (v T, err error) {
+	all, err := list(c, read, sql, values...)
+	if err != nil {
+		return v, err
+	}
+	if len(all) == 0 {
+		return v, plane.Errorf(plane.NotFound, "%s not found", what)
+	}
+	return all[0], nil
+}
+
+// row is a record.Row over the driver's values.
+type row struct {
+	values []driver.Value
+	next   int
+}
+
+func (r *row) value() driver.Value {
+	v := r.values[r.next]
+	r.next++
+	return v
+}
+
+func (r *row) Text() string {
+	s, _ := r.value().(string)
+	return s
+}
+
+func (r *row) Bytes() []byte {
+	switch v := r.value().(type) {
+	case string:
+		return []byte(v)
+	case []byte:
+		return v
+	}
+	return nil
+}
+
+func (r *row) Int() int64 {
+	n, _ := r.value().(int64)
+	return n
+}
+
+func (r *row) Bool() bool { return r.Int() != 0 }
+
+func (r *row) Time() time.Time {
+	n, ok := r.value().(int64)
+	if !ok {
+		return time.Time{}
+	}
+	return time.UnixMicro(n).UTC()
+}
+
+func (r *row) TimePtr() *time.Time {
+	n, ok := r.value().(int64)
+	if !ok {
+		return nil
+	}
+	t := time.UnixMicro(n).UTC()
+	return &t
+}

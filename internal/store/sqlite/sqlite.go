@@ -1,0 +1,205 @@
+// Package sqlite keeps the control plane's data in one SQLite file: WAL,
+// synchronous=FULL, one connection that writes (transitions that wait share a
+// commit) and a few that read. One process at a time may have it open;
+// whoever opens it sees to that.
+package sqlite
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+
+	"github.com/berthdev/berth/internal/plane"
+	"github.com/berthdev/berth/internal/store"
+	"github.com/berthdev/berth/internal/store/fold"
+	"github.com/berthdev/berth/internal/store/record"
+)
+
+// walLimit is how far the log may grow before readers are held for a moment
+// so that it can be emptied. Ordinary checkpoints keep it near 4 MiB; only
+// readers that always overlap let it grow.
+const walLimit = 64 << 20
+
+// Store is a store.Store.
+type Store struct {
+	path   string
+	write  *conn
+	writer *fold.Writer
+	hub    *fold.Hub
+
+	// views is held shared by every reader, and alone to empty the WAL.
+	views   sync.RWMutex
+	readers chan *conn
+	all     []*conn
+
+	closing sync.Once
+	closed  chan struct{}
+	err     error
+}
+
+// Open opens or creates the database at path, mode 0600, and brings its
+// schema up to date unless o says otherwise.
+func Open(ctx context.Context, path string, o store.Options) (*Store, error) {
+	if err := create(path); err != nil {
+		return nil, err
+	}
+	if err := prepare(ctx, path, o); err != nil {
+		return nil, err
+	}
+	connector, err := sqlite.NewConnector(dsn(path))
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
+	s := &Store{path: path, closed: make(chan struct{})}
+	n := o.Readers
+	if n <= 0 {
+		n = 4
+	}
+	s.readers = make(chan *conn, n)
+	for i := range n + 1 {
+		c, err := connect(connector)
+		if err != nil {
+			for _, c := range s.all {
+				c.close()
+			}
+			return nil, fmt.Errorf("open %s: %w", path, err)
+		}
+		s.all = append(s.all, c)
+		if i > 0 {
+			s.readers <- c
+		}
+	}
+	s.write = s.all[0]
+	s.hub = fold.StartHub()
+	s.writer = fold.Start(engine{s}, s.hub.Publish)
+	return s, nil
+}
+
+// create makes the file itself, so that nobody else may read it or the files
+// beside it, which take its mode.
+func create(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("open database: directory %s does not exist", filepath.Dir(path))
+	}
+	if err != nil {
+		return fmt.Errorf("open database: %w", err)
+	}
+	return f.Close()
+}
+
+func dsn(path string) string {
+	if abs, err := filepath.Abs(path); err == nil {
+		path = abs
+	}
+	u := url.URL{Scheme: "file", Path: path, RawQuery: "_pragma=busy_timeout(5000)&_pragma=journal_mode(wal)" +
+		"&_pragma=synchronous(full)&_pragma=foreign_keys(1)&_pragma=journal_size_limit(67108864)&_pragma=cache_size(-16000)&_pragma=temp_store(memory)"}
+	return u.String()
+}
+
+func (s *Store) Update(ctx context.Context, fn func(store.Tx) error) error {
+	return s.writer.Update(ctx, fn)
+}
+
+func (s *Store) View(ctx context.Context, fn func(store.Reader) error) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-s.closed:
+		return plane.Errorf(plane.Unavailable, "the store is closed")
+	case c := <-s.readers:
+		defer func() { s.readers <- c }()
+		s.views.RLock()
+		defer s.views.RUnlock()
+		if _, err := c.exec("BEGIN"); err != nil {
+			return unavailable(err)
+		}
+		defer c.exec("ROLLBACK")
+		return fn(&reader{c})
+	}
+}
+
+func (s *Store) Listen(hear func(store.Note)) (cancel func()) { return s.hub.Listen(hear) }
+
+// Shared is false: the file belongs to this process.
+func (s *Store) Shared() bool { return false }
+
+// Commits counts the commits since Open.
+func (s *Store) Commits() int64 { return s.writer.Commits() }
+
+// Close waits for every Update, View and Note that has begun. Twice is fine.
+func (s *Store) Close() error {
+	s.closing.Do(func() {
+		s.writer.Stop()
+		s.hub.Stop()
+		close(s.closed)
+		for range cap(s.readers) {
+			<-s.readers
+		}
+		var errs []error
+		for _, c := range s.all {
+			errs = append(errs, c.close())
+		}
+		s.err = errors.Join(errs...)
+	})
+	return s.err
+}
+
+// engine begins transactions on the writing connection.
+type engine struct{ s *Store }
+
+func (e engine) Begin() (fold.Attempt, error) {
+	if _, err := e.s.write.exec("BEGIN IMMEDIATE"); err != nil {
+		return nil, err
+	}
+	return &tx{reader: reader{e.s.write}, s: e.s}, nil
+}
+
+// Retry: only another process can be in the way, and the busy timeout has
+// waited for it already.
+func (engine) Retry(err error) bool {
+	code := resultCode(err)
+	return code == sqlite3.SQLITE_BUSY || code == sqlite3.SQLITE_LOCKED
+}
+
+// resultCode is the primary result code, 0 when err is not SQLite's.
+func resultCode(err error) int {
+	if e, ok := errors.AsType[*sqlite.Error](err); ok {
+		return e.Code() & 0xff
+	}
+	return 0
+}
+
+func unique(err error) bool {
+	e, ok := errors.AsType[*sqlite.Error](err)
+	return ok && (e.Code() == sqlite3.SQLITE_CONSTRAINT_UNIQUE || e.Code() == sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY)
+}
+
+func foreign(err error) bool {
+	e, ok := errors.AsType[*sqlite.Error](err)
+	return ok && e.Code() == sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY
+}
+
+func unavailable(err error) error {
+	return plane.Wrap(plane.Unavailable, err, "the store could not read; try again")
+}
+
+// boundLog empties the WAL when it has grown beyond its limit.
+func (s *Store) boundLog() {
+	info, err := os.Stat(s.path + "-wal")
+	if err != nil || info.Size() < walLimit {
+		return
+	}
+	s.views.Lock()
+	defer s.views.Unlock()
+	// What fails here fails again, loudly, at the next commit.
+	list(s.write, record.Int, "PRAGMA wal_checkpoint(TRUNCATE)")
+}

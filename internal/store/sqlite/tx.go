@@ -1,0 +1,311 @@
+package sqlite
+
+import (
+	"time"
+
+	"github.com/berthdev/berth/internal/plane"
+	"github.com/berthdev/berth/internal/store"
+	"github.com/berthdev/berth/internal/store/record"
+)
+
+// tx is a fold.Attempt: the transaction on the writing connection.
+type tx struct {
+	reader
+	s        *Store
+	profiles map[string]string // of sessions read here, as they are stored
+	notes    []store.Note
+	writes   int
+	err      error
+
+	marked struct{ writes, notes int }
+}
+
+func (t *tx) Mark() { t.marked.writes, t.marked.notes = t.writes, len(t.notes) }
+
+func (t *tx) Undo() bool {
+	t.notes = t.notes[:t.marked.notes]
+	return t.err == nil && t.writes == t.marked.writes
+}
+
+func (t *tx) Err() error { return t.err }
+
+func (t *tx) Commit() ([]store.Note, error) {
+	if t.writes == 0 {
+		t.Rollback()
+		return t.notes, nil
+	}
+	if _, err := t.c.exec("COMMIT"); err != nil {
+		t.Rollback()
+		return nil, err
+	}
+	t.s.boundLog()
+	return t.notes, nil
+}
+
+func (t *tx) Rollback() {
+	// SQLite has rolled back by itself after some failures; then this fails.
+	t.c.exec("ROLLBACK")
+}
+
+// exec runs a write. A broken rule leaves the transaction as it was before
+// the statement; any other failure loses it.
+func (t *tx) exec(sql string, values ...any) (int64, error) {
+	n, err := t.c.exec(sql, values...)
+	if err != nil {
+		if !unique(err) && !foreign(err) {
+			t.err = err
+		}
+		return 0, err
+	}
+	t.writes++
+	return n, nil
+}
+
+// insert is exec of an INSERT whose broken rules are the caller's doing.
+func (t *tx) insert(taken string, sql string, values ...any) error {
+	_, err := t.exec(sql, values...)
+	switch {
+	case err == nil:
+		return nil
+	case unique(err):
+		return plane.Wrap(plane.Conflict, err, "%s", taken)
+	case foreign(err):
+		return plane.Wrap(plane.NotFound, err, "what this belongs to is gone")
+	}
+	return err
+}
+
+// update is exec of an UPDATE or DELETE of one row.
+func (t *tx) update(what string, sql string, values ...any) error {
+	n, err := t.exec(sql, values...)
+	if err == nil && n == 0 {
+		return plane.Errorf(plane.NotFound, "%s not found", what)
+	}
+	return err
+}
+
+func (t *tx) InsertKey(k plane.Key) error {
+	return t.insert("a key with this id exists", `INSERT INTO keys (id, kind, environment_id, name, hash, created_at, last_used_at, revoked_at)
+		VALUES (?, ?, nullif(?, ''), ?, ?, ?, ?, ?)`, record.KeyValues(k)...)
+}
+
+func (t *tx) UpdateKey(k plane.Key) error {
+	return t.update("key", `UPDATE keys SET name = ?, last_used_at = ?, revoked_at = ? WHERE id = ?`, k.Name, k.LastUsedAt, k.RevokedAt, k.ID)
+}
+
+func (t *tx) InsertEnvironment(e plane.Environment) error {
+	values, err := record.EnvironmentValues(e)
+	if err != nil {
+		return err
+	}
+	return t.insert("an environment with this name exists", `INSERT INTO environments (id, name, archived_at, body) VALUES (?, ?, ?, ?)`, values...)
+}
+
+func (t *tx) UpdateEnvironment(e plane.Environment) error {
+	values, err := record.EnvironmentValues(e)
+	if err != nil {
+		return err
+	}
+	err = t.update("environment", `UPDATE environments SET name = ?, archived_at = ?, body = ? WHERE id = ?`, append(values[1:], e.ID)...)
+	if unique(err) {
+		return plane.Wrap(plane.Conflict, err, "an environment with this name exists")
+	}
+	return err
+}
+
+func (t *tx) DeleteEnvironment(id string) error {
+	live, err := t.LiveSessions(id)
+	if err != nil {
+		return err
+	}
+	if live > 0 {
+		return plane.Errorf(plane.Conflict, "the environment has %d sessions that are neither archived nor terminated", live)
+	}
+	return t.update("environment", `DELETE FROM environments WHERE id = ?`, id)
+}
+
+func (t *tx) InsertAgentVersion(a plane.AgentVersion) error {
+	values, err := record.AgentVersionValues(a)
+	if err != nil {
+		return err
+	}
+	if a.Version > 1 {
+		if err := t.update("agent", `UPDATE agents SET latest = 0 WHERE id = ? AND latest = 1`, a.ID); err != nil {
+			return err
+		}
+	}
+	return t.insert("this version of the agent exists", `INSERT INTO agents (id, version, created_at, archived_at, body, latest)
+		VALUES (?, ?, ?, ?, ?, 1)`, values...)
+}
+
+func (t *tx) UpdateAgent(a plane.AgentVersion) error {
+	values, err := record.AgentVersionValues(a)
+	if err != nil {
+		return err
+	}
+	return t.update("agent", `UPDATE agents SET archived_at = ?, body = ? WHERE id = ? AND version = ?`, values[3], values[4], a.ID, a.Version)
+}
+
+func (t *tx) InsertSession(s plane.Session) error {
+	values, err := record.SessionValues(&s)
+	if err != nil {
+		return err
+	}
+	profile, err := record.Profile(&s)
+	if err != nil {
+		return err
+	}
+	if err := t.insert("a session with this id exists", `INSERT INTO sessions (id, environment_id, status, created_at, updated_at, archived_at,
+		counts, thread_id, pos, emit, last_processed_at, turn, turn_owner, turn_fence, turn_until, turn_since, stop_reason, has_input,
+		last_input_at, agent_id, agent_version) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, values...); err != nil {
+		return err
+	}
+	t.remember(s.ID, profile)
+	return t.insert("a session with this id exists", `INSERT INTO session_profiles (session_id, profile) VALUES (?, ?)`, s.ID, profile)
+}
+
+func (t *tx) LockSession(id string) (plane.Session, error) {
+	type stored struct {
+		s       plane.Session
+		profile string
+	}
+	v, err := one(t.c, "session", func(r record.Row) (v stored, err error) {
+		v.s, v.profile, err = record.SessionAndProfile(r)
+		return v, err
+	}, `SELECT `+sessionColumns+sessionTables+`WHERE s.id = ?`, id)
+	if err == nil {
+		t.remember(id, v.profile)
+	}
+	return v.s, err
+}
+
+func (t *tx) remember(session, profile string) {
+	if t.profiles == nil {
+		t.profiles = make(map[string]string)
+	}
+	t.profiles[session] = profile
+}
+
+func (t *tx) UpdateSession(s plane.Session) error {
+	v, err := record.SessionValues(&s)
+	if err != nil {
+		return err
+	}
+	profile, err := record.Profile(&s)
+	if err != nil {
+		return err
+	}
+	if err := t.update("session", `UPDATE sessions SET status = ?, updated_at = ?, archived_at = ?, counts = ?, pos = ?, emit = ?,
+		last_processed_at = ?, turn = ?, turn_owner = ?, turn_fence = ?, turn_until = ?, turn_since = ?, stop_reason = ?, has_input = ?,
+		last_input_at = ? WHERE id = ?`,
+		v[2], v[4], v[5], v[6], v[8], v[9], v[10], v[11], v[12], v[13], v[14], v[15], v[16], v[17], v[18], s.ID); err != nil {
+		return err
+	}
+	if was, known := t.profiles[s.ID]; known && was == profile {
+		return nil
+	}
+	t.remember(s.ID, profile)
+	return t.update("session", `UPDATE session_profiles SET profile = ? WHERE session_id = ?`, profile, s.ID)
+}
+
+func (t *tx) DeleteSession(id string) error {
+	delete(t.profiles, id)
+	return t.update("session", `DELETE FROM sessions WHERE id = ?`, id)
+}
+
+func (t *tx) InsertEvents(events ...plane.StoredEvent) error {
+	for _, e := range events {
+		if err := t.insert("an event with this id exists", `INSERT INTO events (`+eventColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?)`,
+			record.EventValues(e)...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (t *tx) UpdateEvent(e plane.StoredEvent) error {
+	return t.update("event", `UPDATE events SET pos = ?, emit = ?, processed_at = ?, body = ? WHERE session_id = ? AND id = ?`,
+		e.Pos, e.Emit, e.ProcessedAt, string(e.Body), e.SessionID, e.ID)
+}
+
+func (t *tx) InsertCalls(calls ...plane.Call) error {
+	for _, c := range calls {
+		if err := t.insert("a call with this id exists", `INSERT INTO calls (`+callColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+			record.CallValues(c)...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (t *tx) UpdateCall(c plane.Call) error {
+	v := record.CallValues(c)
+	return t.update("call", `UPDATE calls SET state = ?, answer_id = ?, answer_digest = ? WHERE session_id = ? AND id = ?`,
+		v[4], v[7], v[8], c.SessionID, c.ID)
+}
+
+func (t *tx) InsertReplay(p plane.Replay) error {
+	values, err := record.ReplayValues(p)
+	if err != nil {
+		return err
+	}
+	return t.insert("a replay at this place exists", `INSERT INTO replays (`+replayColumns+`) VALUES (?, ?, ?, ?, ?, ?)`, values...)
+}
+
+func (t *tx) InsertWork(w plane.WorkItem) error {
+	values, err := record.WorkValues(&w)
+	if err != nil {
+		return err
+	}
+	return t.insert("the session has a live work item", `INSERT INTO work (`+workColumns+`)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, values...)
+}
+
+func (t *tx) LockWork(id string) (plane.WorkItem, error) { return t.Work(id) }
+
+func (t *tx) UpdateWork(w plane.WorkItem) error {
+	v, err := record.WorkValues(&w)
+	if err != nil {
+		return err
+	}
+	values := append(append(v[3:8:8], v[9:]...), w.ID)
+	err = t.update("work item", `UPDATE work SET state = ?, metadata = ?, has_input = ?, token_id = ?, token_hash = ?,
+		not_before = ?, prefer_worker = ?, prefer_until = ?, delivered_at = ?, delivered_to = ?, acked_at = ?, acked_by_key = ?, started_at = ?,
+		heartbeat_at = ?, last_heartbeat = ?, prev_expected = ?, beat_by_token = ?, ttl_seconds = ?, lease_until = ?, due_at = ?,
+		stop_requested_at = ?, stopped_at = ?, ended_by = ?, superseded_by = ?, streamed = ?, tries = ?, possibly_started = ?
+		WHERE id = ?`, values...)
+	if unique(err) {
+		return plane.Wrap(plane.Conflict, err, "the session has a live work item")
+	}
+	return err
+}
+
+func (t *tx) ClaimWork(c store.Claim) (plane.WorkItem, error) {
+	return one(t.c, "work item", record.Work, `SELECT `+workColumns+` FROM work
+		WHERE environment_id = ? AND state = 'queued' AND (not_before IS NULL OR not_before <= ?)
+			AND (delivered_at IS NULL OR delivered_at < ?)
+			AND (prefer_worker = '' OR prefer_worker = ? OR prefer_until IS NULL OR prefer_until <= ?)
+		ORDER BY has_input DESC, created_at, id LIMIT 1`, c.Environment, c.Now, c.ReclaimBefore, c.Worker, c.Now)
+}
+
+func (t *tx) SawWorker(environment, worker string, at time.Time) error {
+	return t.insert("", `INSERT INTO workers (environment_id, worker, seen_at) VALUES (?, ?, ?)
+		ON CONFLICT (environment_id, worker) DO UPDATE SET seen_at = max(seen_at, excluded.seen_at)`, environment, worker, at)
+}
+
+func (t *tx) PruneWork(stoppedBefore time.Time) error {
+	if _, err := t.exec(`DELETE FROM work WHERE state = 'stopped' AND stopped_at < ?`, stoppedBefore); err != nil {
+		return err
+	}
+	_, err := t.exec(`DELETE FROM workers WHERE seen_at < ?`, stoppedBefore)
+	return err
+}
+
+func (t *tx) SetSetting(name, value string) error {
+	return t.insert("", `INSERT INTO settings (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value`, name, value)
+}
+
+func (t *tx) Notify(n store.Note) {
+	n.Local, n.Lost = true, false
+	t.notes = append(t.notes, n)
+}
