@@ -1,0 +1,307 @@
+package sandbox
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/berthdev/berth/toolset"
+)
+
+// KeeperConfig says where and how a Keeper makes sandboxes.
+type KeeperConfig struct {
+	// Driver makes the sandboxes.
+	Driver Driver
+	// Dir holds a folder per session: record.json and agent.sock while a
+	// sandbox lives, tree/ as long as the session is remembered. The caller
+	// holds the lock of the directory it lies in.
+	Dir string
+	// Spec is the pattern of every sandbox; SessionID, Dir and Tree are set
+	// per session.
+	Spec Spec
+	// Log hears of leftovers and of what could not be removed; nil is silence.
+	Log *slog.Logger
+}
+
+// Keeper gives each session its sandbox and its tree, and finds both again
+// after a crash. Safe for concurrent use, between Start and Stop.
+type Keeper struct {
+	cfg KeeperConfig
+	log *slog.Logger
+
+	wg    sync.WaitGroup
+	stops context.CancelFunc // ends the wait for adopted sandboxes
+
+	mu      sync.Mutex
+	places  map[string]*place // by folder
+	stopped bool
+}
+
+// place is one session's folder. Its lock is held while a sandbox starts or
+// stops, so that two callers never do so at once.
+type place struct {
+	mu      sync.Mutex
+	sb      Sandbox // nil when none lives
+	held    *Held   // nil when nobody has opened it
+	session string
+}
+
+// NewKeeper makes a Keeper; the directory is made if it is missing.
+func NewKeeper(cfg KeeperConfig) (*Keeper, error) {
+	if cfg.Driver == nil || cfg.Dir == "" {
+		return nil, errors.New("sandbox: a keeper needs a driver and a directory")
+	}
+	dir, err := filepath.Abs(cfg.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("sandbox: %w", err)
+	}
+	cfg.Dir = dir
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("sandbox: %w", err)
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Spec.OrphanTTL <= 0 {
+		cfg.Spec.OrphanTTL = DefaultOrphanTTL
+	}
+	return &Keeper{cfg: cfg, log: cfg.Log, places: map[string]*place{}}, nil
+}
+
+// Start takes over the sandboxes that an earlier process left alive and
+// removes what is left of the others. A sandbox taken over that nobody opens
+// within Spec.OrphanTTL is stopped.
+func (k *Keeper) Start(ctx context.Context) error {
+	entries, err := os.ReadDir(k.cfg.Dir)
+	if err != nil {
+		return fmt.Errorf("sandbox: %w", err)
+	}
+	wait, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	k.stops = cancel
+	room := make(chan struct{}, 8)
+	var all sync.WaitGroup
+	for _, e := range entries {
+		rec, err := ReadRecord(filepath.Join(k.cfg.Dir, e.Name()))
+		if err != nil {
+			if !errors.Is(err, fs.ErrNotExist) {
+				k.log.Warn("a sandbox's record cannot be read", "folder", e.Name(), "err", err)
+			}
+			continue
+		}
+		all.Go(func() {
+			room <- struct{}{}
+			defer func() { <-room }()
+			k.adopt(ctx, wait, e.Name(), rec)
+		})
+	}
+	all.Wait()
+	return nil
+}
+
+// adopt recovers one sandbox and waits in the background for its session.
+func (k *Keeper) adopt(ctx, wait context.Context, folder string, rec Record) {
+	dir := filepath.Join(k.cfg.Dir, folder)
+	if rec.Driver != k.cfg.Driver.Name() {
+		k.log.Warn("a sandbox of another driver is left to its orphan time", "folder", folder, "driver", rec.Driver)
+		return
+	}
+	rec.Spec.Dir, rec.Spec.Tree = dir, filepath.Join(dir, "tree")
+	sb, err := k.cfg.Driver.Recover(ctx, rec)
+	if err != nil {
+		if !errors.Is(err, ErrGone) {
+			k.log.Warn("a sandbox could not be taken over", "folder", folder, "err", err)
+			return
+		}
+		k.forgetRecord(dir)
+		return
+	}
+	p := k.place(folder, rec.SessionID)
+	p.mu.Lock()
+	p.sb = sb
+	p.mu.Unlock()
+	k.wg.Go(func() {
+		t := time.NewTimer(k.cfg.Spec.OrphanTTL)
+		defer t.Stop()
+		select {
+		case <-t.C:
+		case <-wait.Done():
+			return
+		}
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if p.sb == sb && p.held == nil {
+			k.end(wait, p, dir)
+		}
+	})
+}
+
+// Stop ends every sandbox; the trees stay. Twice is fine.
+func (k *Keeper) Stop(ctx context.Context) error {
+	k.mu.Lock()
+	k.stopped = true
+	places := make(map[string]*place, len(k.places))
+	for f, p := range k.places {
+		places[f] = p
+	}
+	k.mu.Unlock()
+	if k.stops != nil {
+		k.stops()
+	}
+	var all sync.WaitGroup
+	var mu sync.Mutex
+	var errs []error
+	for f, p := range places {
+		all.Go(func() {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			if err := k.end(ctx, p, filepath.Join(k.cfg.Dir, f)); err != nil {
+				mu.Lock()
+				errs = append(errs, err)
+				mu.Unlock()
+			}
+		})
+	}
+	all.Wait()
+	k.wg.Wait()
+	return errors.Join(errs...)
+}
+
+// Open gives the session's sandbox: the one that is open, one taken over from
+// an earlier process, or a new one on the session's tree. lost says that the
+// session had a tree here before and it is gone.
+func (k *Keeper) Open(ctx context.Context, session string) (h *Held, lost bool, err error) {
+	folder := Folder(session)
+	if folder == "" {
+		return nil, false, fmt.Errorf("sandbox: %q is no session id", session)
+	}
+	p := k.place(folder, session)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	k.mu.Lock()
+	stopped := k.stopped
+	k.mu.Unlock()
+	if stopped {
+		return nil, false, errors.New("sandbox: the keeper has stopped")
+	}
+	if p.held != nil {
+		return p.held, false, nil
+	}
+	dir := filepath.Join(k.cfg.Dir, folder)
+	if p.sb == nil {
+		if lost, err = k.start(ctx, p, dir, session); err != nil {
+			return nil, false, err
+		}
+	}
+	p.held = &Held{Host: p.sb, keeper: k, place: p, dir: dir}
+	return p.held, lost, nil
+}
+
+// start makes the sandbox. p.mu is held.
+func (k *Keeper) start(ctx context.Context, p *place, dir, session string) (lost bool, err error) {
+	tree := filepath.Join(dir, "tree")
+	_, errDir := os.Stat(dir)
+	_, errTree := os.Stat(tree)
+	lost = errDir == nil && errors.Is(errTree, fs.ErrNotExist)
+	if err := os.MkdirAll(tree, 0o755); err != nil {
+		return false, fmt.Errorf("sandbox: %w", err)
+	}
+	spec := k.cfg.Spec
+	spec.SessionID, spec.Dir, spec.Tree = session, dir, tree
+	if p.sb, err = k.cfg.Driver.Start(ctx, spec); err != nil {
+		p.sb = nil
+		if errDir != nil {
+			os.RemoveAll(dir)
+		}
+		return false, fmt.Errorf("sandbox: %s: %w", k.cfg.Driver.Name(), err)
+	}
+	return lost, nil
+}
+
+// end stops a place's sandbox, if it has one. p.mu is held.
+func (k *Keeper) end(ctx context.Context, p *place, dir string) error {
+	if p.sb == nil {
+		return nil
+	}
+	err := p.sb.Stop(ctx)
+	if err != nil {
+		return fmt.Errorf("sandbox: stop: %w", err)
+	}
+	p.sb, p.held = nil, nil
+	k.forgetRecord(dir)
+	return nil
+}
+
+func (k *Keeper) forgetRecord(dir string) {
+	for _, name := range []string{recordName, socketName} {
+		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			k.log.Warn("a leftover of a sandbox could not be removed", "err", err)
+		}
+	}
+}
+
+func (k *Keeper) place(folder, session string) *place {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	p := k.places[folder]
+	if p == nil {
+		p = &place{session: session}
+		k.places[folder] = p
+	}
+	return p
+}
+
+// Held is a session's open sandbox.
+type Held struct {
+	toolset.Host
+	keeper *Keeper
+	place  *place
+	dir    string
+}
+
+// Sandbox is the driver's sandbox behind it.
+func (h *Held) Sandbox() Sandbox { return h.Host.(Sandbox) }
+
+// Close ends the sandbox; with forget the session's tree goes too, and with
+// it the memory that there was one. Twice is fine.
+func (h *Held) Close(ctx context.Context, forget bool) error {
+	p := h.place
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.held == h {
+		if err := h.keeper.end(ctx, p, h.dir); err != nil {
+			return err
+		}
+	}
+	if !forget || p.sb != nil {
+		return nil
+	}
+	if err := os.RemoveAll(h.dir); err != nil {
+		return fmt.Errorf("sandbox: forget a session's files: %w", err)
+	}
+	return nil
+}
+
+// Folder is the name of a session's folder: the id itself when it is a plain
+// name, its digest otherwise, "" for an empty id.
+func Folder(session string) string {
+	if session == "" {
+		return ""
+	}
+	plain := len(session) <= 100
+	for _, c := range []byte(session) {
+		plain = plain && (c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c == '_' || c == '-')
+	}
+	if plain {
+		return session
+	}
+	sum := sha256.Sum256([]byte(session))
+	return "x." + hex.EncodeToString(sum[:])
+}

@@ -1,0 +1,54 @@
+package sandbox
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// DefaultOrphanTTL is how long a sandbox waits for its worker to come back.
+const DefaultOrphanTTL = 120 * time.Second
+
+// DefaultOutputBytes is how much of a command's output is kept.
+const DefaultOutputBytes = 100 << 10
+
+const (
+	recordName = "record.json"
+	socketName = "agent.sock"
+)
+
+// SocketPath is where the agent of the sandbox in dir listens.
+func SocketPath(dir string) string { return filepath.Join(dir, socketName) }
+
+// WriteRecord puts a record in its Spec.Dir, in one step. It is not synced: a
+// record is of use only as long as the machine that holds its processes runs.
+// Drivers call it before they rely on what the record names.
+func WriteRecord(rec Record) error {
+	b, err := json.Marshal(rec)
+	if err != nil {
+		return fmt.Errorf("sandbox: record: %w", err)
+	}
+	path := filepath.Join(rec.Spec.Dir, recordName)
+	if err := os.WriteFile(path+".new", b, 0o600); err != nil {
+		return fmt.Errorf("sandbox: record: %w", err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		return fmt.Errorf("sandbox: record: %w", err)
+	}
+	return nil
+}
+
+// ReadRecord reads the record in dir; fs.ErrNotExist when there is none.
+func ReadRecord(dir string) (Record, error) {
+	b, err := os.ReadFile(filepath.Join(dir, recordName))
+	if err != nil {
+		return Record{}, fmt.Errorf("sandbox: record: %w", err)
+	}
+	var rec Record
+	if err := json.Unmarshal(b, &rec); err != nil {
+		return Record{}, fmt.Errorf("sandbox: record of %s: %w", dir, err)
+	}
+	return rec, nil
+}
