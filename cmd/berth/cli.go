@@ -1,0 +1,103 @@
+package main
+
+import (
+	"errors"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/berthdev/berth/internal/config"
+)
+
+// cli is the command line: every verb, in the order help shows them.
+type cli struct {
+	config.Log `embed:""`
+
+	Env      envCmd      `cmd:"" help:"Environments: the queues that workers serve."`
+	Agents   agentsCmd   `cmd:"" help:"Agents: a model, a system prompt and tools."`
+	Sessions sessionsCmd `cmd:"" help:"Sessions and their events."`
+	Work     workCmd     `cmd:"" help:"Work items of an environment's queue."`
+	Models   modelsCmd   `cmd:"" help:"Models that agents may name."`
+
+	Version versionCmd `cmd:"" help:"Print the version."`
+}
+
+// run parses and runs a command line and gives the exit status: 0, 1 for a
+// failure, 2 for a command line or setting that cannot be used.
+func run(args []string, in io.Reader, out, errs io.Writer) int {
+	config.DropEmpty()
+	t := newTerm(in, out, errs)
+	var c cli
+	parser, err := kong.New(&c,
+		kong.Name("berth"),
+		kong.Description("Managed Agents, self-hosted: agents' sessions from a queue, their tools in sandboxes.\n\nTry: berth run \"hello\""),
+		kong.Vars(config.Vars()),
+		kong.DefaultEnvars("BERTH"),
+		kong.Writers(out, errs),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, FlagsLast: true, WrapUpperBound: 110}),
+		kong.ValueFormatter(flagHelp),
+		kong.Bind(t),
+	)
+	if err != nil {
+		return t.fail(err)
+	}
+	if len(args) == 0 {
+		args = []string{"--help"}
+	}
+	ctx, err := parser.Parse(args)
+	if err != nil {
+		return t.fail(usage(err))
+	}
+	if err := t.logTo(c.Log); err != nil {
+		return t.fail(err)
+	}
+	t.modelKeyGiven = config.ModelKeyInWorker()
+	config.Scrub()
+	return t.fail(ctx.Run())
+}
+
+// usage makes a parse error one line that says where to look.
+func usage(err error) error {
+	if ce, ok := errors.AsType[*config.Error](err); ok {
+		return ce
+	}
+	cure := `run "berth --help"`
+	if pe, ok := errors.AsType[*kong.ParseError](err); ok && pe.Context != nil {
+		if node := pe.Context.Selected(); node != nil {
+			cure = `run "` + node.FullPath() + ` --help"`
+		} else if path := pe.Context.Path; len(path) > 1 {
+			if n := path[len(path)-1].Node(); n != nil {
+				cure = `run "` + n.FullPath() + ` --help"`
+			}
+		}
+	}
+	return &config.Error{Problem: err.Error(), Cure: cure}
+}
+
+// flagHelp is a flag's help with its variable, and its default where the
+// placeholder hides it.
+func flagHelp(v *kong.Value) string {
+	var notes []string
+	if v.HasDefault && v.Default != "" && v.Tag.PlaceHolder != "" {
+		notes = append(notes, "default "+v.Default)
+	}
+	for _, env := range v.Tag.Envs {
+		notes = append(notes, "$"+env)
+	}
+	if len(notes) == 0 {
+		return v.Help
+	}
+	return strings.TrimSuffix(v.Help, ".") + " (" + strings.Join(notes, ", ") + ")."
+}
+
+// isTerminal says whether a stream is a person's screen.
+func isTerminal(s any) bool {
+	f, ok := s.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0 && info.Name() != "null"
+}

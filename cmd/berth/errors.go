@@ -1,0 +1,70 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"syscall"
+
+	"github.com/berthdev/berth/client"
+	"github.com/berthdev/berth/internal/config"
+)
+
+// explain says what happened and what to do about it.
+func explain(err error) string {
+	if ce, ok := errors.AsType[*config.Error](err); ok {
+		return ce.Error()
+	}
+	if e, ok := errors.AsType[*client.Error](err); ok {
+		return explainAnswer(e)
+	}
+	if s, ok := errors.AsType[*stopped](err); ok {
+		return s.Error()
+	}
+	if ue, ok := errors.AsType[*url.Error](err); ok {
+		why := "no answer"
+		switch {
+		case errors.Is(err, syscall.ECONNREFUSED):
+			why = "connection refused"
+		case errors.Is(err, context.DeadlineExceeded):
+			why = "it took too long"
+		case ue.Err != nil:
+			why = ue.Err.Error()
+		}
+		at := ue.URL
+		if u, perr := url.Parse(ue.URL); perr == nil {
+			at = u.Scheme + "://" + u.Host
+		}
+		return fmt.Sprintf("cannot reach %s: %s; start the server (berth dev) or name the right one with --base-url or its variable", at, why)
+	}
+	return err.Error()
+}
+
+func explainAnswer(e *client.Error) string {
+	cure := ""
+	switch e.Status {
+	case http.StatusUnauthorized:
+		cure = "give a valid key with BERTH_API_KEY or --api-key (berth keys create --api makes one)"
+	case http.StatusForbidden:
+		cure = "use a key that may do this"
+	case http.StatusNotFound:
+		cure = "check the id, and that it belongs to this server"
+	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
+		cure = "try again in a moment"
+	case http.StatusInternalServerError:
+		cure = "the server's log has the cause under this request id"
+	}
+	text := e.Message
+	if text == "" {
+		text = fmt.Sprintf("the server answered with status %d", e.Status)
+	}
+	if e.RequestID != "" && e.Status >= 500 {
+		text += " (" + e.RequestID + ")"
+	}
+	if cure != "" {
+		text += "; " + cure
+	}
+	return text
+}
