@@ -7,6 +7,7 @@ package toolset
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"time"
@@ -88,9 +89,12 @@ type Files interface {
 	// or the new. Missing parents are made; an existing file keeps its mode,
 	// owner and hard links; a link is followed to its target inside.
 	WriteFile(name string, data []byte) error
-	// Walk visits the tree under root without following links, directories
-	// before their contents. path is absolute, as the tools see it. fn may
-	// return fs.SkipDir or fs.SkipAll.
+	// Walk visits the tree under the directory root without following links,
+	// directories before their contents; root itself is not visited. path is
+	// absolute, as the tools see it. fn is called by one goroutine at a time
+	// and may return fs.SkipDir or fs.SkipAll; an entry is good until fn
+	// returns. Directories that cannot be read are left out and make the
+	// answer a *WalkError. When ctx ends, so does Walk, with its cause.
 	Walk(ctx context.Context, root string, fn func(path string, e Entry) error) error
 }
 
@@ -109,3 +113,24 @@ type Entry interface {
 	fs.DirEntry
 	Open() (File, error)
 }
+
+// WalkError is Walk's answer when it visited everything but some directories
+// that it could not read.
+type WalkError struct {
+	Dirs  int    // how many were left out, with all below them
+	First string // the first of them, as the tools see it
+	Err   error  // why it could not be read
+}
+
+// Add notes one more directory that was left out.
+func (e *WalkError) Add(path string, err error) {
+	if e.Dirs++; e.Dirs == 1 {
+		e.First, e.Err = path, err
+	}
+}
+
+func (e *WalkError) Error() string {
+	return fmt.Sprintf("%d directories could not be read, first %s: %s", e.Dirs, e.First, e.Err)
+}
+
+func (e *WalkError) Unwrap() error { return e.Err }

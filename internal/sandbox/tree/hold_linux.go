@@ -1,0 +1,3 @@
+package tree
+
+func openHold(dir string, own owner) (hold, error) { return openPortable(dir, own) }

@@ -1,0 +1,5 @@
+//go:build !linux
+
+package tree
+
+func openHold(dir string, own owner) (hold, error) { return openPortable(dir, own) }

@@ -1,0 +1,104 @@
+package tree
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"path"
+
+	"github.com/berthdev/berth/toolset"
+)
+
+// Walk visits what is below root, in the order of names, a directory before
+// its contents; root itself is not visited and links are not followed. The
+// paths given to fn are those root stands for. Directories that cannot be
+// read are left out, and the *toolset.WalkError at the end says so.
+func (t *Tree) Walk(ctx context.Context, root string, fn func(path string, e toolset.Entry) error) error {
+	w := walker{tree: t, ctx: ctx, fn: fn}
+	err := t.reach(root, existing(func(rel string) error {
+		l, err := t.hold.list(rel)
+		if err != nil {
+			return err
+		}
+		return w.visit(rel, l)
+	}))
+	switch {
+	case errors.Is(err, fs.SkipAll):
+		err = nil
+	case isMoved(err), err == nil:
+	case w.began:
+		return err
+	default:
+		return &fs.PathError{Op: "walk", Path: root, Err: err}
+	}
+	if err == nil && w.left.Dirs > 0 {
+		return &w.left
+	}
+	return err
+}
+
+type walker struct {
+	tree  *Tree
+	ctx   context.Context // of the one Walk
+	fn    func(path string, e toolset.Entry) error
+	began bool
+	left  toolset.WalkError
+}
+
+// visit walks a directory that has been listed, and closes the listing.
+func (w *walker) visit(rel string, l listing) error {
+	w.began = true
+	names := l.names()
+	defer func() {
+		if l != nil {
+			l.close()
+		}
+	}()
+	var dirs []string
+	for _, d := range names {
+		if err := w.ctx.Err(); err != nil {
+			return context.Cause(w.ctx)
+		}
+		p := rel + "/" + d.name
+		switch err := w.fn("/"+p, entry{l, d}); {
+		case errors.Is(err, fs.SkipDir) && d.mode.IsDir():
+			continue
+		case errors.Is(err, fs.SkipDir):
+			return nil
+		case err != nil:
+			return err
+		}
+		if d.mode.IsDir() {
+			dirs = append(dirs, p)
+		}
+	}
+	// No directory stays open while those below it are walked, so that depth
+	// costs no descriptors.
+	l.close()
+	l = nil
+	for _, p := range dirs {
+		below, err := w.tree.hold.list(p)
+		if err == nil {
+			if err := w.visit(p, below); err != nil {
+				return err
+			}
+			continue
+		}
+		if !isNotExist(err) && !isMoved(err) && !errors.Is(err, toolset.ErrNotDir) {
+			w.left.Add("/"+p, err)
+		}
+	}
+	return nil
+}
+
+// entry is good while its directory is being visited.
+type entry struct {
+	dir listing
+	dirent
+}
+
+func (e entry) Name() string                { return path.Base(e.name) }
+func (e entry) IsDir() bool                 { return e.mode.IsDir() }
+func (e entry) Type() fs.FileMode           { return e.mode }
+func (e entry) Info() (fs.FileInfo, error)  { return e.dir.lstat(e.name) }
+func (e entry) Open() (toolset.File, error) { return e.dir.open(e.name) }
