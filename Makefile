@@ -15,6 +15,11 @@ build: ## bin/berth and bin/berth-agent, static, no C compiler needed
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/berth-agent ./cmd/berth-agent
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/berth ./cmd/berth
 
+runsc: ## bin/runsc: gVisor from its pinned module, about 2.5 minutes, kept by version
+	@want=$$(cd tools/runsc && $(GO) list -m -f '{{.Version}}' gvisor.dev/gvisor); \
+	if [ -x bin/runsc ] && [ "$$(cat bin/runsc.version 2>/dev/null)" = "$$want" ]; then echo "bin/runsc is $$want already"; else \
+	echo "building runsc $$want"; cd tools/runsc && CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X gvisor.dev/gvisor/runsc/version.version=$$want" -o ../../bin/runsc . && echo "$$want" > ../../bin/runsc.version; fi
+
 demo: build ## one session end to end on a real data set, no key needed (MODEL=claude-... uses Claude)
 	./examples/demo $(if $(MODEL),--model $(MODEL))
 
