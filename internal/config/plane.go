@@ -24,7 +24,6 @@ func (s Store) URL() string {
 type Provider struct {
 	ModelKey     Secret `help:"The model provider's key; better given as the variable than as a flag." env:"ANTHROPIC_API_KEY" placeholder:"KEY"`
 	ModelBaseURL string `help:"Base URL of an Anthropic-compatible model provider; empty means Anthropic's own." placeholder:"URL"`
-	Script       string `help:"File with the part that the model \"scripted\" plays where no message has one." type:"path" placeholder:"FILE"`
 }
 
 // Validate refuses a key or an address that cannot be a model provider's.
