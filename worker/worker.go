@@ -2,11 +2,19 @@ package worker
 
 import (
 	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
+	"os"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/berthdev/berth/api"
+	"github.com/berthdev/berth/client"
 	"github.com/berthdev/berth/toolset"
 )
 
@@ -36,7 +44,7 @@ type Config struct {
 	// toolset (bash, read, write, edit, glob, grep).
 	Tools func(toolset.Host) Tools
 
-	// MaxSessions is how many sessions may have work to do at one time; 0 is 4.
+	// MaxSessions is how many sessions may have work to do at one time; 0 is 8.
 	MaxSessions int
 	// MaxParked is how many sessions whose turn is over may stay attached with
 	// their sandboxes, beside MaxSessions; 0 is 64, less than 0 none.
@@ -44,11 +52,8 @@ type Config struct {
 	// MaxIdle is how long a session stays attached after its turn; 0 is 60 s,
 	// less than 0 for ever.
 	MaxIdle time.Duration
-	// CallLimit bounds one tool call whatever the tool says; 0 is 125 s. A
-	// call that names a timeout_ms of its own has that and 5 s.
-	CallLimit time.Duration
 	// DrainLimit is how long running calls may go on after the stop of
-	// taking work, beside CallLimit; 0 is 30 s.
+	// taking work; 0 is 155 s, a bash command's own limit and 30 s.
 	DrainLimit time.Duration
 
 	// Pace is how eagerly an empty queue is polled; "" is PaceAuto.
@@ -111,3 +116,174 @@ type Counters interface {
 	// Reconnected counts an event stream opened anew.
 	Reconnected()
 }
+
+// Defaults of Config.
+const (
+	DefaultBaseURL     = "https://api.anthropic.com"
+	DefaultMaxSessions = 8
+	DefaultMaxParked   = 64
+	DefaultMaxIdle     = 60 * time.Second
+	DefaultDrainLimit  = 155 * time.Second
+	DefaultBlock       = 999 * time.Millisecond
+	DefaultReclaim     = 5 * time.Second
+)
+
+// Worker serves one environment's queue. Safe for concurrent use.
+type Worker struct {
+	cfg    Config
+	log    *slog.Logger
+	client *client.Client // the environment's key, tried once
+	slots  *slots
+	rooms  keyed // one item of a session at a time
+
+	mu       sync.Mutex
+	attached map[*status]bool
+}
+
+// New checks the configuration and makes a worker.
+func New(cfg Config) (*Worker, error) {
+	switch {
+	case cfg.Sandboxes == nil:
+		return nil, errors.New("worker: Config.Sandboxes is required")
+	case cfg.EnvironmentID == "":
+		return nil, errors.New("worker: Config.EnvironmentID is required")
+	case cfg.HTTPClient != nil && cfg.HTTPClient.Timeout != 0:
+		return nil, errors.New("worker: Config.HTTPClient has a Timeout; it would cut event streams")
+	case cfg.Block < 0 || cfg.Block > DefaultBlock:
+		return nil, fmt.Errorf("worker: Config.Block is %v; it must be between 1 and 999 ms", cfg.Block)
+	case cfg.MaxSessions < 0:
+		return nil, fmt.Errorf("worker: Config.MaxSessions is %d", cfg.MaxSessions)
+	}
+	switch cfg.Pace {
+	case "":
+		cfg.Pace = PaceAuto
+	case PaceAuto, PaceOfficial, PaceEager:
+	default:
+		return nil, fmt.Errorf("worker: Config.Pace is %q; it is auto, official or eager", cfg.Pace)
+	}
+	if cfg.BaseURL == "" {
+		cfg.BaseURL = DefaultBaseURL
+	}
+	if cfg.WorkerID == "" {
+		cfg.WorkerID = newWorkerID()
+	}
+	cfg.MaxSessions = orDefault(cfg.MaxSessions, DefaultMaxSessions)
+	cfg.MaxParked = max(0, orDefault(cfg.MaxParked, DefaultMaxParked))
+	cfg.MaxIdle = orDefault(cfg.MaxIdle, DefaultMaxIdle)
+	cfg.DrainLimit = orDefault(cfg.DrainLimit, DefaultDrainLimit)
+	cfg.Block = orDefault(cfg.Block, DefaultBlock)
+	cfg.Reclaim = orDefault(cfg.Reclaim, DefaultReclaim)
+	if cfg.Journal == nil {
+		cfg.Journal = noJournal{}
+	}
+	if cfg.Counters == nil {
+		cfg.Counters = noCounters{}
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	return &Worker{
+		cfg:      cfg,
+		log:      cfg.Logger,
+		client:   client.New(cfg.BaseURL, client.Bearer(cfg.EnvironmentKey), cfg.HTTPClient).WithRetries(0),
+		slots:    newSlots(cfg.MaxSessions, cfg.MaxParked),
+		attached: map[*status]bool{},
+	}, nil
+}
+
+// Run claims sessions and serves them until the queue refuses this worker
+// (the error says why), take or work ends, or with Config.Drain the queue is
+// empty. When take ends nothing more is claimed, running calls finish and
+// their results are posted, and every session is let go; when work ends, all
+// is cancelled. Run returns when nothing of it goes on any more.
+func (w *Worker) Run(take, work context.Context) error {
+	take, stopTaking := context.WithCancelCause(take)
+	defer stopTaking(nil)
+	defer context.AfterFunc(work, func() { stopTaking(stopCause(EndCancelled)) })()
+	var items sync.WaitGroup
+	defer items.Wait()
+
+	poller := w.poller(w.client)
+	w.log.Info("polling for work", "environment", w.cfg.EnvironmentID, "worker", w.cfg.WorkerID, "sessions", w.cfg.MaxSessions)
+	for {
+		if !w.vacancy(take) {
+			return nil
+		}
+		polled, err := poller.poll(take)
+		switch {
+		case take.Err() != nil:
+			return nil
+		case errors.Is(err, io.EOF):
+			w.slots.drain()
+			return nil
+		case err != nil:
+			stopTaking(stopCause(EndDrained))
+			return err
+		}
+		slot := w.slots.take(false)
+		items.Go(func() {
+			// What goes wrong with an item has been logged and is not the queue's end.
+			_, _ = w.serve(take, work, Item{Work: *polled}, slot, w.slots)
+		})
+	}
+}
+
+// vacancy waits until a slot is free; false when ctx ended first.
+func (w *Worker) vacancy(ctx context.Context) bool {
+	for {
+		free, changed := w.slots.vacancy()
+		if free {
+			return ctx.Err() == nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+// HandleItem serves one item that is claimed already, or yet to be acked, and
+// returns when it has been let go. take and work are those of Run. The error
+// is set when the item could not be served.
+func (w *Worker) HandleItem(take, work context.Context, item Item) (End, error) {
+	return w.serve(take, work, item, nil, nil)
+}
+
+// poller is the worker's own, which hands items over before they are acked.
+func (w *Worker) poller(c *client.Client) *Poller {
+	return &Poller{cfg: PollerConfig{
+		Client: c, EnvironmentID: w.cfg.EnvironmentID, WorkerID: w.cfg.WorkerID, Pace: w.cfg.Pace, Block: w.cfg.Block,
+		Reclaim: w.cfg.Reclaim, Drain: w.cfg.Drain, Logger: w.log, Counters: w.cfg.Counters,
+	}, pacer: newPacer(w.cfg.Pace, w.cfg.BaseURL, w.cfg.Block), log: w.log, counters: w.cfg.Counters}
+}
+
+// newWorkerID is the host's name and a random part.
+func newWorkerID() string {
+	suffix := strings.ToLower(rand.Text()[:12])
+	if host, err := os.Hostname(); err == nil && host != "" {
+		return host + "-" + suffix
+	}
+	return "berth-" + suffix
+}
+
+func orDefault[T ~int | ~int64](v, def T) T {
+	if v == 0 {
+		return def
+	}
+	return v
+}
+
+type noCounters struct{}
+
+func (noCounters) Polled(string)                             {}
+func (noCounters) Claimed()                                  {}
+func (noCounters) Ended(End, time.Duration)                  {}
+func (noCounters) Called(string, CallOutcome, time.Duration) {}
+func (noCounters) Reconnected()                              {}
+
+type noJournal struct{}
+
+func (noJournal) Started(context.Context, CallKey) (Known, error) { return Known{State: CallNew}, nil }
+func (noJournal) Finished(context.Context, CallKey, []byte) error { return nil }
+func (noJournal) Posted(context.Context, CallKey) error           { return nil }

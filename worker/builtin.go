@@ -1,0 +1,25 @@
+package worker
+
+import (
+	"context"
+	"slices"
+
+	"github.com/berthdev/berth/api"
+	"github.com/berthdev/berth/toolset"
+)
+
+// builtin is the agent toolset as Tools.
+type builtin struct{ set *toolset.Set }
+
+func newBuiltin(h toolset.Host) Tools { return builtin{toolset.New(h, toolset.Options{})} }
+
+func (b builtin) Owns(name string, custom bool) bool { return !custom && b.set.Has(name) }
+
+func (b builtin) Run(ctx context.Context, c Call) ([]api.Block, bool) {
+	return b.set.Run(ctx, c.ID, c.Name, c.Input)
+}
+
+// ownsBuiltin is Owns before there is a host.
+func ownsBuiltin(name string, custom bool) bool {
+	return !custom && slices.ContainsFunc(toolset.Definitions(), func(d toolset.Definition) bool { return d.Name == name })
+}

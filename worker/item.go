@@ -1,0 +1,282 @@
+package worker
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/berthdev/berth/api"
+	"github.com/berthdev/berth/client"
+	"github.com/berthdev/berth/toolset"
+)
+
+const (
+	closeTimeout = 30 * time.Second // of a sandbox's end
+	getPause     = 200 * time.Millisecond
+	getPauseMax  = 5 * time.Second
+	getTimeout   = 15 * time.Second // of one try
+)
+
+// serve serves one item: ack, lease, session, sandbox, calls; then the
+// sandbox goes and the item is stopped. slot is nil outside of Run.
+func (w *Worker) serve(take, work context.Context, item Item, slot chan struct{}, s *slots) (end End, err error) {
+	log := w.log.With("work", item.Work.ID, "session", item.Work.Data.ID)
+	if item.Work.EnvironmentID == "" {
+		item.Work.EnvironmentID = w.cfg.EnvironmentID
+	}
+	h := &held{worker: w, item: item, log: log, slot: slot, slots: s}
+	defer h.giveSlot()
+	status, detach := w.attach(item)
+	defer detach()
+	h.status = status
+
+	if !item.Acked {
+		acked, err := ack(work, w.client, item.Work, w.cfg.Reclaim, log)
+		if !acked {
+			if err != nil {
+				log.Warn("the item could not be acked; leaving it to the queue", "error", err)
+			}
+			return EndLost, err
+		}
+		w.cfg.Counters.Claimed()
+	}
+	claimed := time.Now()
+	secret := h.readSecret()
+	if end, err = h.hold(take, work, secret); end == EndFailed {
+		log.Error("the session could not be served", "error", err)
+	}
+	held := time.Since(claimed)
+	w.cfg.Counters.Ended(end, held)
+	log.Info("let go", "reason", end, "held", held.Round(time.Millisecond))
+	return end, err
+}
+
+// held is an item from its ack to its end.
+type held struct {
+	worker *Worker
+	item   Item
+	log    *slog.Logger
+	status *status
+	client *client.Client // the item's credential
+	slot   chan struct{}  // until the run has it
+	slots  *slots
+	ttl    atomic.Int64 // of the lease, a time.Duration
+}
+
+func (h *held) giveSlot() {
+	if h.slot != nil {
+		h.slots.give(h.slot)
+		h.slot = nil
+	}
+}
+
+// readSecret picks the credential: the item's own token where it has one.
+func (h *held) readSecret() api.WorkSecret {
+	h.client = h.worker.client
+	raw := deref(h.item.Work.Secret)
+	if raw == "" {
+		return api.WorkSecret{}
+	}
+	secret, err := DecodeSecret(raw)
+	if err != nil {
+		h.log.Warn("the item's secret is unreadable; using the environment key", "error", err)
+		return api.WorkSecret{}
+	}
+	h.client = h.client.WithCredential(client.Bearer(secret.SessionsToken))
+	return secret
+}
+
+// DecodeSecret reads a work item's secret. Its errors never hold any of it.
+func DecodeSecret(s string) (api.WorkSecret, error) {
+	raw, err := base64.RawURLEncoding.DecodeString(strings.TrimRight(strings.TrimSpace(s), "="))
+	if err != nil {
+		return api.WorkSecret{}, errors.New("the secret is not base64url")
+	}
+	var secret api.WorkSecret
+	if json.Unmarshal(raw, &secret) != nil {
+		return api.WorkSecret{}, errors.New("the secret is not a JSON object")
+	}
+	if secret.SessionsToken == "" {
+		return api.WorkSecret{}, errors.New("the secret holds no sessions token")
+	}
+	return secret, nil
+}
+
+// hold keeps the lease while the session is served, and until all of it is
+// cleaned up; then it stops the item, unless it is somebody else's.
+func (h *held) hold(take, work context.Context, secret api.WorkSecret) (End, error) {
+	take, stopTaking := context.WithCancelCause(take)
+	work, cancelWork := context.WithCancelCause(work)
+	defer cancelWork(nil)
+	defer stopTaking(nil)
+
+	beating, stopBeating := context.WithCancel(context.WithoutCancel(work))
+	var lost atomic.Bool
+	firstBeat := make(chan struct{})
+	l := &lease{
+		last: h.item.LastHeartbeat,
+		log:  h.log,
+		send: h.sendBeat(firstBeat),
+		tell: func(n leaseNews) {
+			h.log.Info("news of the lease", "state", n)
+			switch n {
+			case leaseStopping:
+				stopTaking(stopCause(EndStopping))
+			case leaseLost:
+				lost.Store(true)
+				cancelWork(stopCause(EndLost))
+			default:
+				cancelWork(stopCause(EndStopped))
+			}
+		},
+	}
+	beaten := make(chan struct{})
+	go func() {
+		defer close(beaten)
+		l.run(beating)
+	}()
+
+	var end End
+	var err error
+	if h.item.Work.Data.Type == "session" {
+		end, err = h.session(take, work, secret)
+	} else {
+		select {
+		case <-firstBeat:
+		case <-beaten:
+		case <-work.Done():
+		}
+		end = EndIdle
+	}
+	stopBeating()
+	<-beaten
+	if lost.Load() {
+		return EndLost, err
+	}
+	stop(work, h.client, h.item.Work, true, h.log)
+	return end, err
+}
+
+// sendBeat sends beats and notes the lease's TTL; first closes with the first
+// answer.
+func (h *held) sendBeat(first chan struct{}) func(context.Context, string) (*api.Heartbeat, error) {
+	answered := false
+	return func(ctx context.Context, expected string) (*api.Heartbeat, error) {
+		hb, err := h.client.Beat(ctx, h.item.Work.EnvironmentID, h.item.Work.ID, expected, 0)
+		if err == nil {
+			if hb.TTLSeconds > 0 {
+				h.ttl.Store(int64(time.Duration(hb.TTLSeconds) * time.Second))
+			}
+			if !answered {
+				answered = true
+				close(first)
+			}
+		}
+		return hb, err
+	}
+}
+
+// session serves the item's session and takes its sandbox down.
+func (h *held) session(take, work context.Context, secret api.WorkSecret) (End, error) {
+	w, id := h.worker, h.item.Work.Data.ID
+	h.status.set(StateStarting, "")
+	release, err := w.rooms.hold(work, id)
+	if err != nil {
+		return endOf(work, EndCancelled), nil
+	}
+	defer release()
+
+	place := newPlace(w.cfg.Sandboxes, id, w.tools, h.log)
+	end, err := h.run(take, work, place, secret)
+	h.status.set(StateClosing, "")
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(work), closeTimeout)
+	defer cancel()
+	if cerr := place.close(ctx, end == EndTerminated); cerr != nil {
+		h.log.Error("the sandbox could not be closed", "error", cerr)
+	}
+	return end, err
+}
+
+// run runs the session's tool runner.
+func (h *held) run(take, work context.Context, place *place, secret api.WorkSecret) (End, error) {
+	w, id := h.worker, h.item.Work.Data.ID
+	// The session itself is asked for beside the stream: a session that has
+	// ended or is none needs no sandbox, one that runs needs it soon.
+	take, stopTaking := context.WithCancelCause(take)
+	defer stopTaking(nil)
+	work, cancelWork := context.WithCancelCause(work)
+	defer cancelWork(nil)
+	var getErr error
+	got := make(chan struct{})
+	go func() {
+		defer close(got)
+		s, err := getSession(work, h.client, id, h.log)
+		switch {
+		case work.Err() != nil:
+		case err != nil:
+			getErr = fmt.Errorf("get the session: %w", err)
+			cancelWork(stopCause(EndFailed))
+		case s.Status == api.SessionTerminated:
+			cancelWork(stopCause(EndTerminated))
+		case s.Status == api.SessionRunning:
+			place.start()
+		}
+	}()
+
+	r := newRun(h.client, id, h.log)
+	r.journal, r.counters = w.cfg.Journal, w.cfg.Counters
+	r.maxIdle, r.drainLimit = w.cfg.MaxIdle, w.cfg.DrainLimit
+	r.poster.window = func() time.Duration { return time.Duration(h.ttl.Load()) }
+	for _, call := range secret.PossiblyStarted {
+		r.possibly[call] = true
+	}
+	r.owns = func(string, bool) bool { return true }
+	if w.cfg.Tools == nil {
+		r.owns = ownsBuiltin
+	}
+	r.tools, r.wanted, r.state = place.get, place.start, h.status.set
+	r.abort = func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(work), closeTimeout)
+		defer cancel()
+		if err := place.close(ctx, false); err != nil {
+			h.log.Error("the sandbox could not be killed", "error", err)
+		}
+	}
+	r.slots, r.slot, h.slot = h.slots, h.slot, nil
+	end, err := r.loop(take, work)
+	cancelWork(nil)
+	<-got
+	if getErr != nil && end == EndFailed {
+		err = getErr
+	}
+	return end, err
+}
+
+// getSession gets the session, as long as its failures may pass.
+func getSession(ctx context.Context, c *client.Client, id string, log *slog.Logger) (*api.Session, error) {
+	for pause := getPause; ; pause = min(pause*2, getPauseMax) {
+		try, cancel := context.WithTimeout(ctx, getTimeout)
+		s, err := c.Session(try, id)
+		cancel()
+		if err == nil || ctx.Err() != nil || !temporary(err) {
+			return s, err
+		}
+		log.Warn("the session could not be read; trying again", "error", err)
+		if !sleep(ctx, pauseAfter(err, jitter(pause))) {
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+func (w *Worker) tools(h toolset.Host) Tools {
+	if w.cfg.Tools != nil {
+		return w.cfg.Tools(h)
+	}
+	return newBuiltin(h)
+}

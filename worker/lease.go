@@ -1,0 +1,209 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/berthdev/berth/api"
+	"github.com/berthdev/berth/client"
+)
+
+const (
+	beatFirstEvery = 30 * time.Second // before a TTL is known
+	beatFirstTTL   = 90 * time.Second // likewise, the staleness ceiling
+	beatMaxEvery   = 30 * time.Second
+	beatMinEvery   = time.Second
+	beatRetry      = 250 * time.Millisecond // first pause after a beat that failed; doubles up to the interval
+)
+
+// leaseNews is what a lease has to say to the holder.
+type leaseNews string
+
+const (
+	leaseStopping leaseNews = "stopping" // finish and let go; the lease goes on
+	leaseStopped  leaseNews = "stopped"  // it is over: cancel
+	leaseRefused  leaseNews = "refused"  // beats are refused for good: cancel
+	leaseLost     leaseNews = "lost"     // somebody else's: cancel, and touch the item no more
+)
+
+// lease keeps one item's lease alive from the ack on.
+type lease struct {
+	// send sends one beat, tried once.
+	send func(ctx context.Context, expected string) (*api.Heartbeat, error)
+	// tell hears the news; stopping may come once, each other ends the lease.
+	tell func(leaseNews)
+	log  *slog.Logger
+	// last is the expected value of the next beat, NoHeartbeat at first.
+	last string
+
+	ttl     time.Duration
+	lastOK  time.Time // when the last beat that was accepted had been sent
+	doubt   bool      // a beat since then may have been accepted without our knowing
+	stopped bool      // stopping has been told
+	fails   int
+}
+
+// run beats until ctx ends or the lease does.
+func (l *lease) run(ctx context.Context) {
+	l.lastOK = time.Now()
+	if l.last == "" {
+		l.last = api.NoHeartbeat
+	}
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		}
+		next, news := l.beat(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		switch news {
+		case "":
+		case leaseStopping:
+			if !l.stopped {
+				l.stopped = true
+				l.tell(news)
+			}
+		default:
+			l.tell(news)
+			return
+		}
+		timer.Reset(next)
+	}
+}
+
+// beat sends one beat and says when the next one is due.
+func (l *lease) beat(ctx context.Context) (next time.Duration, news leaseNews) {
+	sent := time.Now()
+	ceiling := l.lastOK.Add(l.ceiling())
+	reqCtx, cancel := context.WithDeadline(ctx, earlier(sent.Add(l.every()), ceiling))
+	hb, err := l.send(reqCtx, l.last)
+	cancel()
+	if err == nil {
+		return l.accepted(hb, sent)
+	}
+	status := client.StatusOf(err)
+	if status == http.StatusPreconditionFailed {
+		if state, ok := leaseState(err); ok && l.ours(state, sent) {
+			l.log.Info("a beat's answer was lost; the lease is still ours")
+			l.adopt(*state.LastHeartbeat, state.TTLSeconds, sent)
+			return l.every(), l.stateNews(state.State)
+		}
+		return 0, leaseLost
+	}
+	if status != 0 && !temporary(err) {
+		l.log.Error("beats are refused", "error", err)
+		return 0, leaseRefused
+	}
+	if status != http.StatusTooManyRequests {
+		l.doubt = true
+	}
+	l.fails++
+	if !time.Now().Before(ceiling) {
+		l.log.Error("no beat came through for the whole of the lease", "error", err)
+		return 0, leaseLost
+	}
+	l.log.Warn("a beat failed; trying again", "error", err, "failures", l.fails)
+	pause := jitter(min(beatRetry<<min(l.fails-1, 8), l.every()))
+	return min(pause, time.Until(ceiling)), ""
+}
+
+func (l *lease) accepted(hb *api.Heartbeat, sent time.Time) (time.Duration, leaseNews) {
+	if !hb.LeaseExtended && hb.State != api.WorkStopping {
+		return 0, leaseStopped
+	}
+	if hb.State == api.WorkStopped {
+		return 0, leaseStopped
+	}
+	l.adopt(hb.LastHeartbeat, hb.TTLSeconds, sent)
+	return l.every(), l.stateNews(hb.State)
+}
+
+func (l *lease) adopt(last string, ttlSeconds int, sent time.Time) {
+	if last != "" {
+		l.last = last
+	}
+	if ttlSeconds > 0 {
+		l.ttl = time.Duration(ttlSeconds) * time.Second
+	}
+	l.lastOK, l.doubt, l.fails = sent, false, 0
+}
+
+func (l *lease) stateNews(s api.WorkState) leaseNews {
+	switch s {
+	case api.WorkStopping:
+		return leaseStopping
+	case api.WorkStopped:
+		return leaseStopped
+	}
+	return ""
+}
+
+// ours says whether the state in a 412 is our own lost answer: it shows our
+// last beat, or a later one that only we can have sent, because a beat of
+// ours is in doubt and our lease cannot have lapsed meanwhile.
+func (l *lease) ours(s api.LeaseState, sent time.Time) bool {
+	if s.LastHeartbeat == nil || s.State == api.WorkStopped || s.State == api.WorkQueued {
+		return false
+	}
+	if sent.Sub(l.lastOK) >= l.ceiling() {
+		return false
+	}
+	if *s.LastHeartbeat == l.last {
+		return true
+	}
+	if !l.doubt {
+		return false
+	}
+	seen, err := time.Parse(time.RFC3339Nano, *s.LastHeartbeat)
+	if err != nil {
+		return false
+	}
+	before, err := time.Parse(time.RFC3339Nano, l.last)
+	return err != nil || seen.After(before)
+}
+
+// every is the time between two beats.
+func (l *lease) every() time.Duration {
+	if l.ttl <= 0 {
+		return beatFirstEvery
+	}
+	return max(beatMinEvery, min(l.ttl/2, beatMaxEvery))
+}
+
+// ceiling is how long the lease is believed to hold without a beat.
+func (l *lease) ceiling() time.Duration {
+	if l.ttl <= 0 {
+		return beatFirstTTL
+	}
+	return l.ttl
+}
+
+func leaseState(err error) (api.LeaseState, bool) {
+	e, ok := errors.AsType[*client.Error](err)
+	if !ok {
+		return api.LeaseState{}, false
+	}
+	return e.Lease()
+}
+
+// temporary says whether the same request may succeed later: no answer at
+// all, 408, 409, 429 and 5xx.
+func temporary(err error) bool {
+	e, ok := errors.AsType[*client.Error](err)
+	return !ok || e.Temporary()
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
+}

@@ -1,0 +1,107 @@
+package worker
+
+import (
+	"time"
+
+	"github.com/berthdev/berth/api"
+)
+
+// note is what a tool runner keeps of an event.
+type note struct {
+	kind string    // the event's type
+	id   string    // the event's id; of a call, the tool-use id
+	at   time.Time // processed_at, zero while the event is queued
+
+	call    *pending       // a tool use
+	ref     string         // the call a result, confirmation or synthetic answer is about
+	verdict string         // of a confirmation
+	thread  string         // session_thread_id, where there is one
+	stop    api.StopReason // of an idle
+}
+
+// pending is a call that the session waits for.
+type pending struct {
+	Call
+	at         time.Time
+	thread     string
+	permission api.Permission
+	state      callState
+	result     []byte        // of a callUnsent
+	echoed     chan struct{} // closed when its answer is seen in the log
+}
+
+// callState is where a call stands with this runner.
+type callState int
+
+const (
+	callQueued   callState = iota // to be run, in its order
+	callHeld                      // waits for a person's verdict
+	callRunning                   // runs, or its result is being posted
+	callUnsent                    // its result could not be sent in time; the next history pass tries again
+	callSettled                   // posted, or refused for good
+	callAnswered                  // the log has its answer
+	callForeign                   // somebody else's to answer: denied, not owned, or its thread has ended
+	callVoid                      // an interrupt came after it
+)
+
+func (s callState) open() bool { return s == callQueued || s == callHeld || s == callRunning }
+
+// digest takes from an event what a tool runner needs.
+func digest(e api.Event) note {
+	head := e.Head()
+	n := note{kind: head.Type, id: head.ID}
+	if head.ProcessedAt != nil {
+		n.at = *head.ProcessedAt
+	}
+	switch e := e.(type) {
+	case *api.AgentToolUse:
+		n.thread = deref(e.SessionThreadID)
+		n.call = &pending{Call: Call{ID: n.id, Name: e.Name, Input: e.Input}, permission: e.EvaluatedPermission}
+	case *api.AgentCustomToolUse:
+		n.thread = deref(e.SessionThreadID)
+		n.call = &pending{Call: Call{ID: n.id, Name: e.Name, Input: e.Input, Custom: true}}
+	case *api.UserToolResult:
+		n.ref = e.ToolUseID
+	case *api.UserCustomToolResult:
+		n.ref = e.CustomToolUseID
+	case *api.AgentToolResult:
+		n.ref = e.ToolUseID
+	case *api.UserToolConfirmation:
+		n.ref, n.verdict = e.ToolUseID, e.Result
+	case *api.UserInterrupt:
+		n.thread = deref(e.SessionThreadID)
+	case *api.SessionStatusIdle:
+		n.stop = e.StopReason
+	case *api.SessionThreadStatus:
+		n.thread = e.SessionThreadID
+	case *api.SessionThreadStatusIdle:
+		n.thread = e.SessionThreadID
+	}
+	if n.call != nil {
+		n.call.at, n.call.thread = n.at, n.thread
+		n.call.echoed = make(chan struct{})
+	}
+	return n
+}
+
+// endsTurn says that the session is idle and waits for no action.
+func (n note) endsTurn() bool {
+	return n.kind == api.TypeSessionStatusIdle && n.stop.Type != api.StopRequiresAction
+}
+
+// neutral events are no sign of activity: the idle clock does not mind them.
+func (n note) neutral() bool {
+	return n.kind == api.TypeUserToolConfirmation || n.kind == api.TypeUserInterrupt
+}
+
+// ends says that the session is over.
+func (n note) ends() bool {
+	return n.kind == api.TypeSessionStatusTerminated || n.kind == api.TypeSessionDeleted
+}
+
+func deref(s *string) string {
+	if s == nil {
+		return ""
+	}
+	return *s
+}

@@ -1,0 +1,223 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/berthdev/berth/api"
+	"github.com/berthdev/berth/client"
+)
+
+const (
+	pollSlack   = 10 * time.Second // of a poll's answer beyond its block
+	ackTimeout  = 5 * time.Second  // of one try
+	ackPause    = 100 * time.Millisecond
+	ackPauseMax = time.Second
+	stopTimeout = 10 * time.Second // of all tries to stop an item
+	stopPause   = 200 * time.Millisecond
+	idleLog     = 5 * time.Minute
+)
+
+// PollerConfig says how to poll. Zero fields take the defaults of Config.
+type PollerConfig struct {
+	// Client's credential is the environment's key.
+	Client        *client.Client
+	EnvironmentID string
+	WorkerID      string
+	Pace          Pace
+	Block         time.Duration
+	Reclaim       time.Duration
+	// Drain ends the poller (io.EOF) at the first empty poll.
+	Drain bool
+	// AutoStop stops an item gracefully when the next one is asked for, and
+	// at Close: for callers that hand an item to somebody and wait.
+	AutoStop bool
+	Logger   *slog.Logger
+	Counters Counters
+}
+
+// Poller gives claimed items one by one, for callers that serve them by
+// themselves. One goroutine uses it.
+type Poller struct {
+	cfg      PollerConfig
+	pacer    *pacer
+	log      *slog.Logger
+	counters Counters
+
+	next     time.Time // before which nothing is polled
+	lastNote time.Time // when an empty queue was last logged
+	held     *api.Work // the item to stop, with AutoStop
+}
+
+// NewPoller makes a poller. Client and EnvironmentID are required.
+func NewPoller(cfg PollerConfig) (*Poller, error) {
+	if cfg.Client == nil || cfg.EnvironmentID == "" {
+		return nil, errors.New("worker: a Poller needs Client and EnvironmentID")
+	}
+	if cfg.Block < 0 || cfg.Block > DefaultBlock {
+		return nil, fmt.Errorf("worker: PollerConfig.Block is %v; it must be between 1 and 999 ms", cfg.Block)
+	}
+	cfg.Client = cfg.Client.WithRetries(0)
+	cfg.Block = orDefault(cfg.Block, DefaultBlock)
+	cfg.Reclaim = orDefault(cfg.Reclaim, DefaultReclaim)
+	if cfg.WorkerID == "" {
+		cfg.WorkerID = newWorkerID()
+	}
+	p := &Poller{cfg: cfg, pacer: newPacer(cfg.Pace, cfg.Client.BaseURL(), cfg.Block), log: cfg.Logger, counters: cfg.Counters}
+	if p.log == nil {
+		p.log = slog.New(slog.DiscardHandler)
+	}
+	if p.counters == nil {
+		p.counters = noCounters{}
+	}
+	return p, nil
+}
+
+// Next waits for an item and acks it. Nobody beats for it: that is the
+// caller's to do, or of whoever it hands the item to. io.EOF is the end of a
+// drain; any other error but the context's is for good.
+func (p *Poller) Next(ctx context.Context) (Item, error) {
+	p.release(ctx)
+	for {
+		w, err := p.poll(ctx)
+		if err != nil {
+			return Item{}, err
+		}
+		if acked, err := ack(ctx, p.cfg.Client, *w, p.cfg.Reclaim, p.log); err != nil || !acked {
+			if ctx.Err() != nil {
+				return Item{}, context.Cause(ctx)
+			}
+			continue
+		}
+		p.counters.Claimed()
+		if p.cfg.AutoStop {
+			p.held = w
+		}
+		return Item{Work: *w, Acked: true}, nil
+	}
+}
+
+// Close stops the item that AutoStop has still to stop.
+func (p *Poller) Close() { p.release(context.Background()) }
+
+func (p *Poller) release(ctx context.Context) {
+	if p.held == nil {
+		return
+	}
+	stop(context.WithoutCancel(ctx), p.cfg.Client, *p.held, false, p.log)
+	p.held = nil
+}
+
+// poll waits for an item, which is not acked yet.
+func (p *Poller) poll(ctx context.Context) (*api.Work, error) {
+	for {
+		if !sleep(ctx, time.Until(p.next)) {
+			return nil, context.Cause(ctx)
+		}
+		began := time.Now()
+		try, cancel := context.WithTimeout(ctx, p.cfg.Block+pollSlack)
+		w, err := p.cfg.Client.Poll(try, p.cfg.EnvironmentID, client.Poll{
+			Block: p.cfg.Block, ReclaimOlderThan: p.cfg.Reclaim, WorkerID: p.cfg.WorkerID,
+		})
+		cancel()
+		took := time.Since(began)
+		switch {
+		case ctx.Err() != nil:
+			return nil, context.Cause(ctx)
+		case err != nil && !temporary(err):
+			p.counters.Polled("error")
+			return nil, pollError(err, p.cfg.EnvironmentID)
+		case err != nil:
+			p.counters.Polled("error")
+			pause := pauseAfter(err, p.pacer.failed())
+			p.log.Warn("a poll failed; trying again", "error", err, "pause", pause)
+			p.next = time.Now().Add(pause)
+		case w != nil:
+			p.counters.Polled("item")
+			p.next = time.Now().Add(p.pacer.found())
+			p.lastNote = time.Time{}
+			return w, nil
+		default:
+			p.counters.Polled("empty")
+			if p.cfg.Drain {
+				return nil, io.EOF
+			}
+			p.next = time.Now().Add(p.pacer.empty(took))
+			if time.Since(p.lastNote) >= idleLog {
+				p.log.Info("no work in the queue", "environment", p.cfg.EnvironmentID)
+				p.lastNote = time.Now()
+			}
+		}
+	}
+}
+
+// pollError says in an operator's words why the queue refuses this worker.
+func pollError(err error, environment string) error {
+	switch client.StatusOf(err) {
+	case http.StatusUnauthorized:
+		return fmt.Errorf("the control plane refuses the environment key: %w", err)
+	case http.StatusForbidden:
+		return fmt.Errorf("the environment key is not for %s: %w", environment, err)
+	case http.StatusNotFound:
+		return fmt.Errorf("there is no environment %s at this control plane: %w", environment, err)
+	}
+	return fmt.Errorf("poll for work: %w", err)
+}
+
+// ack takes an item off the queue. A failure that may pass is tried again as
+// long as nobody else can have been given the item; then it is left alone,
+// and the queue offers it again.
+func ack(ctx context.Context, c *client.Client, w api.Work, window time.Duration, log *slog.Logger) (bool, error) {
+	deadline := time.Now().Add(window)
+	doubt := false // an ack may have been accepted without our knowing
+	for pause := ackPause; ; pause = min(pause*2, ackPauseMax) {
+		try, cancel := context.WithTimeout(ctx, ackTimeout)
+		_, err := c.Ack(try, w.EnvironmentID, w.ID)
+		cancel()
+		status := client.StatusOf(err)
+		switch {
+		case err == nil:
+			return true, nil
+		case ctx.Err() != nil:
+			return false, context.Cause(ctx)
+		case status == http.StatusConflict && doubt:
+			return true, nil // ours, or the first beat says otherwise
+		case status == http.StatusConflict:
+			log.Info("the item is somebody else's", "work", w.ID)
+			return false, nil
+		case !temporary(err):
+			return false, fmt.Errorf("ack %s: %w", w.ID, err)
+		}
+		doubt = doubt || status != http.StatusTooManyRequests
+		wait := pauseAfter(err, jitter(pause))
+		if time.Now().Add(wait).After(deadline) {
+			return false, fmt.Errorf("ack %s: %w", w.ID, err)
+		}
+		log.Warn("an ack failed; trying again", "work", w.ID, "error", err)
+		if !sleep(ctx, wait) {
+			return false, context.Cause(ctx)
+		}
+	}
+}
+
+// stop ends an item, also when ctx has ended. A conflict means that it is
+// over already.
+func stop(ctx context.Context, c *client.Client, w api.Work, force bool, log *slog.Logger) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+	defer cancel()
+	for pause := stopPause; ; pause *= 2 {
+		_, err := c.Stop(ctx, w.EnvironmentID, w.ID, force)
+		if err == nil || client.StatusOf(err) == http.StatusConflict {
+			return
+		}
+		if !temporary(err) || !sleep(ctx, pauseAfter(err, jitter(pause))) {
+			log.Warn("the item could not be stopped; its lease will lapse", "work", w.ID, "error", err)
+			return
+		}
+	}
+}

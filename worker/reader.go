@@ -1,0 +1,206 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"time"
+
+	"github.com/berthdev/berth/api"
+	"github.com/berthdev/berth/client"
+)
+
+const (
+	reconnectMin  = 500 * time.Millisecond
+	reconnectMax  = 10 * time.Second
+	streamHealthy = 5 * time.Second // a stream that lived so long was a good one
+	streamSilence = 60 * time.Second
+	historyPage   = 1000
+)
+
+// reader follows a session's log: a stream opened first, then the whole
+// history, then what the stream brings; again and again until ctx ends.
+type reader struct {
+	client  *client.Client
+	session string
+	log     *slog.Logger
+	out     chan<- reading  // read by the runner's loop
+	resync  <-chan struct{} // asks for a new connection and a new history pass
+	counted func()          // a stream was opened anew
+}
+
+// reading is a history pass, an event, or the reader's end.
+type reading struct {
+	history bool
+	notes   []note
+	err     error // the reader has ended: what it met is permanent
+}
+
+// run returns when ctx has ended or after it has sent its error.
+func (r *reader) run(ctx context.Context) {
+	known := 0 // how many events the last history pass had
+	backoff := time.Duration(0)
+	for first := true; ctx.Err() == nil; first = false {
+		if !first {
+			if r.counted != nil {
+				r.counted()
+			}
+			if !sleep(ctx, jitter(backoff)) {
+				return
+			}
+		}
+		events, n, err := r.connection(ctx, known)
+		if ctx.Err() != nil {
+			return
+		}
+		if err != nil && !temporary(err) {
+			r.send(ctx, reading{err: err})
+			return
+		}
+		// A stream that brought something was a good one: the first new try
+		// after it is immediate. Those that bring nothing back off.
+		if events > 0 {
+			backoff = 0
+		} else {
+			backoff = min(max(reconnectMin, backoff*2), reconnectMax)
+		}
+		known = max(known, n)
+		r.log.Debug("the event stream ended; connecting again", "reason", err, "pause", backoff)
+	}
+}
+
+// connection serves one stream to its end. good counts what was new on it,
+// and is at least 1 when it lived long enough.
+func (r *reader) connection(ctx context.Context, known int) (good, length int, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := r.client.Stream(ctx, r.session, client.StreamOptions{Silence: streamSilence})
+	if err != nil {
+		return 0, known, err
+	}
+	began := time.Now()
+	events := make(chan streamed)
+	pumped := make(chan struct{})
+	defer func() { // the pump ends with its stream
+		cancel()
+		stream.Close()
+		<-pumped
+	}()
+	go func() {
+		defer close(pumped)
+		pump(ctx, stream, events)
+	}()
+
+	history, err := r.history(ctx)
+	if err != nil {
+		return 0, known, err
+	}
+	if !r.send(ctx, reading{history: true, notes: history}) {
+		return 0, known, ctx.Err()
+	}
+	length = len(history)
+	good = max(0, length-known)
+	for {
+		select {
+		case e := <-events:
+			if e.err != nil {
+				if time.Since(began) >= streamHealthy {
+					good++
+				}
+				if errors.Is(e.err, io.EOF) {
+					return good, length, nil
+				}
+				return good, length, e.err
+			}
+			good++
+			length++
+			if !r.send(ctx, reading{notes: []note{digest(e.event)}}) {
+				return good, length, ctx.Err()
+			}
+		case <-r.resync:
+			return good + 1, length, nil
+		case <-ctx.Done():
+			return good, length, ctx.Err()
+		}
+	}
+}
+
+// streamed is an event of a stream, or its end.
+type streamed struct {
+	event api.Event
+	err   error
+}
+
+// pump reads a stream until it ends. What comes while the history is read
+// waits in the connection's buffers.
+func pump(ctx context.Context, s *client.Stream, out chan<- streamed) {
+	for {
+		e, err := s.Next()
+		select {
+		case out <- streamed{e, err}:
+		case <-ctx.Done():
+			return
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// history reads the whole log, and tries again as long as the connection
+// holds: without it, no call can be told from an answered one.
+func (r *reader) history(ctx context.Context) ([]note, error) {
+	for backoff := reconnectMin; ; backoff = min(backoff*2, reconnectMax) {
+		notes, err := r.list(ctx)
+		if err == nil || ctx.Err() != nil || !temporary(err) {
+			return notes, err
+		}
+		r.log.Warn("the session's history could not be read; trying again", "error", err)
+		if !sleep(ctx, jitter(backoff)) {
+			return nil, ctx.Err()
+		}
+	}
+}
+
+func (r *reader) list(ctx context.Context) ([]note, error) {
+	var notes []note
+	q := client.EventQuery{PageQuery: client.PageQuery{Limit: historyPage}, Order: "asc"}
+	for {
+		p, err := r.client.Events(ctx, r.session, q)
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range p.Data {
+			notes = append(notes, digest(e))
+		}
+		if p.NextPage == nil || *p.NextPage == "" || *p.NextPage == q.Page {
+			return notes, nil
+		}
+		q.Page = *p.NextPage
+	}
+}
+
+func (r *reader) send(ctx context.Context, x reading) bool {
+	select {
+	case r.out <- x:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// sleep says false when ctx ended first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	if d <= 0 {
+		return ctx.Err() == nil
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

@@ -1,0 +1,564 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/berthdev/berth/api"
+	"github.com/berthdev/berth/client"
+)
+
+// RunnerConfig is what a ToolRunner needs. Zero fields take the defaults of
+// Config.
+type RunnerConfig struct {
+	// Client's credential serves the session: its sessions token, the
+	// environment's key or an API key.
+	Client    *client.Client
+	SessionID string
+	Tools     Tools
+	Journal   Journal
+	// PossiblyStarted are calls that a former holder may have begun. They
+	// are answered as interrupted and not run.
+	PossiblyStarted []string
+	// SendWindow is how long a result is tried to be posted; 0 is 5 minutes.
+	SendWindow time.Duration
+	MaxIdle    time.Duration
+	DrainLimit time.Duration
+	Logger     *slog.Logger
+	Counters   Counters
+}
+
+// ToolRunner answers the tool calls of one session that the caller holds: it
+// runs them one at a time in the order of the log and posts their results.
+// What calls come, which of them wait for a person, are void or somebody
+// else's, it reads from the session's stream and history.
+type ToolRunner struct{ run *run }
+
+// NewToolRunner makes a runner. Client, SessionID and Tools are required.
+func NewToolRunner(cfg RunnerConfig) (*ToolRunner, error) {
+	if cfg.Client == nil || cfg.SessionID == "" || cfg.Tools == nil {
+		return nil, errors.New("worker: a ToolRunner needs Client, SessionID and Tools")
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	r := newRun(cfg.Client, cfg.SessionID, cfg.Logger.With("session", cfg.SessionID))
+	r.tools = func(context.Context) (Tools, bool, error) { return cfg.Tools, false, nil }
+	r.owns = cfg.Tools.Owns
+	r.poster.window = func() time.Duration { return cfg.SendWindow }
+	if cfg.Journal != nil {
+		r.journal = cfg.Journal
+	}
+	if cfg.Counters != nil {
+		r.counters = cfg.Counters
+	}
+	r.maxIdle = orDefault(cfg.MaxIdle, DefaultMaxIdle)
+	r.drainLimit = orDefault(cfg.DrainLimit, DefaultDrainLimit)
+	for _, id := range cfg.PossiblyStarted {
+		r.possibly[id] = true
+	}
+	return &ToolRunner{r}, nil
+}
+
+// Run serves the session until it ends, is idle for MaxIdle, or the caller
+// stops: when take ends no further call is begun, the running one finishes
+// and its result is posted, for DrainLimit at most; when work ends it is
+// cancelled. Run returns when all is done; the error is set for EndFailed.
+// Call it once.
+func (t *ToolRunner) Run(take, work context.Context) (End, error) { return t.run.loop(take, work) }
+
+// cancelPatience is how long a cancelled call may take to end by itself.
+const cancelPatience = 800 * time.Millisecond
+
+// run is a session being served. Its fields belong to the goroutine in loop,
+// except those that never change.
+type run struct {
+	session    string
+	log        *slog.Logger
+	client     *client.Client
+	journal    Journal
+	counters   Counters
+	poster     poster
+	possibly   map[string]bool
+	maxIdle    time.Duration
+	drainLimit time.Duration
+
+	// What an item lends to its run; the zero values are those of a
+	// ToolRunner that stands alone.
+	tools   func(context.Context) (Tools, bool, error) // waits for the sandbox
+	owns    func(name string, custom bool) bool        // before there are tools
+	wanted  func()                                     // the sandbox will be needed
+	abort   func()                                     // kill the sandbox
+	state   func(SlotState, string)                    // what the session is doing now
+	slots   *slots
+	slot    chan struct{} // held or asked for, nil without
+	parking *parking
+
+	calls     map[string]*pending
+	queue     []*pending
+	running   *pending
+	cancelRun context.CancelCauseFunc
+	verdicts  map[string]string
+	cutoff    time.Time       // calls up to here are void
+	ended     map[string]bool // threads that have ended
+	primary   string          // the primary thread, "" until known
+
+	read     bool   // the history has been read once
+	turn     string // type of the last session status event
+	blocking []string
+	over     bool   // the last event that counts ended the turn
+	overID   string // its id
+	idle     *time.Timer
+	idleFor  string // overID that idle was set for, "" while it is not set
+	closing  End    // no further call is begun; the reason
+}
+
+func newRun(c *client.Client, session string, log *slog.Logger) *run {
+	return &run{
+		session:  session,
+		log:      log,
+		client:   c,
+		journal:  noJournal{},
+		counters: noCounters{},
+		poster:   poster{client: c.WithRetries(0), session: session, window: func() time.Duration { return 0 }, log: log},
+		possibly: map[string]bool{},
+		wanted:   func() {},
+		abort:    func() {},
+		state:    func(SlotState, string) {},
+		calls:    map[string]*pending{},
+		verdicts: map[string]string{},
+		ended:    map[string]bool{},
+	}
+}
+
+// loop is Run of ToolRunner.
+func (r *run) loop(take, work context.Context) (end End, err error) {
+	in := make(chan reading)
+	resync := make(chan struct{}, 1)
+	readCtx, stopReading := context.WithCancel(work)
+	readerGone := make(chan struct{})
+	go func() {
+		defer close(readerGone)
+		(&reader{client: r.client.WithRetries(0), session: r.session, log: r.log, out: in, resync: resync, counted: r.counters.Reconnected}).run(readCtx)
+	}()
+	done := make(chan callDone, 1)
+	r.idle = time.NewTimer(time.Hour)
+	r.idle.Stop()
+	defer func() {
+		stopReading()
+		if r.running != nil {
+			r.cancelRun(stopCause(end))
+			r.await(done)
+		}
+		r.idle.Stop()
+		r.leaveSlots()
+		<-readerGone
+	}()
+
+	taking := take.Done()
+	var limit <-chan time.Time // of what is left to do once closing
+	for {
+		r.settle(work, done)
+		if r.closing != "" && r.running == nil {
+			return r.closing, nil
+		}
+		var granted, evicted <-chan struct{}
+		if r.slot != nil && !closed(r.slot) {
+			granted = r.slot
+		}
+		if r.parking != nil {
+			evicted = r.parking.evict
+		}
+		select {
+		case x := <-in:
+			if err := r.take(x); err != nil {
+				return EndFailed, err
+			}
+			if r.closing == EndTerminated {
+				return EndTerminated, nil
+			}
+		case d := <-done:
+			r.finished(d)
+			if d.state == callUnsent {
+				select {
+				case resync <- struct{}{}:
+				default:
+				}
+			}
+		case <-granted:
+		case <-evicted:
+			// A turn that begins just now goes before.
+			select {
+			case x := <-in:
+				if err := r.take(x); err != nil {
+					return EndFailed, err
+				}
+			default:
+				r.close(EndRoom)
+			}
+		case <-r.idle.C:
+			select {
+			case x := <-in:
+				r.idleFor = ""
+				if err := r.take(x); err != nil {
+					return EndFailed, err
+				}
+			default:
+				r.close(EndIdle)
+			}
+		case <-taking:
+			taking = nil
+			r.close(endOf(take, EndDrained))
+			t := time.NewTimer(r.drainLimit)
+			defer t.Stop()
+			limit = t.C
+		case <-limit:
+			r.log.Warn("a call ran longer than the drain may last; cancelling it")
+			r.cancelRun(stopCause(EndDrained))
+		case <-work.Done():
+			end := endOf(work, EndCancelled)
+			if end == EndLost { // nothing of it may go on
+				r.abort()
+			}
+			return end, nil
+		}
+	}
+}
+
+// await waits for a call that has been cancelled; what hangs in the sandbox
+// ends with it.
+func (r *run) await(done <-chan callDone) {
+	t := time.NewTimer(cancelPatience)
+	defer t.Stop()
+	select {
+	case d := <-done:
+		r.finished(d)
+	case <-t.C:
+		r.log.Warn("a cancelled call goes on; killing its sandbox", "call", r.running.ID)
+		r.abort()
+		r.finished(<-done)
+	}
+}
+
+// take takes in what the reader has read.
+func (r *run) take(x reading) error {
+	switch {
+	case x.err != nil:
+		return fmt.Errorf("read the events of %s: %w", r.session, x.err)
+	case x.history:
+		r.history(x.notes)
+	default:
+		r.event(x.notes[0])
+	}
+	return nil
+}
+
+func (r *run) close(why End) {
+	if r.closing == "" {
+		r.closing = why
+	}
+}
+
+// history takes the whole log in: first everything that decides what becomes
+// of a call, then the calls that are still open, in their order.
+func (r *run) history(notes []note) {
+	first := !r.read
+	r.read = true
+	over, overID := r.over || first && r.overID == "", r.overID
+	for _, n := range notes {
+		if n.ends() {
+			r.close(EndTerminated)
+			return
+		}
+		r.decide(n)
+		if !n.neutral() {
+			over, overID = n.endsTurn(), n.id
+		}
+	}
+	r.voidCalls()
+	for _, n := range notes {
+		if n.call != nil {
+			r.route(n.call)
+		}
+	}
+	for _, n := range notes {
+		if n.kind == api.TypeUserToolConfirmation {
+			r.applyVerdict(n.ref, n.verdict)
+		}
+	}
+	r.over, r.overID = over, overID
+}
+
+// event takes one event of the stream in.
+func (r *run) event(n note) {
+	if n.ends() {
+		r.close(EndTerminated)
+		return
+	}
+	r.decide(n)
+	switch {
+	case n.call != nil:
+		r.route(n.call)
+	case n.kind == api.TypeUserInterrupt:
+		r.voidCalls()
+	case n.kind == api.TypeUserToolConfirmation:
+		r.applyVerdict(n.ref, n.verdict)
+	}
+	if !n.neutral() {
+		r.over, r.overID = n.endsTurn(), n.id
+	}
+}
+
+// decide keeps what an event says about calls, its own excepted, and about
+// the turn.
+func (r *run) decide(n note) {
+	switch n.kind {
+	case api.TypeUserToolResult, api.TypeUserCustomToolResult, api.TypeAgentToolResult:
+		r.answered(n.ref)
+	case api.TypeUserToolConfirmation:
+		r.verdicts[n.ref] = n.verdict
+	case api.TypeUserInterrupt:
+		if n.thread == "" && n.at.After(r.cutoff) {
+			r.cutoff = n.at
+		}
+	case api.TypeSessionStatusRunning, api.TypeSessionStatusRescheduled:
+		r.turn, r.blocking = n.kind, nil
+	case api.TypeSessionStatusIdle:
+		r.turn, r.blocking = n.kind, n.stop.EventIDs
+		if n.stop.Type != api.StopRequiresAction {
+			r.blocking = nil
+		}
+	case api.TypeSessionThreadStatusRunning, api.TypeSessionThreadStatusIdle, api.TypeSessionThreadStatusRescheduled, api.TypeSessionThreadStatusTerminated:
+		if r.primary == "" {
+			r.primary = n.thread // the primary thread runs before any other exists
+		}
+		if n.kind == api.TypeSessionThreadStatusTerminated && n.thread != r.primary {
+			r.ended[n.thread] = true
+			for _, c := range r.calls {
+				if c.thread == n.thread && (c.state == callQueued || c.state == callHeld) {
+					r.drop(c, callForeign)
+				}
+			}
+		}
+	}
+}
+
+// route decides what becomes of a call; one that is known already stays as
+// it is.
+func (r *run) route(c *pending) {
+	if known := r.calls[c.ID]; known != nil {
+		if known.state != callUnsent {
+			return
+		}
+		c = known
+	}
+	r.calls[c.ID] = c
+	verdict, asked := r.verdicts[c.ID], c.permission != "" && c.permission != api.PermissionAllow
+	switch {
+	case !c.at.After(r.cutoff) && !r.cutoff.IsZero():
+		r.drop(c, callVoid)
+	case c.thread != "" && r.ended[c.thread], c.permission == api.PermissionDeny:
+		r.drop(c, callForeign)
+	case !r.owns(c.Name, c.Custom):
+		r.log.Info("a call of a tool that is not served here", "call", c.ID, "tool", c.Name)
+		r.drop(c, callForeign)
+	case asked && verdict == "deny":
+		r.drop(c, callForeign)
+	case asked && verdict != "allow":
+		c.state = callHeld
+	default:
+		c.state = callQueued
+		r.queue = append(r.queue, c)
+	}
+}
+
+// applyVerdict releases or drops a held call.
+func (r *run) applyVerdict(id, verdict string) {
+	c := r.calls[id]
+	if c == nil || c.state != callHeld {
+		return
+	}
+	switch verdict {
+	case "allow":
+		c.state = callQueued
+		r.queue = append(r.queue, c)
+	case "deny":
+		r.drop(c, callForeign)
+	}
+}
+
+// answered notes that the log has a call's answer.
+func (r *run) answered(id string) {
+	c := r.calls[id]
+	switch {
+	case c == nil:
+		r.calls[id] = &pending{Call: Call{ID: id}, state: callAnswered}
+	case c.state == callRunning:
+		if !closed(c.echoed) {
+			close(c.echoed)
+		}
+	case c.state != callSettled:
+		r.drop(c, callAnswered)
+	}
+}
+
+// voidCalls drops and cancels every call that an interrupt came after.
+func (r *run) voidCalls() {
+	if r.cutoff.IsZero() {
+		return
+	}
+	for _, c := range r.calls {
+		switch {
+		case c.at.After(r.cutoff):
+		case c.state == callRunning:
+			r.cancelRun(errInterrupted)
+		case c.state == callQueued, c.state == callHeld, c.state == callUnsent:
+			r.drop(c, callVoid)
+		}
+	}
+}
+
+// drop takes a call off the queue for good.
+func (r *run) drop(c *pending, s callState) {
+	if i := slices.Index(r.queue, c); i >= 0 {
+		r.queue = slices.Delete(r.queue, i, i+1)
+	}
+	c.state, c.Input = s, nil
+}
+
+// finished takes the end of the running call in.
+func (r *run) finished(d callDone) {
+	r.cancelRun(nil)
+	r.running, r.cancelRun = nil, nil
+	d.call.state = d.state
+	if d.state == callUnsent && closed(d.call.echoed) {
+		d.call.state = callAnswered
+	}
+	d.call.result = d.result
+	if d.call.state != callUnsent {
+		d.call.Input, d.call.result = nil, nil
+	}
+	if d.state == callForeign && r.verdicts[d.call.ID] == "allow" {
+		r.over = false // whoever owns it will answer; the turn goes on
+	}
+	r.counters.Called(d.call.Name, d.outcome, d.ran)
+	r.log.Debug("call ended", "call", d.call.ID, "tool", d.call.Name, "outcome", d.outcome, "ran", d.ran)
+}
+
+// settle does what follows from the state: takes or gives the slot, begins
+// the next call, sets the idle clock.
+func (r *run) settle(work context.Context, done chan<- callDone) {
+	r.settleSlot()
+	if r.read && (len(r.queue) > 0 || r.turn == api.TypeSessionStatusRunning) {
+		r.wanted()
+	}
+	if r.running == nil && r.closing == "" && len(r.queue) > 0 && (r.slots == nil || closed(r.slot)) {
+		c := r.queue[0]
+		r.queue = slices.Delete(r.queue, 0, 1)
+		c.state = callRunning
+		var ctx context.Context
+		ctx, r.cancelRun = context.WithCancelCause(work)
+		r.running = c
+		go func() { done <- r.serve(ctx, c) }()
+	}
+	if !r.over || !r.read || r.running != nil || len(r.queue) > 0 || r.holds() || r.maxIdle < 0 {
+		r.idle.Stop()
+		r.idleFor = ""
+		return
+	}
+	if id := "after " + r.overID; r.idleFor != id {
+		r.idle.Reset(r.maxIdle)
+		r.idleFor = id
+	}
+}
+
+// settleSlot takes a slot when there is work to do, and parks the session
+// when there is none.
+func (r *run) settleSlot() {
+	if r.slots == nil {
+		return
+	}
+	if r.busy() {
+		if r.parking != nil {
+			r.slots.unpark(r.parking)
+			r.parking = nil
+		}
+		if r.slot == nil {
+			r.slot = r.slots.take(true)
+		}
+		if r.running == nil {
+			if closed(r.slot) {
+				r.state(StateTurn, "")
+			} else {
+				r.state(StateQueued, "")
+			}
+		}
+		return
+	}
+	if r.slot != nil {
+		r.slots.give(r.slot)
+		r.slot = nil
+	}
+	if r.parking == nil && r.closing == "" {
+		r.parking = r.slots.park(!r.over)
+		r.state(StateParked, "")
+	}
+}
+
+func (r *run) leaveSlots() {
+	if r.slots == nil {
+		return
+	}
+	if r.slot != nil {
+		r.slots.give(r.slot)
+		r.slot = nil
+	}
+	if r.parking != nil {
+		r.slots.unpark(r.parking)
+		r.parking = nil
+	}
+}
+
+// busy says whether the session has work to do here, now or as soon as the
+// control plane goes on.
+func (r *run) busy() bool {
+	if r.running != nil || len(r.queue) > 0 || !r.read {
+		return true
+	}
+	switch {
+	case r.turn == api.TypeSessionStatusRunning, r.turn == api.TypeSessionStatusRescheduled:
+		return true
+	case len(r.blocking) == 0:
+		return false
+	}
+	for _, id := range r.blocking { // does it wait for anybody else?
+		c := r.calls[id]
+		if c == nil || c.state == callHeld || c.state == callForeign {
+			return false
+		}
+	}
+	return true
+}
+
+// holds says whether a call waits for a person.
+func (r *run) holds() bool {
+	for _, c := range r.calls {
+		if c.state == callHeld {
+			return true
+		}
+	}
+	return false
+}
+
+func closed(ch <-chan struct{}) bool {
+	select {
+	case <-ch:
+		return true
+	default:
+		return false
+	}
+}
