@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io/fs"
-	"path"
 
 	"github.com/berthdev/berth/toolset"
 )
@@ -97,8 +96,17 @@ type entry struct {
 	dirent
 }
 
-func (e entry) Name() string                { return path.Base(e.name) }
-func (e entry) IsDir() bool                 { return e.mode.IsDir() }
-func (e entry) Type() fs.FileMode           { return e.mode }
-func (e entry) Info() (fs.FileInfo, error)  { return e.dir.lstat(e.name) }
-func (e entry) Open() (toolset.File, error) { return e.dir.open(e.name) }
+func (e entry) Name() string               { return e.name }
+func (e entry) IsDir() bool                { return e.mode.IsDir() }
+func (e entry) Type() fs.FileMode          { return e.mode }
+func (e entry) Info() (fs.FileInfo, error) { return e.dir.lstat(e.name) }
+
+func (e entry) Open() (toolset.File, error) {
+	if err := regular(e.mode); err != nil {
+		if isMoved(err) {
+			err = toolset.ErrNotRegular // a link, which is not followed
+		}
+		return nil, err
+	}
+	return e.dir.open(e.name)
+}
