@@ -1,34 +1,24 @@
 // Package turn is the session loop: history in, model turn, events out, wait
 // or continue. It alone changes sessions: what clients send is accepted here,
 // and what the agent answers is written here, each as one transition.
+//
+// Read turn.go for the Runner's life, accept.go for what clients send,
+// request.go for one model request from claim to commit, retry.go for what
+// happens when it fails, history.go for what the model is shown.
 package turn
 
 import (
 	"context"
-	"encoding/json"
+	"errors"
 	"log/slog"
+	"sync"
 	"time"
 
-	"github.com/berthdev/berth/api"
+	"github.com/berthdev/berth/internal/events"
 	"github.com/berthdev/berth/internal/model"
 	"github.com/berthdev/berth/internal/plane"
 	"github.com/berthdev/berth/internal/store"
 )
-
-// Log writes a session's events inside the caller's transaction and shows
-// unfinished ones to who asks; *events.Log is one.
-type Log interface {
-	// Append gives each event its id (unless it has one), place, frame number
-	// and time, and stores it. It changes the session's counters; the caller
-	// stores the session.
-	Append(tx store.Tx, s *plane.Session, events ...api.Event) ([]plane.StoredEvent, error)
-	// Queue stores an event that waits for its place.
-	Queue(tx store.Tx, s *plane.Session, e api.Event) (plane.StoredEvent, error)
-	// Process gives a queued event its place.
-	Process(tx store.Tx, s *plane.Session, id string) (plane.StoredEvent, error)
-	// Preview shows an event_start or event_delta to subscribers that asked.
-	Preview(session string, e api.Event)
-}
 
 // Queue keeps a session's work item; *queue.Queue is one.
 type Queue interface {
@@ -44,7 +34,7 @@ type Queue interface {
 // named beside them.
 type Config struct {
 	Store  store.Store
-	Log    Log
+	Log    *events.Log
 	Queue  Queue
 	Models *model.Registry
 	Logger *slog.Logger // slog.Default()
@@ -62,69 +52,322 @@ type Config struct {
 	RetryFirst time.Duration // pause before the second try: 1 s, doubling
 	RetryMost  time.Duration // longest pause: 60 s
 	Requests   int           // model requests at once: 1,000
-}
-
-// NewSession is a session to be made. Agent is the snapshot the session will
-// keep; the caller has applied overrides and resolved versions.
-type NewSession struct {
-	EnvironmentID string
-	Agent         api.SessionAgent
-	Title         *string
-	Metadata      api.Metadata
-	InitialEvents []json.RawMessage
+	HistoryMax int64         // bytes of history kept in memory between turns: 128 MiB
 }
 
 // Runner runs the turns of sessions and takes what clients send. Start it
-// before use and Stop it after; its other methods are safe for concurrent use.
+// before use and Stop it after; its other methods are safe for concurrent use
+// and work whether it runs or not: a turn wanted while nobody runs is taken
+// up at the next start.
 type Runner struct {
-	cfg Config
+	cfg   Config
+	owner string // marks this process in the leases it holds
+
+	slots chan struct{} // one per model request at once
+
+	take, work         context.Context // end when the runner stops taking work, and when the work stops
+	endTake, endWork   context.CancelCauseFunc
+	turns, loops       sync.WaitGroup
+	lookAgain          chan string // sessions that another process wrote to
+	cancelListen       func()
+	histories          historyCache
+	startOnce, endOnce sync.Once
+
+	mu      sync.Mutex
+	started bool
+	running map[string]*run // by session
 }
+
+// run is a session whose turn this process holds or tries to take.
+type run struct {
+	again    bool                    // look again when the present step is over
+	fence    int64                   // of the lease, 0 while none is held
+	cutBelow int64                   // leases with a smaller fence are gone
+	cancel   context.CancelCauseFunc // ends the present model request or pause, nil between
+}
+
+var (
+	errStopping = errors.New("the server is stopping")
+	errCutOff   = errors.New("the turn was cut off")
+	errSilent   = errors.New("the provider went silent")
+)
 
 // New makes a Runner that is not yet running.
-func New(cfg Config) *Runner { return &Runner{cfg: cfg} }
-
-// Start takes up wanted turns until Stop.
-func (r *Runner) Start(ctx context.Context) error { return nil }
-
-// Stop takes no more turns, lets running ones end until ctx is done, then cuts
-// them off; another replica or the next start continues them. It returns when
-// all goroutines are gone.
-func (r *Runner) Stop(ctx context.Context) error { return nil }
-
-// Create stores a session with its initial events and begins its first turn
-// if it has any. Invalid names the field at fault.
-func (r *Runner) Create(ctx context.Context, n NewSession) (plane.Session, error) {
-	return plane.Session{}, plane.Errorf(plane.Internal, "not yet")
+func New(cfg Config) *Runner {
+	def := func(d *time.Duration, to time.Duration) {
+		if *d <= 0 {
+			*d = to
+		}
+	}
+	def(&cfg.Lease, 15*time.Second)
+	def(&cfg.Renew, cfg.Lease/3)
+	def(&cfg.Sweep, 5*time.Second)
+	def(&cfg.Silence, 2*time.Minute)
+	def(&cfg.RetryFirst, time.Second)
+	def(&cfg.RetryMost, time.Minute)
+	if cfg.Retries <= 0 {
+		cfg.Retries = 5
+	}
+	if cfg.Requests <= 0 {
+		cfg.Requests = 1000
+	}
+	if cfg.HistoryMax <= 0 {
+		cfg.HistoryMax = 128 << 20
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	r := &Runner{
+		cfg:       cfg,
+		owner:     plane.NewID("turn_"),
+		slots:     make(chan struct{}, cfg.Requests),
+		lookAgain: make(chan string, 256),
+		running:   map[string]*run{},
+	}
+	r.histories.most = cfg.HistoryMax
+	r.take, r.endTake = context.WithCancelCause(context.Background())
+	r.work, r.endWork = context.WithCancelCause(context.Background())
+	return r
 }
 
-// Accept takes a client's events, all or none, and gives them back as stored,
-// in order. A result that was already accepted gives the stored event.
-func (r *Runner) Accept(ctx context.Context, session string, events []json.RawMessage) (api.EventList, error) {
-	return nil, plane.Errorf(plane.Internal, "not yet")
+// Start takes up wanted turns until Stop. A Runner starts once.
+func (r *Runner) Start(ctx context.Context) error {
+	err := errors.New("turn: started twice")
+	r.startOnce.Do(func() {
+		err = nil
+		if r.cfg.Store.Shared() {
+			r.cancelListen = r.cfg.Store.Listen(r.hear)
+		}
+		r.mu.Lock()
+		r.started = true
+		r.mu.Unlock()
+		if err = r.sweep(ctx); err != nil {
+			r.endTake(errStopping)
+			return
+		}
+		r.loops.Go(r.sweepLoop)
+		if r.cfg.Store.Shared() {
+			r.loops.Go(r.leaseLoop)
+		}
+	})
+	return err
 }
 
-// Update changes title, metadata and the agent's tools.
-func (r *Runner) Update(ctx context.Context, session string, u api.UpdateSession) (plane.Session, error) {
-	return plane.Session{}, plane.Errorf(plane.Internal, "not yet")
+// Stop takes no more turns, lets running model requests end until ctx is done,
+// then cuts them off; another replica or the next start goes on with them. It
+// returns when all goroutines are gone. Twice is fine.
+func (r *Runner) Stop(ctx context.Context) error {
+	r.endTake(errStopping)
+	r.endOnce.Do(func() {
+		if r.cancelListen != nil {
+			r.cancelListen()
+		}
+	})
+	gone := make(chan struct{})
+	go func() { r.turns.Wait(); close(gone) }()
+	select {
+	case <-gone:
+	case <-ctx.Done():
+		r.endWork(errStopping)
+		<-gone
+	}
+	r.endWork(errStopping)
+	r.loops.Wait()
+	return nil
 }
 
-// Archive ends a session that is not running; its log stays readable.
-func (r *Runner) Archive(ctx context.Context, session string) (plane.Session, error) {
-	return plane.Session{}, plane.Errorf(plane.Internal, "not yet")
+// wake takes the session's turn if it is wanted, now or when the present step
+// is over.
+func (r *Runner) wake(session string) { r.wakeUp(session, true) }
+
+func (r *Runner) wakeUp(session string, again bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.started || r.take.Err() != nil {
+		return
+	}
+	if at := r.running[session]; at != nil {
+		at.again = at.again || again
+		return
+	}
+	at := &run{}
+	r.running[session] = at
+	r.turns.Go(func() { r.serve(session, at) })
 }
 
-// Delete removes a session that is not running.
-func (r *Runner) Delete(ctx context.Context, session string) error {
-	return plane.Errorf(plane.Internal, "not yet")
+// serve runs one session's model requests until none is wanted.
+func (r *Runner) serve(session string, at *run) {
+	for {
+		wanted := false
+		select {
+		case r.slots <- struct{}{}:
+			wanted = r.request(session, at)
+			<-r.slots
+		case <-r.take.Done():
+		}
+		r.mu.Lock()
+		if (wanted || at.again) && r.take.Err() == nil {
+			at.again = false
+			r.mu.Unlock()
+			continue
+		}
+		delete(r.running, session)
+		r.mu.Unlock()
+		return
+	}
 }
 
-// Terminate ends a session for good, whatever it is doing.
-func (r *Runner) Terminate(ctx context.Context, session string) (plane.Session, error) {
-	return plane.Session{}, plane.Errorf(plane.Internal, "not yet")
+// cut ends what this process does for the session under a lease older than
+// fence. Whatever it still writes is refused.
+func (r *Runner) cut(session string, fence int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if at := r.running[session]; at != nil {
+		at.cutBelow = max(at.cutBelow, fence)
+		if at.cancel != nil && at.fence != 0 && at.fence < fence {
+			at.cancel(errCutOff)
+		}
+	}
 }
 
-// GiveUp is for the queue: it ends a session's turn that no worker serves,
-// with an error that the client sees. The caller stores s.
-func (r *Runner) GiveUp(tx store.Tx, s *plane.Session, reason string) error {
-	return plane.Errorf(plane.Internal, "not yet")
+// holds notes the lease under which the present request runs; one that was
+// taken away meanwhile is cut off at once.
+func (r *Runner) holds(at *run, fence int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	at.fence = fence
+	if at.cancel != nil && fence < at.cutBelow {
+		at.cancel(errCutOff)
+	}
+}
+
+// sweepLoop is the safety net: it looks for wanted turns that nobody holds.
+func (r *Runner) sweepLoop() {
+	tick := time.NewTicker(r.cfg.Sweep)
+	defer tick.Stop()
+	for {
+		select {
+		case <-r.take.Done():
+			return
+		case <-tick.C:
+		}
+		if err := r.sweep(r.take); err != nil && r.take.Err() == nil {
+			r.cfg.Logger.Error("looking for wanted turns", "error", err)
+		}
+	}
+}
+
+// sweep takes up wanted turns whose lease has run out. One process alone has
+// its data: there every lease of another owner is of an earlier start, void.
+func (r *Runner) sweep(ctx context.Context) error {
+	now := time.Now()
+	if !r.cfg.Store.Shared() {
+		now = now.Add(r.cfg.Lease + time.Hour)
+	}
+	var wanted []string
+	err := r.cfg.Store.View(ctx, func(rd store.Reader) (err error) {
+		wanted, err = rd.SessionsWanted(now, 2*r.cfg.Requests)
+		return err
+	})
+	for _, session := range wanted {
+		r.wakeUp(session, false)
+	}
+	return err
+}
+
+// hear notices what another process wrote to a session that runs here; it
+// may have been an interrupt.
+func (r *Runner) hear(n store.Note) {
+	if n.Local || n.Session == "" {
+		return
+	}
+	r.mu.Lock()
+	at := r.running[n.Session]
+	runs := at != nil && at.cancel != nil
+	r.mu.Unlock()
+	if runs {
+		select {
+		case r.lookAgain <- n.Session:
+		default: // the next renewal finds it
+		}
+	}
+}
+
+// leaseLoop renews the leases of running turns and cuts off those that were
+// taken away. Only a shared store needs it: alone, nobody takes a lease.
+func (r *Runner) leaseLoop() {
+	tick := time.NewTicker(r.cfg.Renew)
+	defer tick.Stop()
+	for {
+		select {
+		case <-r.work.Done():
+			return
+		case session := <-r.lookAgain:
+			r.checkLease(session)
+		case <-tick.C:
+			r.mu.Lock()
+			var held []string
+			for session, at := range r.running {
+				if at.fence > 0 {
+					held = append(held, session)
+				}
+			}
+			r.mu.Unlock()
+			var all sync.WaitGroup
+			for _, session := range held {
+				all.Go(func() { r.renewLease(session) })
+			}
+			all.Wait()
+		}
+	}
+}
+
+func (r *Runner) fenceOf(session string) int64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if at := r.running[session]; at != nil {
+		return at.fence
+	}
+	return 0
+}
+
+func (r *Runner) checkLease(session string) {
+	fence := r.fenceOf(session)
+	if fence == 0 {
+		return
+	}
+	var s plane.Session
+	err := r.cfg.Store.View(r.work, func(rd store.Reader) (err error) {
+		s, err = rd.Session(session)
+		return err
+	})
+	r.lost(session, s, fence, err)
+}
+
+func (r *Runner) renewLease(session string) {
+	fence := r.fenceOf(session)
+	if fence == 0 {
+		return
+	}
+	var s plane.Session
+	err := r.cfg.Store.Update(r.work, func(tx store.Tx) (err error) {
+		if s, err = tx.LockSession(session); err != nil || s.TurnOwner != r.owner || s.TurnFence != fence {
+			return err
+		}
+		s.TurnUntil = time.Now().Add(r.cfg.Lease)
+		return tx.UpdateSession(s)
+	})
+	r.lost(session, s, fence, err)
+}
+
+// lost cuts the session's request off when s shows that its lease is gone.
+func (r *Runner) lost(session string, s plane.Session, fence int64, err error) {
+	switch {
+	case err != nil && plane.KindOf(err) != plane.NotFound:
+		if r.work.Err() == nil {
+			r.cfg.Logger.Error("looking after a turn's lease", "session", session, "error", err)
+		}
+	case err != nil || s.TurnOwner != r.owner || s.TurnFence != fence:
+		r.cut(session, fence+1)
+	}
 }
