@@ -8,14 +8,26 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/berthdev/berth/internal/auth"
+	"github.com/berthdev/berth/internal/events"
+	"github.com/berthdev/berth/internal/model"
+	"github.com/berthdev/berth/internal/queue"
 	"github.com/berthdev/berth/internal/store"
+	"github.com/berthdev/berth/internal/turn"
 )
 
-// Config is what the handler serves. Zero limits mean the defaults named.
+// Config is what the handler serves. The rooms are required; zero limits mean
+// the defaults named.
 type Config struct {
-	Store store.Store
+	Store  store.Store
+	Keys   *auth.Keys
+	Queue  *queue.Queue
+	Events *events.Log
+	Turn   *turn.Runner
+	Models *model.Registry
 
-	Log *slog.Logger // nil is slog.Default()
+	Log     *slog.Logger // nil is slog.Default()
+	Version string       // sent as Berth-Version
 
 	// Lenient lets unknown request fields pass instead of answering 400.
 	Lenient bool
@@ -36,8 +48,43 @@ type Config struct {
 	BodyTimeout time.Duration
 }
 
+// server is the handler. Everything in it is safe for concurrent use.
+type server struct {
+	cfg     Config
+	log     *slog.Logger
+	mux     *http.ServeMux
+	limits  *limiter
+	streams streamCount
+	now     func() time.Time
+}
+
 // New makes the handler. It is safe for concurrent use and needs no stop:
 // what it does ends with the requests' contexts.
 func New(c Config) http.Handler {
-	return http.NotFoundHandler()
+	if c.Log == nil {
+		c.Log = slog.Default()
+	}
+	if c.Version == "" {
+		c.Version = "dev"
+	}
+	for _, d := range []struct {
+		v   *time.Duration
+		def time.Duration
+	}{
+		{&c.PingEvery, 15 * time.Second}, {&c.StreamMaxAge, time.Hour},
+		{&c.WriteTimeout, 30 * time.Second}, {&c.BodyTimeout, time.Minute},
+	} {
+		if *d.v == 0 {
+			*d.v = d.def
+		}
+	}
+	if c.MaxStreams == 0 {
+		c.MaxStreams = 10_000
+	}
+	s := &server{cfg: c, log: c.Log, mux: http.NewServeMux(), limits: newLimiter(c.RatePerMinute), now: time.Now}
+	s.streams.max = int64(c.MaxStreams)
+	for _, r := range s.routes() {
+		s.mux.Handle(r.pattern, s.handler(r))
+	}
+	return s
 }

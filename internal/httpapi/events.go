@@ -1,0 +1,153 @@
+package httpapi
+
+import (
+	"bytes"
+	"encoding/json"
+	"strconv"
+	"strings"
+
+	"github.com/berthdev/berth/api"
+	"github.com/berthdev/berth/internal/plane"
+	"github.com/berthdev/berth/internal/store"
+)
+
+// pageBytes ends a page of events early, so that long ones do not fill the
+// memory; the next page goes on behind it.
+const pageBytes = 16 << 20
+
+func sendEvents(c *call) (any, error) {
+	var req api.SendEvents
+	if err := c.decode(&req); err != nil {
+		return nil, err
+	}
+	if req.Events == nil {
+		return nil, plane.Errorf(plane.Invalid, "is required").In("events")
+	}
+	sent, err := c.s.cfg.Turn.Accept(c.ctx(), c.path("session"), req.Events)
+	if err != nil {
+		return nil, noSession(err, c.path("session"))
+	}
+	if sent == nil {
+		sent = api.EventList{}
+	}
+	return api.SentEvents{Data: sent}, nil
+}
+
+func listEvents(c *call) (any, error) {
+	q, err := c.query()
+	if err != nil {
+		return nil, err
+	}
+	session := c.path("session")
+	list := "events of " + session
+	order, err := q.oneOf("order", "asc", "desc")
+	if err != nil {
+		return nil, err
+	}
+	w, limit, err := q.pageOf(list, order, 1000, 1000)
+	if err != nil {
+		return nil, err
+	}
+	sel := store.EventQuery{Desc: order == "desc"}
+	if err := place(w.After, &sel); err != nil {
+		return nil, err
+	}
+	if sel.Types, err = q.list("types", 100); err != nil {
+		return nil, err
+	}
+	if sel.Processed, err = q.timeRange("created_at"); err != nil {
+		return nil, err
+	}
+	var rows []plane.StoredEvent
+	var more bool
+	err = c.s.cfg.Store.View(c.ctx(), func(r store.Reader) error {
+		if _, err := r.Session(session); err != nil {
+			return noSession(err, session)
+		}
+		var err error
+		rows, more, err = readLog(r, session, sel, limit)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	var b bytes.Buffer
+	b.WriteString(`{"data":[`)
+	for i, row := range rows {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		b.Write(row.Body)
+	}
+	b.WriteString(`],"next_page":`)
+	if more {
+		next := cursor{list: list, order: order, after: placeOf(rows[len(rows)-1])}.String()
+		b.WriteString(strconv.Quote(next))
+	} else {
+		b.WriteString("null")
+	}
+	b.WriteByte('}')
+	return json.RawMessage(b.Bytes()), nil
+}
+
+// readLog reads a page: at most limit rows, and no more than it takes to pass
+// pageBytes. It reads in growing steps, because a row may be 10 MiB.
+func readLog(r store.Reader, session string, sel store.EventQuery, limit int) (rows []plane.StoredEvent, more bool, err error) {
+	size := 0
+	for step := 8; ; {
+		sel.Limit = min(step, limit+1-len(rows))
+		got, err := r.Events(session, sel)
+		if err != nil {
+			return nil, false, err
+		}
+		rows = append(rows, got...)
+		if len(rows) > limit {
+			return rows[:limit], true, nil
+		}
+		if len(got) < sel.Limit {
+			return rows, false, nil
+		}
+		for _, e := range got {
+			size += len(e.Body)
+		}
+		if size >= pageBytes {
+			// All but the last, which says that there is more.
+			return rows[:max(1, len(rows)-1)], true, nil
+		}
+		step = max(1, min(step*4, (pageBytes-size)/(size/len(rows)+1)))
+		sel.AfterPos, sel.AfterQueued = 0, ""
+		setPlace(&sel, got[len(got)-1])
+	}
+}
+
+// placeOf is an event's place in its list: its pos, or its id while queued.
+func placeOf(e plane.StoredEvent) string {
+	if e.Pos == 0 {
+		return e.ID
+	}
+	return strconv.FormatInt(e.Pos, 10)
+}
+
+func setPlace(q *store.EventQuery, e plane.StoredEvent) {
+	if e.Pos == 0 {
+		q.AfterQueued = e.ID
+		return
+	}
+	q.AfterPos = e.Pos
+}
+
+// place puts a cursor's place into a query.
+func place(after string, q *store.EventQuery) error {
+	switch {
+	case after == "":
+	case strings.HasPrefix(after, plane.PrefixEvent):
+		q.AfterQueued = after
+	default:
+		n, err := strconv.ParseInt(after, 10, 64)
+		if err != nil || n < 1 {
+			return plane.Errorf(plane.Invalid, "the cursor is not one of ours").In("page")
+		}
+		q.AfterPos = n
+	}
+	return nil
+}

@@ -1,0 +1,145 @@
+package httpapi
+
+import (
+	"context"
+	"time"
+
+	"github.com/berthdev/berth/api"
+	"github.com/berthdev/berth/internal/plane"
+)
+
+// maxWorkerID bounds Anthropic-Worker-ID.
+const maxWorkerID = 256
+
+func listWork(c *call) (any, error) {
+	q, err := c.query()
+	if err != nil {
+		return nil, err
+	}
+	env := c.path("environment")
+	list := "work of " + env
+	w, limit, err := q.pageOf(list, "desc", 20, 100)
+	if err != nil {
+		return nil, err
+	}
+	items, err := c.s.cfg.Queue.List(c.ctx(), env, w)
+	if err != nil {
+		return nil, noEnvironment(err, env)
+	}
+	items, next := cut(items, limit, list, "desc", func(w api.Work) string { return w.ID })
+	if items == nil {
+		items = []api.Work{}
+	}
+	return api.Page[api.Work]{Data: items, NextPage: next}, nil
+}
+
+func noEnvironment(err error, id string) error {
+	if err != nil && plane.KindOf(err) == plane.NotFound {
+		return plane.Errorf(plane.NotFound, "there is no environment %s", id).WithCode("environment_not_found")
+	}
+	return err
+}
+
+func noWork(err error, id string) error {
+	if err != nil && plane.KindOf(err) == plane.NotFound {
+		return plane.Errorf(plane.NotFound, "there is no work item %s in this environment", id)
+	}
+	return err
+}
+
+// pollWork answers with an item or with null; a wait ends with the client.
+func pollWork(c *call) (any, error) {
+	q, err := c.query()
+	if err != nil {
+		return nil, err
+	}
+	block, err := q.number("block_ms", 0, 1, 999)
+	if err != nil {
+		return nil, err
+	}
+	reclaim, err := q.number("reclaim_older_than_ms", 0, 0, 24*60*60*1000)
+	if err != nil {
+		return nil, err
+	}
+	var older *time.Duration
+	if q.v.Has("reclaim_older_than_ms") {
+		d := time.Duration(reclaim) * time.Millisecond
+		older = &d
+	}
+	worker := c.r.Header.Get("Anthropic-Worker-Id")
+	if !readable(worker, maxWorkerID) {
+		return nil, plane.Errorf(plane.Invalid, "must be text of at most %d bytes", maxWorkerID).In("Anthropic-Worker-ID")
+	}
+	env := c.path("environment")
+	w, err := c.s.cfg.Queue.Poll(c.ctx(), env, worker, time.Duration(block)*time.Millisecond, older)
+	if err != nil {
+		return nil, noEnvironment(err, env)
+	}
+	if w == nil {
+		return null, nil
+	}
+	return w, nil
+}
+
+func workStats(c *call) (any, error) {
+	env := c.path("environment")
+	st, err := c.s.cfg.Queue.Stats(c.ctx(), env)
+	return st, noEnvironment(err, env)
+}
+
+func getWork(c *call) (any, error) {
+	w, err := c.s.cfg.Queue.Get(c.ctx(), c.path("environment"), c.path("work"))
+	return w, noWork(err, c.path("work"))
+}
+
+func updateWork(c *call) (any, error) {
+	var req struct {
+		Metadata api.Optional[api.MetadataPatch] `json:"metadata,omitzero"`
+	}
+	if err := c.decode(&req); err != nil {
+		return nil, err
+	}
+	if !req.Metadata.Set || req.Metadata.Null {
+		return nil, plane.Errorf(plane.Invalid, "is required").In("metadata")
+	}
+	w, err := c.s.cfg.Queue.Update(c.ctx(), c.path("environment"), c.path("work"), req.Metadata.Value)
+	return w, noWork(err, c.path("work"))
+}
+
+func ackWork(c *call) (any, error) {
+	if err := c.decodeOptional(&struct{}{}); err != nil {
+		return nil, err
+	}
+	w, err := c.s.cfg.Queue.Ack(c.ctx(), c.who, c.path("environment"), c.path("work"))
+	return w, noWork(err, c.path("work"))
+}
+
+func beatWork(c *call) (any, error) {
+	if err := c.decodeOptional(&struct{}{}); err != nil {
+		return nil, err
+	}
+	q, err := c.query()
+	if err != nil {
+		return nil, err
+	}
+	expected, err := q.text("expected_last_heartbeat")
+	if err != nil {
+		return nil, err
+	}
+	ttl, err := q.number("desired_ttl_seconds", 0, 1, 1<<31-1)
+	if err != nil {
+		return nil, err
+	}
+	b, err := c.s.cfg.Queue.Beat(c.ctx(), c.who, c.path("environment"), c.path("work"), expected, time.Duration(ttl)*time.Second)
+	return b, noWork(err, c.path("work"))
+}
+
+func stopWork(c *call) (any, error) {
+	var req api.StopWork
+	if err := c.decodeOptional(&req); err != nil {
+		return nil, err
+	}
+	// A worker that stops its item on its way out may hang up at once.
+	w, err := c.s.cfg.Queue.Stop(context.WithoutCancel(c.ctx()), c.who, c.path("environment"), c.path("work"), req.Force)
+	return w, noWork(err, c.path("work"))
+}
