@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/berthdev/berth/internal/store"
+	"github.com/berthdev/berth/internal/store/postgres"
 	"github.com/berthdev/berth/internal/store/sqlite"
 )
 
@@ -19,24 +20,42 @@ func Open(ctx context.Context, target string, o store.Options) (store.Store, err
 	if err != nil {
 		return nil, err
 	}
-	_ = engine
-	return sqlite.Open(ctx, where, o)
+	// Not returned directly: a nil *Store must not become a Store.
+	if engine == "postgres" {
+		st, err := postgres.Open(ctx, where, o)
+		if err != nil {
+			return nil, err
+		}
+		return st, nil
+	}
+	st, err := sqlite.Open(ctx, where, o)
+	if err != nil {
+		return nil, err
+	}
+	return st, nil
 }
 
-// Migrate brings a database's schema up to date.
+// Migrate brings a database's schema up to date. A schema newer than this
+// program's is an error and left alone.
 func Migrate(ctx context.Context, target string) error {
-	_, where, err := split(target)
+	engine, where, err := split(target)
 	if err != nil {
 		return err
+	}
+	if engine == "postgres" {
+		return postgres.Migrate(ctx, where)
 	}
 	return sqlite.Migrate(ctx, where)
 }
 
 // Status says which migrations a database has.
 func Status(ctx context.Context, target string) (store.SchemaStatus, error) {
-	_, where, err := split(target)
+	engine, where, err := split(target)
 	if err != nil {
 		return store.SchemaStatus{}, err
+	}
+	if engine == "postgres" {
+		return postgres.Status(ctx, where)
 	}
 	return sqlite.Status(ctx, where)
 }

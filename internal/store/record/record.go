@@ -9,7 +9,9 @@ package record
 
 import (
 	"encoding/json"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/berthdev/berth/api"
 	"github.com/berthdev/berth/internal/plane"
@@ -158,3 +160,7 @@ func metadataText(m api.Metadata) (string, error) {
 	}
 	return text(m)
 }
+
+// Storable says that a text can be kept by every engine: it is UTF-8 and has
+// no NUL.
+func Storable(s string) bool { return utf8.ValidString(s) && strings.IndexByte(s, 0) < 0 }

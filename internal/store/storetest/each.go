@@ -7,7 +7,9 @@ import (
 	"testing"
 
 	"github.com/berthdev/berth/internal/store"
+	"github.com/berthdev/berth/internal/store/postgres"
 	"github.com/berthdev/berth/internal/store/sqlite"
+	"github.com/berthdev/berth/internal/store/storetest/pgtest"
 )
 
 // Each runs f as a subtest per engine, each with an empty store of its own
@@ -15,6 +17,7 @@ import (
 // skipped, saying why; under CI=true that is a failure.
 func Each(t *testing.T, f func(t *testing.T, st store.Store)) {
 	t.Run("sqlite", func(t *testing.T) { f(t, SQLite(t)) })
+	t.Run("postgres", func(t *testing.T) { f(t, Postgres(t)) })
 }
 
 // SQLite is an empty store in a file of the test's own.
@@ -24,10 +27,25 @@ func SQLite(t testing.TB) store.Store {
 	if err != nil {
 		t.Fatal(err)
 	}
+	closeAtEnd(t, st)
+	return st
+}
+
+// Postgres is an empty store in a database of the test's own.
+func Postgres(t testing.TB) store.Store {
+	t.Helper()
+	st, err := postgres.Open(t.Context(), pgtest.Database(t), store.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	closeAtEnd(t, st)
+	return st
+}
+
+func closeAtEnd(t testing.TB, st store.Store) {
 	t.Cleanup(func() {
 		if err := st.Close(); err != nil {
 			t.Errorf("close the store: %v", err)
 		}
 	})
-	return st
 }

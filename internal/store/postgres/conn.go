@@ -1,0 +1,279 @@
+package postgres
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/berthdev/berth/internal/plane"
+	"github.com/berthdev/berth/internal/store/record"
+)
+
+// roundTripLimit bounds how long the server may be silent within one
+// transaction before its connection is given up.
+const roundTripLimit = 30 * time.Second
+
+// Oids of the types that columns have.
+const (
+	oidInt4 = 23
+)
+
+// epoch is where PostgreSQL counts microseconds from.
+var epoch = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC).UnixMicro()
+
+// conn is one connection with its prepared statements. It speaks the protocol
+// below pgx's query layer, because the writer sends what several transitions
+// wrote, and the next question, in one round trip. One goroutine at a time.
+type conn struct {
+	pg    *pgconn.PgConn
+	stmts map[string]*pgconn.StatementDescription
+}
+
+func connect(ctx context.Context, cfg *pgconn.Config) (*conn, error) {
+	pg, err := pgconn.ConnectConfig(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	return &conn{pg: pg, stmts: make(map[string]*pgconn.StatementDescription)}, nil
+}
+
+func (c *conn) close() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	c.pg.Close(ctx)
+}
+
+// usable is false for none and for one that has failed.
+func (c *conn) usable() bool { return c != nil && !c.pg.IsClosed() }
+
+// errNotStorable is found before anything is sent.
+var errNotStorable = plane.Errorf(plane.Invalid, "text must be UTF-8 without NUL characters")
+
+// call is a statement with its values, ready to be sent.
+type call struct {
+	st     *pgconn.StatementDescription
+	values [][]byte
+	// check, if any, turns a failure into the error that the transition gets.
+	// It is asked about nil when the statement counts and changed no row.
+	check  func(error) error
+	counts bool
+}
+
+func (c *conn) prepare(sql string) (*pgconn.StatementDescription, error) {
+	st, ok := c.stmts[sql]
+	if ok {
+		return st, nil
+	}
+	st, err := c.pg.Prepare(context.Background(), "b"+strconv.Itoa(len(c.stmts)), sql, nil)
+	if err != nil {
+		return nil, fmt.Errorf("prepare %q: %w", sql, err)
+	}
+	c.stmts[sql] = st
+	return st, nil
+}
+
+func (c *conn) call(sql string, values []any) (call, error) {
+	st, err := c.prepare(sql)
+	if err != nil {
+		return call{}, err
+	}
+	if len(values) != len(st.ParamOIDs) {
+		return call{}, fmt.Errorf("statement %q takes %d values, not %d", sql, len(st.ParamOIDs), len(values))
+	}
+	out := make([][]byte, len(values))
+	var numbers []byte
+	for i, v := range values {
+		switch x := v.(type) {
+		case string:
+			if !record.Storable(x) {
+				return call{}, errNotStorable
+			}
+			out[i] = append([]byte{}, x...)
+			continue
+		case []byte:
+			out[i] = x
+			continue
+		case *time.Time:
+			if x == nil {
+				continue
+			}
+			v = x.UnixMicro() - epoch
+		case time.Time:
+			if x.IsZero() {
+				continue
+			}
+			v = x.UnixMicro() - epoch
+		case int:
+			v = int64(x)
+		case bool:
+			b := byte(0)
+			if x {
+				b = 1
+			}
+			numbers = append(numbers, b)
+			out[i] = numbers[len(numbers)-1 : len(numbers) : len(numbers)]
+			continue
+		}
+		n, ok := v.(int64)
+		if !ok {
+			return call{}, fmt.Errorf("value %d of %q has type %T", i+1, sql, v)
+		}
+		start := len(numbers)
+		if st.ParamOIDs[i] == oidInt4 {
+			numbers = binary.BigEndian.AppendUint32(numbers, uint32(n))
+		} else {
+			numbers = binary.BigEndian.AppendUint64(numbers, uint64(n))
+		}
+		out[i] = numbers[start:len(numbers):len(numbers)]
+	}
+	return call{st: st, values: out}, nil
+}
+
+var binaryFormat = []int16{1}
+
+// send runs the calls in one round trip. Rows of the last one go to read. The
+// first failure ends the rest.
+func (c *conn) send(calls []call, read func(*pgconn.ResultReader) error) error {
+	p := c.pg.StartPipeline(context.Background())
+	for _, k := range calls {
+		p.SendQueryStatement(k.st, k.values, binaryFormat, binaryFormat)
+	}
+	if err := p.Sync(); err != nil {
+		p.Close()
+		return err
+	}
+	var failure error
+	for i, k := range calls {
+		results, err := p.GetResults()
+		if err == nil {
+			rr, ok := results.(*pgconn.ResultReader)
+			if !ok {
+				failure = fmt.Errorf("unexpected answer %T", results)
+				break
+			}
+			if i == len(calls)-1 && read != nil {
+				failure = read(rr)
+			}
+			var tag pgconn.CommandTag
+			tag, err = rr.Close()
+			if err == nil && failure == nil && k.counts && tag.RowsAffected() == 0 {
+				failure = k.check(nil)
+			}
+		}
+		if err != nil {
+			if failure == nil {
+				failure = err
+				if k.check != nil {
+					failure = k.check(err)
+				}
+			}
+			break
+		}
+	}
+	if err := p.Close(); err != nil && failure == nil {
+		failure = err
+	}
+	return failure
+}
+
+// list reads every row of an answer.
+func list[T any](rr *pgconn.ResultReader, read func(record.Row) (T, error)) (out []T, err error) {
+	for rr.NextRow() {
+		r := row{fields: rr.FieldDescriptions(), values: rr.Values()}
+		v, err := read(&r)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, v)
+	}
+	return out, nil
+}
+
+// row is a record.Row over the binary form of a row.
+type row struct {
+	fields []pgconn.FieldDescription
+	values [][]byte
+	next   int
+}
+
+func (r *row) value() []byte {
+	v := r.values[r.next]
+	r.next++
+	return v
+}
+
+func (r *row) Text() string { return string(r.value()) }
+
+func (r *row) Bytes() []byte { return slices.Clone(r.value()) }
+
+func (r *row) Int() int64 {
+	switch v := r.value(); len(v) {
+	case 8:
+		return int64(binary.BigEndian.Uint64(v))
+	case 4:
+		return int64(int32(binary.BigEndian.Uint32(v)))
+	}
+	return 0
+}
+
+func (r *row) Bool() bool {
+	v := r.value()
+	return len(v) == 1 && v[0] != 0
+}
+
+func (r *row) Time() time.Time {
+	v := r.value()
+	if v == nil {
+		return time.Time{}
+	}
+	return time.UnixMicro(int64(binary.BigEndian.Uint64(v)) + epoch).UTC()
+}
+
+func (r *row) TimePtr() *time.Time {
+	t := r.Time()
+	if t.IsZero() {
+		return nil
+	}
+	return &t
+}
+
+// SQLSTATEs that mean something to us.
+const (
+	stateUnique    = "23505"
+	stateForeign   = "23503"
+	stateSerialize = "40001"
+	stateDeadlock  = "40P01"
+	stateLocked    = "55P03" // lock_timeout
+	stateOldPlan   = "0A000" // the schema changed under a prepared statement
+	stateAdminStop = "57P01"
+	stateCrashStop = "57P02"
+	stateStarting  = "57P03"
+	stateIdleInTx  = "25P03"
+	stateTooMany   = "53300"
+	stateReadOnly  = "25006" // after a failover, of a standby
+)
+
+func sqlState(err error) string {
+	if e, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return e.Code
+	}
+	return ""
+}
+
+// lostConnection says that the failure is the connection's, not a statement's.
+func lostConnection(err error) bool {
+	switch sqlState(err) {
+	case "":
+		_, ours := errors.AsType[*plane.Error](err)
+		return err != nil && !ours
+	case stateAdminStop, stateCrashStop, stateStarting, stateIdleInTx, stateTooMany, stateReadOnly, stateOldPlan:
+		return true
+	}
+	return false
+}

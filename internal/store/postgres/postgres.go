@@ -1,0 +1,289 @@
+// Package postgres keeps the control plane's data in PostgreSQL 15 or newer,
+// where several control planes may share it. One connection writes
+// (transitions that wait share a commit), a few read, and one hears what
+// other processes committed.
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/berthdev/berth/internal/plane"
+	"github.com/berthdev/berth/internal/store"
+	"github.com/berthdev/berth/internal/store/fold"
+)
+
+const (
+	connectLimit = 5 * time.Second
+	// connectTries bounds how often a transition waits for a connection.
+	connectTries = 5
+	minVersion   = 150000
+)
+
+// Store is a store.Store.
+type Store struct {
+	cfg     *pgconn.Config
+	log     *slog.Logger
+	write   *conn // the writer's goroutine only
+	writer  *fold.Writer
+	hub     *fold.Hub
+	ears    *ears
+	readers chan *conn // nil or broken ones connect when they are needed
+
+	closing sync.Once
+	closed  chan struct{}
+}
+
+// Open opens the database and brings its schema up to date unless o says
+// otherwise. Only a failure to connect now is an error of Open; connections
+// that are lost later are made again.
+func Open(ctx context.Context, url string, o store.Options) (*Store, error) {
+	cfg, err := config(url)
+	if err != nil {
+		return nil, err
+	}
+	if err := prepare(ctx, url, o); err != nil {
+		return nil, err
+	}
+	n := o.Readers
+	if n <= 0 {
+		n = 4
+	}
+	s := &Store{cfg: cfg, log: o.Log, readers: make(chan *conn, n), closed: make(chan struct{})}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	writing := cfg.Copy()
+	// A group that another process has crossed gives way soon, and its
+	// transitions run one by one.
+	writing.RuntimeParams["lock_timeout"] = "250"
+	if s.write, err = dial(ctx, writing); err != nil {
+		return nil, err
+	}
+	s.hub = fold.StartHub()
+	if s.ears, err = listen(ctx, cfg, s.hub, s.log); err != nil {
+		s.write.close()
+		s.hub.Stop()
+		return nil, err
+	}
+	s.ears.mine(s.write.pg.PID())
+	for range n {
+		s.readers <- nil
+	}
+	s.writer = fold.Start(&engine{s: s, cfg: writing}, s.hub.Publish)
+	return s, nil
+}
+
+func config(url string) (*pgconn.Config, error) {
+	cfg, err := pgconn.ParseConfig(url)
+	if err != nil {
+		return nil, fmt.Errorf("database URL: %w", err)
+	}
+	set := func(name, value string) {
+		if _, given := cfg.RuntimeParams[name]; !given {
+			cfg.RuntimeParams[name] = value
+		}
+	}
+	set("application_name", "berth")
+	set("jit", "off") // its start-up costs more than any query here
+	set("idle_in_transaction_session_timeout", "60000")
+	// Acknowledged means durable, whatever the server's default.
+	switch cfg.RuntimeParams["synchronous_commit"] {
+	case "", "off", "local":
+		cfg.RuntimeParams["synchronous_commit"] = "on"
+	}
+	return cfg, nil
+}
+
+func dial(ctx context.Context, cfg *pgconn.Config) (*conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, connectLimit)
+	defer cancel()
+	c, err := connect(ctx, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("connect to PostgreSQL: %w", err)
+	}
+	return c, nil
+}
+
+func (s *Store) Update(ctx context.Context, fn func(store.Tx) error) error {
+	return s.writer.Update(ctx, fn)
+}
+
+func (s *Store) View(ctx context.Context, fn func(store.Reader) error) error {
+	var c *conn
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-s.closed:
+		return plane.Errorf(plane.Unavailable, "the store is closed")
+	case c = <-s.readers:
+	}
+	v := &view{s: s, c: c}
+	defer func() { s.readers <- v.end() }()
+	return fn(&reader{ask: func(sql string, values []any, read func(*pgconn.ResultReader) error) error {
+		return v.ask(ctx, sql, values, read)
+	}})
+}
+
+func (s *Store) Listen(hear func(store.Note)) (cancel func()) { return s.hub.Listen(hear) }
+
+// Shared is true: other processes may write to the same database.
+func (s *Store) Shared() bool { return true }
+
+// Commits counts the commits since Open.
+func (s *Store) Commits() int64 { return s.writer.Commits() }
+
+// Close waits for every Update, View and Note that has begun. Twice is fine.
+func (s *Store) Close() error {
+	s.closing.Do(func() {
+		s.writer.Stop()
+		s.ears.stop()
+		s.hub.Stop()
+		close(s.closed)
+		for range cap(s.readers) {
+			if c := <-s.readers; c.usable() {
+				c.close()
+			}
+		}
+		if s.write.usable() {
+			s.write.close()
+		}
+	})
+	return nil
+}
+
+// view is one snapshot on a reading connection.
+type view struct {
+	s     *Store
+	c     *conn
+	begun bool
+}
+
+func (v *view) ask(ctx context.Context, sql string, values []any, read func(*pgconn.ResultReader) error) error {
+	if v.begun {
+		if !v.c.usable() {
+			return plane.Errorf(plane.Unavailable, "the store could not read; try again")
+		}
+		return unavailable(v.send(sql, values, read))
+	}
+	// An idle connection may have died unnoticed; nothing was read on it yet.
+	fresh := false
+	for {
+		if !v.c.usable() {
+			c, err := dial(ctx, v.s.cfg)
+			if err != nil {
+				return unavailable(err)
+			}
+			v.c, fresh = c, true
+		}
+		err := v.send(sql, values, read)
+		if err != nil && !fresh && lostConnection(err) && !v.c.usable() {
+			v.begun = false
+			continue
+		}
+		return unavailable(err)
+	}
+}
+
+func (v *view) send(sql string, values []any, read func(*pgconn.ResultReader) error) error {
+	v.c.pg.Conn().SetDeadline(time.Now().Add(roundTripLimit))
+	k, err := v.c.call(sql, values)
+	if err != nil {
+		return err
+	}
+	calls := []call{k}
+	if !v.begun {
+		begin, err := v.c.call("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", nil)
+		if err != nil {
+			return err
+		}
+		v.begun = true
+		calls = []call{begin, k}
+	}
+	return v.c.send(calls, read)
+}
+
+// end gives the connection back to be used again, nil if it cannot be.
+func (v *view) end() *conn {
+	if !v.c.usable() {
+		return nil
+	}
+	if v.begun {
+		k, err := v.c.call("ROLLBACK", nil)
+		if err == nil {
+			err = v.c.send([]call{k}, nil)
+		}
+		if err != nil {
+			v.c.close()
+			return nil
+		}
+	}
+	return v.c
+}
+
+// unavailable gives a kind to an error that has none.
+func unavailable(err error) error {
+	if err == nil {
+		return nil
+	}
+	if _, ours := errors.AsType[*plane.Error](err); ours {
+		return err
+	}
+	return plane.Wrap(plane.Unavailable, err, "the store could not read; try again")
+}
+
+// engine begins transactions on the writing connection.
+type engine struct {
+	s   *Store
+	cfg *pgconn.Config
+}
+
+// Begin sends nothing yet: BEGIN goes out with the first question.
+func (e *engine) Begin() (fold.Attempt, error) {
+	for try := 1; !e.s.write.usable(); try++ {
+		c, err := dial(context.Background(), e.cfg)
+		if err == nil {
+			e.s.log.Info("connected to PostgreSQL again", "try", try)
+			e.s.ears.mine(c.pg.PID())
+			e.s.write = c
+			break
+		}
+		if try == connectTries {
+			return nil, err
+		}
+		pause(time.Duration(try) * 50 * time.Millisecond)
+	}
+	e.s.write.pg.Conn().SetDeadline(time.Now().Add(roundTripLimit))
+	return newTx(e.s.write), nil
+}
+
+// Retry: another process was in the way, or the connection was lost before
+// the commit left.
+func (e *engine) Retry(err error) bool {
+	switch sqlState(err) {
+	case stateSerialize, stateDeadlock, stateLocked:
+		pause(5 * time.Millisecond)
+		return true
+	}
+	if lostConnection(err) {
+		// What the server no longer wants is not asked again.
+		if e.s.write.usable() && sqlState(err) != "" {
+			e.s.write.close()
+		}
+		e.s.log.Warn("lost the connection to PostgreSQL", "error", err)
+		return true
+	}
+	return false
+}
+
+// pause waits about d, so that processes that collided part.
+func pause(d time.Duration) {
+	time.Sleep(d/2 + rand.N(d))
+}

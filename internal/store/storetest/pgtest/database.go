@@ -1,0 +1,75 @@
+package pgtest
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+func (s *Server) url(database string) string {
+	u := url.URL{Scheme: "postgres", User: url.User("berth"), Path: "/" + database, RawQuery: url.Values{"host": {s.dir}}.Encode()}
+	return u.String()
+}
+
+// wait returns when the server takes connections.
+func (s *Server) wait() error {
+	var err error
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		if err = s.do("postgres", "SELECT 1"); err == nil {
+			return nil
+		}
+	}
+	log, _ := os.ReadFile(filepath.Join(s.dir, "log"))
+	return fmt.Errorf("%w\n%s", err, log)
+}
+
+func (s *Server) do(database, sql string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	c, err := pgx.Connect(ctx, s.url(database))
+	if err != nil {
+		return err
+	}
+	defer c.Close(ctx)
+	_, err = c.Exec(ctx, sql)
+	return err
+}
+
+// create makes a database, or takes one whose test is over.
+func (s *Server) create(t testing.TB) (string, error) {
+	s.mu.Lock()
+	var name string
+	if n := len(s.free); n > 0 {
+		name, s.free = s.free[n-1], s.free[:n-1]
+	} else {
+		s.made++
+	}
+	made := s.made
+	s.mu.Unlock()
+	if name == "" {
+		name = fmt.Sprintf("test%d", made)
+		if err := s.do("postgres", "CREATE DATABASE "+name); err != nil {
+			return "", err
+		}
+	}
+	t.Cleanup(func() {
+		// Whatever still holds on to it, a process that was killed say, goes.
+		err := s.do("postgres", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '"+name+"'")
+		if err == nil {
+			err = s.do(name, "DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+		}
+		if err != nil {
+			return // not to be used again
+		}
+		s.mu.Lock()
+		s.free = append(s.free, name)
+		s.mu.Unlock()
+	})
+	return name, nil
+}
