@@ -1,0 +1,228 @@
+package child
+
+import (
+	"errors"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berthdev/berth/internal/agentwire"
+)
+
+// bases are directories of the host over which the fresh root may be built.
+// The mount hides one for a moment, in our own mount namespace only.
+var bases = []string{"/tmp", "/mnt", "/run", "/var"}
+
+// builder does the steps of a Boot.
+type builder struct {
+	base string // where the fresh root is, "" when there is none
+	open []int  // per step: the source's descriptor, or -1
+}
+
+// build does the steps in order. Sources are opened first, because the fresh
+// root may cover them.
+func build(steps []agentwire.Step) error {
+	unix.Umask(0)
+	defer unix.Umask(0o022)
+	b := &builder{open: make([]int, len(steps))}
+	for i, s := range steps {
+		b.open[i] = -1
+		if s.Kind != agentwire.StepBind {
+			continue
+		}
+		if s.FD > 0 {
+			b.open[i] = s.FD
+			unix.CloseOnExec(s.FD)
+			continue
+		}
+		fd, err := unix.Open(s.Source, unix.O_PATH|unix.O_CLOEXEC, 0)
+		if err != nil && !s.Optional {
+			return fail("open "+s.Source, err)
+		}
+		if err == nil {
+			b.open[i] = fd
+		}
+	}
+	defer func() {
+		for _, fd := range b.open {
+			if fd >= 0 {
+				unix.Close(fd)
+			}
+		}
+	}()
+	for i, s := range steps {
+		if err := b.step(i, s); err != nil && !s.Optional {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *builder) step(i int, s agentwire.Step) error {
+	at := b.base + s.Target
+	switch s.Kind {
+	case agentwire.StepPrivate:
+		return fail("make mounts private", unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
+	case agentwire.StepRoot:
+		return b.root(string(s.Data))
+	case agentwire.StepDir:
+		return makeDirs(at, s.Mode)
+	case agentwire.StepFile:
+		return writeFile(at, s.Data, s.Mode)
+	case agentwire.StepLink:
+		return fail("link "+s.Target, unix.Symlink(s.Source, at))
+	case agentwire.StepBind:
+		return b.bind(i, s, at)
+	case agentwire.StepSelf:
+		return fail("mount "+s.Target, unix.Mount(at, at, "", unix.MS_BIND, ""))
+	case agentwire.StepProc:
+		return fail("mount proc", unix.Mount("proc", at, "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""))
+	case agentwire.StepPts:
+		return fail("mount devpts", unix.Mount("devpts", at, "devpts", unix.MS_NOSUID|unix.MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620"))
+	case agentwire.StepFreeze:
+		return fail("make the root read-only", setAttr(unix.AT_FDCWD, b.base, 0, unix.MOUNT_ATTR_RDONLY))
+	case agentwire.StepPivot:
+		return b.pivot()
+	case agentwire.StepLoopback:
+		return loopback()
+	case agentwire.StepHostname:
+		return fail("set the host name", unix.Sethostname([]byte(s.Source)))
+	case agentwire.StepNoUsers:
+		return writeFile(at+"/proc/sys/user/max_user_namespaces", []byte("0"), 0)
+	}
+	return errors.New("an unknown step")
+}
+
+func (b *builder) root(options string) error {
+	var err error
+	for _, base := range bases {
+		if err = unix.Mount("root", base, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, options); err == nil {
+			b.base = base
+			return nil
+		}
+	}
+	return fail("mount a fresh root", err)
+}
+
+// bind mounts a source. The flags are on it before it can be seen.
+func (b *builder) bind(i int, s agentwire.Step, at string) error {
+	fd := b.open[i]
+	if fd < 0 {
+		return unix.ENOENT
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return fail("stat "+s.Source, err)
+	}
+	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		if err := makeDirs(at, 0o755); err != nil {
+			return err
+		}
+	} else if err := writeFile(at, nil, 0o644); err != nil {
+		return err
+	}
+	if s.FD == 0 {
+		clone, err := unix.OpenTree(fd, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE|unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+		if err != nil {
+			return fail("clone "+s.Source, err)
+		}
+		defer unix.Close(clone)
+		fd = clone
+	}
+	var attr uint64
+	if s.ReadOnly {
+		attr |= unix.MOUNT_ATTR_RDONLY
+	}
+	if !s.Devices {
+		attr |= unix.MOUNT_ATTR_NODEV
+	}
+	if !s.Setuid {
+		attr |= unix.MOUNT_ATTR_NOSUID
+	}
+	if attr != 0 {
+		if err := setAttr(fd, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, attr); err != nil {
+			return fail("restrict "+s.Target, err)
+		}
+	}
+	return fail("mount "+s.Target, unix.MoveMount(fd, "", unix.AT_FDCWD, at, unix.MOVE_MOUNT_F_EMPTY_PATH))
+}
+
+func setAttr(fd int, path string, flags uint, attr uint64) error {
+	return unix.MountSetattr(fd, path, flags, &unix.MountAttr{Attr_set: attr})
+}
+
+// pivot makes the fresh root the root, and lets go of the old one.
+func (b *builder) pivot() error {
+	if err := unix.Chdir(b.base); err != nil {
+		return fail("chdir", err)
+	}
+	if err := unix.PivotRoot(".", "."); err != nil {
+		return fail("pivot_root", err)
+	}
+	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
+		return fail("unmount the old root", err)
+	}
+	b.base = ""
+	return fail("chdir", unix.Chdir("/"))
+}
+
+// makeDirs makes a directory and the parents it lacks.
+func makeDirs(path string, mode uint32) error {
+	err := unix.Mkdir(path, mode)
+	if err == unix.ENOENT {
+		at := strings.LastIndexByte(path, '/')
+		if at <= 0 {
+			return fail("mkdir "+path, err)
+		}
+		if err := makeDirs(path[:at], 0o755); err != nil {
+			return err
+		}
+		err = unix.Mkdir(path, mode)
+	}
+	if err == unix.EEXIST || err == unix.EROFS {
+		var st unix.Stat_t
+		if e := unix.Stat(path, &st); e == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR {
+			return nil
+		}
+	}
+	return fail("mkdir "+path, err)
+}
+
+// writeFile writes a file whole. With mode 0 it must be there.
+func writeFile(path string, data []byte, mode uint32) error {
+	flags := unix.O_WRONLY | unix.O_CLOEXEC
+	if mode != 0 {
+		flags |= unix.O_CREAT | unix.O_EXCL
+	}
+	fd, err := unix.Open(path, flags, mode)
+	if err == unix.EEXIST && len(data) == 0 {
+		return nil
+	}
+	if err != nil {
+		return fail("write "+path, err)
+	}
+	defer unix.Close(fd)
+	for len(data) > 0 {
+		n, err := unix.Write(fd, data)
+		if err != nil {
+			return fail("write "+path, err)
+		}
+		data = data[n:]
+	}
+	return nil
+}
+
+// loopback brings lo up: a network of the sandbox's own, with nobody else.
+func loopback() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fail("loopback", err)
+	}
+	defer unix.Close(fd)
+	ifr, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	ifr.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
+	return fail("loopback", unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, ifr))
+}

@@ -1,0 +1,622 @@
+package child
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"os/signal"
+	"runtime"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berthdev/berth/internal/agentwire"
+)
+
+// listenFD is the listening socket that the supervisor hands over.
+const listenFD = 3
+
+const (
+	// defaultLimit is the limit of a command that names none.
+	defaultLimit = 120 * time.Second
+	// maxDrains is how many outputs of jobs of earlier shells are drained.
+	maxDrains = 64
+	// maxSeen is how many ids are remembered after their results are gone.
+	maxSeen = 8192
+	// readSize is the largest single read of output.
+	readSize = 256 << 10
+)
+
+// agent is the whole state. Everything but the signal forwarder happens in
+// one loop on one thread.
+type agent struct {
+	boot   agentwire.Boot
+	listen int
+	conn   int // -1 when nobody is connected
+	wake   int // readable after a signal
+
+	in  []byte // from the connection, not yet a frame
+	out []byte // to the connection, not yet written
+
+	shell  *shell
+	call   *call
+	last   *agentwire.Result // kept until it is acknowledged
+	seen   map[string]bool   // ids that ran and whose results are gone
+	order  []string          // of seen
+	turn   int
+	drains []int
+
+	orphanAt time.Time // when to end, unless somebody connects
+	buf      []byte
+	report   []byte // from the report FIFO, not yet a line
+	polls    []unix.PollFd
+}
+
+// call is the running command.
+type call struct {
+	id       string
+	limit    time.Duration
+	nonce    string
+	checking bool
+	text     string
+	out      int // its output FIFO
+	hung     bool
+	got      *collector
+	began    time.Time
+	ticks    uint64 // boot time in clock ticks when it began
+	deadline time.Time
+}
+
+func agentMain() int {
+	// Credentials belong to threads, and children get those of the thread
+	// that makes them: everything that matters happens on this one.
+	runtime.LockOSThread()
+	a := &agent{listen: listenFD, conn: -1, wake: -1, seen: map[string]bool{}}
+	unix.CloseOnExec(listenFD)
+	if err := a.watchSignals(); err != nil {
+		return 1
+	}
+	stage, err := a.begin()
+	if err != nil {
+		a.send(agentwire.KindFailed, agentwire.EncodeText(err.Error()))
+		a.flushAll()
+		return 1
+	}
+	if stage == doneStage {
+		return 0
+	}
+	a.orphanAt = time.Now().Add(a.boot.OrphanTTL)
+	a.send(agentwire.KindReady, agentwire.EncodeReady(os.Getpid()))
+	err = a.loop()
+	a.killAll()
+	if err != nil {
+		return 1
+	}
+	return 0
+}
+
+// watchSignals turns every signal into a byte to poll for. All are taken, so
+// that none sent from inside ends the agent; children get the defaults back.
+func (a *agent) watchSignals() error {
+	var p [2]int
+	if err := unix.Pipe(p[:]); err != nil {
+		return err
+	}
+	for _, fd := range p {
+		unix.CloseOnExec(fd)
+		if err := unix.SetNonblock(fd, true); err != nil {
+			return err
+		}
+	}
+	a.wake = p[0]
+	c := make(chan os.Signal, 16)
+	signal.Notify(c)
+	signal.Ignore(unix.SIGTTOU, unix.SIGTTIN, unix.SIGTSTP)
+	go func() { // it lives as long as the process
+		for s := range c {
+			if s == unix.SIGCHLD {
+				_, _ = unix.Write(p[1], []byte{1}) // full is as good
+			}
+		}
+	}()
+	return nil
+}
+
+// stage says how far begin has come.
+type stage int
+
+const (
+	runStage  stage = iota // the agent is to run
+	doneStage              // there is nothing to run
+)
+
+// begin takes the first connection and its Boot, and does what Boot says.
+func (a *agent) begin() (stage, error) {
+	resumed, err := a.resume()
+	if err != nil {
+		return 0, err
+	}
+	if !resumed {
+		if err := a.firstConnection(); err != nil {
+			return 0, err
+		}
+		f, err := a.firstFrame()
+		if err != nil || f.Kind != agentwire.KindBoot {
+			return doneStage, nil // nobody to tell
+		}
+		if a.boot, err = agentwire.DecodeBoot(f.Body); err != nil {
+			return 0, err
+		}
+		body := bytes.Clone(f.Body)
+		if err := build(a.boot.Steps); err != nil {
+			return 0, err
+		}
+		if a.boot.Seal {
+			if err := a.seal(body); err != nil {
+				return 0, err
+			}
+		}
+	}
+	if a.boot.OutputBytes <= 0 {
+		a.boot.OutputBytes = 100 << 10
+	}
+	if a.boot.OrphanTTL <= 0 {
+		a.boot.OrphanTTL = 120 * time.Second
+	}
+	if err := adoptOrphans(); err != nil {
+		return 0, err
+	}
+	return runStage, a.freshShell()
+}
+
+// firstConnection waits a minute for the supervisor that started us.
+func (a *agent) firstConnection() error {
+	if err := wait(a.listen, time.Minute); err != nil {
+		return err
+	}
+	return a.accept()
+}
+
+func (a *agent) firstFrame() (agentwire.Frame, error) {
+	end := time.Now().Add(time.Minute)
+	for {
+		f, n, err := agentwire.Next(a.in)
+		if err != nil {
+			return f, err
+		}
+		if n > 0 {
+			a.in = a.in[n:]
+			return f, nil
+		}
+		if err := wait(a.conn, time.Until(end)); err != nil {
+			return f, err
+		}
+		if !a.receive() {
+			return f, errors.New("the connection went away")
+		}
+	}
+}
+
+// wait waits until a descriptor is readable.
+func wait(fd int, d time.Duration) error {
+	end := time.Now().Add(d)
+	for {
+		p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		n, err := unix.Poll(p, int(max(time.Until(end), 0)/time.Millisecond))
+		switch {
+		case err == unix.EINTR:
+		case err != nil:
+			return err
+		case n == 0:
+			return unix.ETIMEDOUT
+		default:
+			return nil
+		}
+	}
+}
+
+func (a *agent) freshShell() error {
+	if a.shell != nil {
+		for i, o := range a.shell.out {
+			if o.fd >= 0 && !o.busy {
+				a.drains = append(a.drains, o.fd)
+				a.shell.out[i].fd = -1
+			}
+		}
+		for len(a.drains) > maxDrains {
+			unix.Close(a.drains[0])
+			a.drains = a.drains[1:]
+		}
+		a.shell.close()
+		a.shell = nil
+	}
+	a.report = a.report[:0]
+	s, err := startShell(a.boot.Bash, a.boot.RunDir, a.boot.Workdir, a.boot.Env)
+	if err != nil {
+		return err
+	}
+	a.shell = s
+	return nil
+}
+
+// loop serves until it is told to end or nobody has come for too long. An
+// error means that no shell can be had any more.
+func (a *agent) loop() error {
+	for {
+		now := time.Now()
+		if a.conn < 0 && now.After(a.orphanAt) {
+			return nil
+		}
+		if a.call != nil && now.After(a.call.deadline) {
+			if err := a.cut("timed_out"); err != nil {
+				return err
+			}
+			continue
+		}
+		a.watch()
+		_, err := unix.Poll(a.polls, a.patience(now))
+		if err != nil && err != unix.EINTR {
+			return err
+		}
+		if err == unix.EINTR {
+			continue
+		}
+		if end, err := a.serve(); end || err != nil {
+			return err
+		}
+	}
+}
+
+// patience is how long the loop may sleep, in milliseconds.
+func (a *agent) patience(now time.Time) int {
+	var until time.Time
+	if a.call != nil {
+		until = a.call.deadline
+	}
+	if a.conn < 0 && (until.IsZero() || a.orphanAt.Before(until)) {
+		until = a.orphanAt
+	}
+	if until.IsZero() {
+		return -1
+	}
+	return int(min(max(until.Sub(now), 0)/time.Millisecond+1, 1<<30))
+}
+
+// watch fills polls: four fixed places, then outputs in order, then drains.
+func (a *agent) watch() {
+	conn := unix.PollFd{Fd: int32(a.conn), Events: unix.POLLIN}
+	if len(a.out) > 0 {
+		conn.Events |= unix.POLLOUT
+	}
+	a.polls = append(a.polls[:0],
+		unix.PollFd{Fd: int32(a.wake), Events: unix.POLLIN},
+		unix.PollFd{Fd: int32(a.listen), Events: unix.POLLIN},
+		conn,
+		unix.PollFd{Fd: int32(a.shell.report), Events: unix.POLLIN})
+	for i, o := range a.shell.out {
+		fd := o.fd
+		if o.busy && a.call != nil && a.call.out == i && a.call.hung {
+			fd = -1
+		}
+		a.polls = append(a.polls, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
+	}
+	for _, fd := range a.drains {
+		a.polls = append(a.polls, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
+	}
+}
+
+// serve does what the descriptors ask for. The command's output is read
+// before anything that may end it.
+func (a *agent) serve() (end bool, err error) {
+	polls := a.polls
+	for i, p := range polls[4+outputs:] {
+		if p.Revents != 0 && !a.drain(a.drains[i]) {
+			unix.Close(a.drains[i])
+			a.drains[i] = -1
+		}
+	}
+	kept := a.drains[:0]
+	for _, fd := range a.drains {
+		if fd >= 0 {
+			kept = append(kept, fd)
+		}
+	}
+	a.drains = kept
+	for i, p := range polls[4 : 4+outputs] {
+		if p.Revents == 0 || a.shell.out[i].fd != int(p.Fd) {
+			continue
+		}
+		if a.shell.out[i].busy {
+			a.collect()
+		} else if !a.drain(int(p.Fd)) {
+			a.shell.dropOutput(i)
+		}
+	}
+	shell := a.shell
+	if polls[3].Revents != 0 {
+		if err := a.readReport(); err != nil {
+			return false, err
+		}
+	}
+	if polls[0].Revents != 0 {
+		if err := a.reap(); err != nil {
+			return false, err
+		}
+	}
+	if a.shell != shell {
+		return false, nil // the other descriptors are looked at next time
+	}
+	if polls[1].Revents != 0 {
+		if err := a.accept(); err != nil && err != unix.EAGAIN {
+			return false, err
+		}
+		return false, nil
+	}
+	if polls[2].Revents&unix.POLLOUT != 0 {
+		a.flush()
+	}
+	if polls[2].Revents&^unix.POLLOUT != 0 && a.conn >= 0 {
+		if !a.receive() {
+			a.hangUp()
+			return false, nil
+		}
+		return a.frames()
+	}
+	return false, nil
+}
+
+// drain throws away what a job of an earlier command has written. false
+// means that nobody writes any more.
+func (a *agent) drain(fd int) bool {
+	n, err := unix.Read(fd, a.room())
+	return n > 0 || err == unix.EAGAIN || err == unix.EINTR
+}
+
+func (a *agent) room() []byte {
+	if a.buf == nil {
+		a.buf = make([]byte, readSize)
+	}
+	return a.buf
+}
+
+// collect reads once from the running command's output.
+func (a *agent) collect() {
+	c := a.call
+	n, err := unix.Read(a.shell.out[c.out].fd, a.room())
+	if n > 0 {
+		if c.got.total == 0 || n >= 64<<10 {
+			if n >= 32<<10 {
+				widen(a.shell.out[c.out].fd)
+			}
+		}
+		c.got.write(a.buf[:n])
+		return
+	}
+	if n == 0 && err == nil {
+		c.hung = true // everybody has closed it; the report is on its way
+	}
+}
+
+// readReport reads what bash says about the running command.
+func (a *agent) readReport() error {
+	n, _ := unix.Read(a.shell.report, a.room())
+	if n <= 0 || a.call == nil {
+		return nil
+	}
+	a.report = append(a.report, a.buf[:n]...)
+	c := a.call
+	at := bytes.Index(a.report, []byte(c.nonce+" "))
+	if at < 0 {
+		if len(a.report) > 64<<10 { // somebody else writes there
+			a.report = append(a.report[:0], a.report[len(a.report)-1024:]...)
+		}
+		return nil
+	}
+	line := a.report[at+len(c.nonce)+1:]
+	end := bytes.IndexByte(line, '\n')
+	if end < 0 {
+		return nil
+	}
+	word, said := string(line[:end]), a.report[:at]
+	a.report = append([]byte(nil), line[end+1:]...)
+	if c.checking {
+		c.checking = false
+		if why := unfinished(said); why != "" {
+			c.got.write([]byte(why))
+			a.finish("incomplete", 0)
+			return nil
+		}
+		return a.evaluate()
+	}
+	code, err := strconv.Atoi(word)
+	if err != nil {
+		return nil
+	}
+	a.readRest()
+	a.finish("exited", code)
+	return nil
+}
+
+// unfinished gives bash's own words when it missed the end of something, ""
+// when it found another fault or none: those show when the text is run.
+func unfinished(said []byte) string {
+	for _, mark := range []string{"unexpected EOF while looking for", "unexpected end of file", "delimited by end-of-file"} {
+		if !bytes.Contains(said, []byte(mark)) {
+			continue
+		}
+		said = bytes.ReplaceAll(bytes.TrimSpace(said), []byte("bash: "), nil)
+		return string(said[:min(len(said), 1000)])
+	}
+	return ""
+}
+
+// reap collects every child that has ended. When the shell is among them, the
+// running command ended it.
+func (a *agent) reap() error {
+	var junk [64]byte
+	for {
+		if n, _ := unix.Read(a.wake, junk[:]); n < len(junk) {
+			break
+		}
+	}
+	for {
+		var ws unix.WaitStatus
+		pid, err := unix.Wait4(-1, &ws, unix.WNOHANG, nil)
+		if err == unix.EINTR {
+			continue
+		}
+		if pid <= 0 {
+			return nil
+		}
+		if pid != a.shell.pid {
+			continue
+		}
+		if a.call != nil {
+			a.readRest()
+			a.finish("shell_exited", exitCode(ws))
+		}
+		if err := a.freshShell(); err != nil {
+			return err
+		}
+	}
+}
+
+func exitCode(ws unix.WaitStatus) int {
+	if ws.Signaled() {
+		return 128 + int(ws.Signal())
+	}
+	return ws.ExitStatus()
+}
+
+// readRest takes what is in the output FIFO now. What a job writes later is
+// no part of the result.
+func (a *agent) readRest() {
+	c := a.call
+	if c.out < 0 {
+		return
+	}
+	fd := a.shell.out[c.out].fd
+	for left := waiting(fd); left > 0; {
+		n, err := unix.Read(fd, a.room()[:min(left, readSize)])
+		if err == unix.EINTR {
+			continue
+		}
+		if n <= 0 {
+			return
+		}
+		c.got.write(a.buf[:n])
+		left -= n
+	}
+}
+
+// finish makes the running command's result and sends it, if anybody is there.
+func (a *agent) finish(end string, code int) {
+	c := a.call
+	head, dropped, tail := c.got.result()
+	a.last = &agentwire.Result{
+		ID: c.id, End: end, ExitCode: code, Head: head, Dropped: dropped, Tail: tail,
+		Elapsed: time.Since(c.began),
+	}
+	if c.out >= 0 {
+		a.shell.out[c.out].busy = false // drained from now on
+	}
+	a.call = nil
+	a.send(agentwire.KindResult, a.last.Encode())
+}
+
+// cut ends the running command by force: everything it started is killed, and
+// the shell is replaced.
+func (a *agent) cut(end string) error {
+	c := a.call
+	kill(a.shell.pid)
+	sweep(a.shell.pid, c.ticks)
+	a.buryShell()
+	a.readRest()
+	a.finish(end, 0)
+	return a.freshShell()
+}
+
+// buryShell waits for the killed shell.
+func (a *agent) buryShell() {
+	for {
+		_, err := unix.Wait4(a.shell.pid, nil, 0, nil)
+		if err != unix.EINTR {
+			return
+		}
+	}
+}
+
+// killAll ends everything that the agent's shells have started.
+func (a *agent) killAll() {
+	if a.shell == nil {
+		return
+	}
+	kill(a.shell.pid)
+	sweep(a.shell.pid, 0)
+	a.buryShell()
+}
+
+// restart replaces the shell and ends all that earlier ones have started.
+func (a *agent) restart() error {
+	a.killAll()
+	if a.call != nil {
+		a.readRest()
+		a.finish("interrupted", 0)
+	}
+	if err := a.freshShell(); err != nil {
+		return err
+	}
+	a.send(agentwire.KindRestarted, nil)
+	return nil
+}
+
+// start begins a command.
+func (a *agent) start(r agentwire.Run) error {
+	if r.Limit <= 0 {
+		r.Limit = defaultLimit
+	}
+	now := time.Now()
+	nonce, err := newNonce()
+	if err != nil {
+		return err
+	}
+	a.call = &call{
+		id: r.ID, limit: r.Limit, nonce: nonce, text: r.Text, out: -1, got: newCollector(a.boot.OutputBytes),
+		began: now, ticks: bootTicks(), deadline: now.Add(r.Limit),
+	}
+	if bytes.IndexByte([]byte(r.Text), 0) >= 0 {
+		a.call.got.write([]byte("the command contains a NUL byte"))
+		a.finish("incomplete", 0)
+		return nil
+	}
+	if err := a.shell.put(r.Text); err != nil {
+		return err
+	}
+	if surelyWhole(r.Text) {
+		return a.evaluate()
+	}
+	a.call.checking = true
+	return a.shell.check(nonce)
+}
+
+// evaluate has bash run the command whose text was put.
+func (a *agent) evaluate() error {
+	out, err := a.shell.takeOutput(a.turn)
+	if err != nil {
+		return err
+	}
+	a.turn++
+	a.call.out = out
+	return a.shell.run(a.call.nonce, out)
+}
+
+// hexadecimal writes bytes as text; encoding/hex would bring fmt with it.
+func hexadecimal(b []byte) string {
+	const digits = "0123456789abcdef"
+	s := make([]byte, 0, 2*len(b))
+	for _, c := range b {
+		s = append(s, digits[c>>4], digits[c&15])
+	}
+	return string(s)
+}

@@ -1,0 +1,121 @@
+package child
+
+import (
+	"errors"
+	"os"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berthdev/berth/internal/agentwire"
+)
+
+// resumeVar marks the second start of an agent that had to start itself again
+// to be rid of its threads' privileges. The connection is then at connFD and
+// the Boot at bootFD.
+const (
+	resumeVar = "BERTH_AGENT_SEALED=1"
+	connFD    = 4
+	bootFD    = 5
+)
+
+// seal gives up every privilege for good: the bounding set, all capabilities,
+// privileges that a program could bring, and being looked into.
+func (a *agent) seal(boot []byte) error {
+	for c := uintptr(0); c <= 63; c++ {
+		if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err != nil {
+			if err == unix.EINVAL && c > 0 {
+				break // the kernel knows no more
+			}
+			return fail("drop the bounding set", err)
+		}
+	}
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var none [2]unix.CapUserData
+	err := allThreads(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0)
+	if err == nil {
+		err = allThreads(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&hdr)), uintptr(unsafe.Pointer(&none[0])), 0)
+	}
+	if errors.Is(err, errors.ErrUnsupported) {
+		// A program with C in it cannot speak for all its threads. A fresh
+		// image has one thread and what this one has left.
+		if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+			return fail("no_new_privs", err)
+		}
+		if err := unix.Capset(&hdr, &none[0]); err != nil {
+			return fail("drop capabilities", err)
+		}
+		return a.again(boot)
+	}
+	if err != nil {
+		return fail("drop privileges", err)
+	}
+	return closeEyes()
+}
+
+// closeEyes keeps others of the same user out of the agent's memory.
+func closeEyes() error {
+	return fail("become undumpable", unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0))
+}
+
+func allThreads(trap, a1, a2, a3 uintptr) error {
+	if _, _, e := syscall.AllThreadsSyscall(trap, a1, a2, a3); e != 0 {
+		return e
+	}
+	return nil
+}
+
+// again starts the agent's program afresh in this process.
+func (a *agent) again(boot []byte) error {
+	fd, err := unix.MemfdCreate("boot", unix.MFD_CLOEXEC)
+	if err != nil {
+		return fail("memfd", err)
+	}
+	for len(boot) > 0 {
+		n, err := unix.Write(fd, boot)
+		if err != nil {
+			return fail("memfd", err)
+		}
+		boot = boot[n:]
+	}
+	// Both may lie where the other is to go.
+	high := func(fd int) int {
+		n, _ := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 64)
+		return n
+	}
+	conn, boots := high(a.conn), high(fd)
+	if err := unix.Dup3(conn, connFD, 0); err != nil {
+		return fail("dup", err)
+	}
+	if err := unix.Dup3(boots, bootFD, 0); err != nil {
+		return fail("dup", err)
+	}
+	if _, err := unix.FcntlInt(listenFD, unix.F_SETFD, 0); err != nil {
+		return fail("fcntl", err)
+	}
+	return fail("start the agent again", unix.Exec("/proc/self/exe", []string{AgentName}, []string{resumeVar, "GOMAXPROCS=1"}))
+}
+
+// resume takes up what again left.
+func (a *agent) resume() (bool, error) {
+	if env := os.Environ(); len(env) == 0 || env[0] != resumeVar {
+		return false, nil
+	}
+	a.conn = connFD
+	unix.CloseOnExec(connFD)
+	f := os.NewFile(bootFD, "boot")
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return true, fail("boot", err)
+	}
+	body := make([]byte, st.Size())
+	if _, err := f.ReadAt(body, 0); err != nil {
+		return true, fail("boot", err)
+	}
+	if a.boot, err = agentwire.DecodeBoot(body); err != nil {
+		return true, err
+	}
+	return true, closeEyes()
+}

@@ -1,0 +1,114 @@
+package child
+
+import (
+	"bytes"
+	"os"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// process is a line of the process table.
+type process struct {
+	parent int
+	start  uint64 // in ticks since boot
+	dead   bool   // a zombie
+}
+
+// sweep kills what a shell has started since a moment, and what that has
+// started in turn; since 0 means everything but the agent. It comes back when
+// it finds nothing more to kill, or after two seconds.
+func sweep(shell int, since uint64) {
+	me := os.Getpid()
+	for end := time.Now().Add(2 * time.Second); ; {
+		table := processes()
+		killed := 0
+		for pid, p := range table {
+			if pid == me || p.dead || !ours(table, pid, me, shell, since, 0) {
+				continue
+			}
+			kill(pid)
+			killed++
+		}
+		if killed == 0 {
+			return
+		}
+		if time.Now().After(end) {
+			if me == 1 {
+				_ = unix.Kill(-1, unix.SIGKILL) // all of the namespace at once
+			}
+			return
+		}
+		_ = unix.Nanosleep(&unix.Timespec{Nsec: 300_000}, nil) // the killed need a moment to go
+	}
+}
+
+// ours says whether a process descends from the shell or was left to the
+// agent, with every generation between younger than since.
+func ours(table map[int]process, pid, me, shell int, since uint64, depth int) bool {
+	p, ok := table[pid]
+	if !ok || depth > 1000 {
+		return false
+	}
+	if pid == shell {
+		return true
+	}
+	if p.start < since {
+		return false
+	}
+	if p.parent == me {
+		return true
+	}
+	return ours(table, p.parent, me, shell, since, depth+1)
+}
+
+// processes reads /proc.
+func processes() map[int]process {
+	d, err := os.Open("/proc")
+	if err != nil {
+		return nil
+	}
+	defer d.Close()
+	names, err := d.Readdirnames(-1)
+	if err != nil {
+		return nil
+	}
+	table := make(map[int]process, len(names))
+	var buf [512]byte
+	for _, name := range names {
+		pid, err := strconv.Atoi(name)
+		if err != nil {
+			continue
+		}
+		fd, err := unix.Open("/proc/"+name+"/stat", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			continue
+		}
+		n, err := unix.Read(fd, buf[:])
+		unix.Close(fd)
+		if err != nil || n <= 0 {
+			continue
+		}
+		if p, ok := parseStat(buf[:n]); ok {
+			table[pid] = p
+		}
+	}
+	return table
+}
+
+// parseStat reads a /proc/PID/stat line. The name in parentheses may hold
+// anything.
+func parseStat(b []byte) (process, bool) {
+	at := bytes.LastIndexByte(b, ')')
+	if at < 0 {
+		return process{}, false
+	}
+	f := bytes.Fields(b[at+1:])
+	if len(f) < 20 {
+		return process{}, false
+	}
+	parent, err1 := strconv.Atoi(string(f[1]))
+	start, err2 := strconv.ParseUint(string(f[19]), 10, 64)
+	return process{parent: parent, start: start, dead: f[0][0] == 'Z' || f[0][0] == 'X'}, err1 == nil && err2 == nil
+}

@@ -1,0 +1,48 @@
+package child
+
+import (
+	"golang.org/x/sys/unix"
+)
+
+// adoptOrphans makes the agent the parent of every process whose parent ends.
+func adoptOrphans() error {
+	return fail("become a subreaper", unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
+}
+
+func newNonce() (string, error) {
+	var b [12]byte
+	if _, err := unix.Getrandom(b[:], 0); err != nil {
+		return "", fail("getrandom", err)
+	}
+	return hexadecimal(b[:]), nil
+}
+
+// ticksPerSecond is USER_HZ, the unit of /proc/PID/stat; it is 100 wherever
+// Go runs.
+const ticksPerSecond = 100
+
+// bootTicks is now in the unit and from the epoch of a process's start time.
+func bootTicks() uint64 {
+	var ts unix.Timespec
+	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts) != nil {
+		return 0
+	}
+	return uint64(ts.Nano()) / (1e9 / ticksPerSecond)
+}
+
+// waiting is how many bytes a pipe holds.
+func waiting(fd int) int {
+	n, err := unix.IoctlGetInt(fd, unix.TIOCINQ)
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+// widen makes a busy pipe larger where the user's pipe budget allows.
+func widen(fd int) { _, _ = unix.FcntlInt(uintptr(fd), unix.F_SETPIPE_SZ, 1<<20) }
+
+// writeConn writes to a socket without a SIGPIPE.
+func writeConn(fd int, b []byte) (int, error) {
+	return unix.SendmsgN(fd, b, nil, nil, unix.MSG_NOSIGNAL)
+}
