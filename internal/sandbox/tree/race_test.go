@@ -2,8 +2,10 @@ package tree
 
 import (
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -11,7 +13,7 @@ import (
 	"github.com/berthdev/berth/toolset"
 )
 
-// attempts are made at least, and a tenth of them swaps.
+// attempts are made at least, and as many swaps.
 const attempts = 5000
 
 // swapped runs do while somebody inside puts links that lead outside, and
@@ -19,55 +21,56 @@ const attempts = 5000
 func swapped(t *testing.T, w world, do func(i int)) {
 	t.Helper()
 	outside := filepath.Join(filepath.Dir(w.root), "outside")
-	must(t, os.Mkdir(outside, 0o755))
-	must(t, os.WriteFile(filepath.Join(outside, "f"), []byte("top secret"), 0o644))
-	must(t, os.WriteFile(filepath.Join(outside, "file"), []byte("top secret"), 0o644))
+	secrets := []string{"f", "file", "sub/f"}
+	must(t, os.MkdirAll(filepath.Join(outside, "sub"), 0o755))
+	for _, name := range secrets {
+		must(t, os.WriteFile(filepath.Join(outside, name), []byte("top secret"), 0o644))
+	}
 	w.put(t, "workspace/dir/f", "inside")
+	w.put(t, "workspace/dir/sub/f", "inside")
 	w.put(t, "workspace/file", "inside")
 
+	at := func(name string) string { return w.host("workspace/" + name) }
+	targets := []string{"../../outside", outside, "/proc/self/root" + outside, "../../../../../../../../../../.." + outside}
+	for i, target := range targets {
+		must(t, os.Symlink(target, at(fmt.Sprint("dir", i))))
+		must(t, os.Symlink(target+"/file", at(fmt.Sprint("file", i))))
+	}
 	stop := make(chan struct{})
 	var turns atomic.Int64
 	var swapper sync.WaitGroup
 	swapper.Go(func() {
-		at := func(name string) string { return w.host("workspace/" + name) }
-		targets := []string{"../../outside", outside, "/proc/self/root" + outside, "../../../../../../../../../../.." + outside}
 		for ; ; turns.Add(1) {
 			select {
 			case <-stop:
 				return
 			default:
 			}
-			target := targets[int(turns.Load())%len(targets)]
-			// The directory becomes a link and comes back.
-			os.Symlink(target, at("link"))
-			os.Rename(at("dir"), at("aside"))
-			os.Rename(at("link"), at("dir"))
-			os.Remove(at("dir"))
-			os.RemoveAll(at("dir")) // a writer may have made one of its own
-			os.Rename(at("aside"), at("dir"))
-			// So does the file.
-			os.Symlink(target+"/file", at("link"))
-			os.Rename(at("link"), at("file"))
-			os.WriteFile(at("new"), []byte("inside"), 0o644)
-			os.Rename(at("new"), at("file"))
+			i := turns.Load() / 2 % int64(len(targets)) // there and back
+			exchange(at("dir"), at(fmt.Sprint("dir", i)))
+			exchange(at("file"), at(fmt.Sprint("file", i)))
 		}
 	})
-	for i := 0; i < attempts || turns.Load() < attempts/10; i++ {
+	for i := 0; i < attempts || turns.Load() < attempts; i++ {
 		do(i)
 	}
 	close(stop)
 	swapper.Wait()
 
-	entries, err := os.ReadDir(outside)
-	must(t, err)
-	for _, e := range entries {
-		b, err := os.ReadFile(filepath.Join(outside, e.Name()))
-		if string(b) != "top secret" || err != nil {
-			t.Errorf("outside/%s is %q, %v", e.Name(), b, err)
+	var found []string
+	must(t, filepath.WalkDir(outside, func(p string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
 		}
-	}
-	if len(entries) != 2 {
-		t.Errorf("outside holds %d files, not 2: %v", len(entries), entries)
+		name, err := filepath.Rel(outside, p)
+		if b, readErr := os.ReadFile(p); readErr != nil || string(b) != "top secret" {
+			t.Errorf("outside/%s is %q, %v", name, b, readErr)
+		}
+		found = append(found, name)
+		return err
+	}))
+	if !slices.Equal(found, secrets) {
+		t.Errorf("outside holds %v, not %v", found, secrets)
 	}
 }
 
@@ -75,7 +78,7 @@ func TestNoReadGetsOutInARace(t *testing.T) {
 	onBoth(t, Config{}, func(t *testing.T, w world) {
 		good := 0
 		swapped(t, w, func(i int) {
-			name := []string{"dir/f", "file"}[i%2]
+			name := []string{"dir/f", "file", "dir/sub/f"}[i%3]
 			got, err := w.read(name)
 			switch {
 			case err != nil:
@@ -96,7 +99,7 @@ func TestNoWriteGetsOutInARace(t *testing.T) {
 	onBoth(t, Config{}, func(t *testing.T, w world) {
 		good := 0
 		swapped(t, w, func(i int) {
-			name := []string{"dir/f", "file", "dir/made/here"}[i%3]
+			name := []string{"dir/f", "file", "dir/sub/f", "dir/made/here"}[i%4]
 			if w.WriteFile(name, []byte("inside")) == nil {
 				good++
 			}
