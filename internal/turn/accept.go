@@ -72,7 +72,7 @@ type accepting struct {
 	started bool // a message begins a turn
 	answers bool // calls were answered or refused
 	results bool // by results
-	freed   bool // a call may run now
+	freed   bool // a worker may be needed now
 	cut     bool // an interrupt
 	wanted  bool // the turn is wanted by this request
 }
@@ -108,7 +108,7 @@ func (a *accepting) message(e *api.UserMessage) error {
 	if _, err := a.r.cfg.Log.Queue(a.tx, a.s, e); err != nil {
 		return err
 	}
-	a.dirty = true
+	a.dirty, a.freed = true, true
 	a.out = append(a.out, e)
 	return nil
 }

@@ -258,7 +258,7 @@ func (c *change) end() error {
 
 // GiveUp is for the queue: it ends the turn of a session that no worker
 // serves. Open calls get an error result, the client sees session.error and
-// an idle with retries_exhausted. It stores s, whose row the caller holds.
+// an idle with retries_exhausted. The caller holds the row and stores s.
 func (r *Runner) GiveUp(tx store.Tx, s *plane.Session, reason string) error {
 	c := r.change(tx, s)
 	if err := c.cutOff(); err != nil {
@@ -273,5 +273,7 @@ func (r *Runner) GiveUp(tx store.Tx, s *plane.Session, reason string) error {
 		return err
 	}
 	c.idle(api.StopReason{Type: api.StopRetriesExhausted}, nil)
-	return c.save()
+	_, err := c.flush()
+	s.UpdatedAt = c.now
+	return err
 }
