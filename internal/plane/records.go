@@ -163,7 +163,8 @@ const (
 	EndedLapse      EndedBy = "lapse"      // no beat within the lease
 	EndedReclaim    EndedBy = "reclaim"    // delivered, never acked
 	EndedSession    EndedBy = "session"    // the session was archived, deleted or terminated
-	EndedUnattended EndedBy = "unattended" // its session never had input
+	EndedUnattended EndedBy = "unattended" // nothing for its holder to do: no input ever, or none in sight
+	EndedStall      EndedBy = "stall"      // its holder was silent too long; the session was given up
 )
 
 // AgentVersion is one version of an agent; the latest is the agent.

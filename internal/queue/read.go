@@ -1,0 +1,143 @@
+package queue
+
+import (
+	"context"
+	"errors"
+
+	"github.com/berthdev/berth/api"
+	"github.com/berthdev/berth/internal/plane"
+	"github.com/berthdev/berth/internal/store"
+)
+
+// Wire is an item as clients see it, without its secret.
+func Wire(w plane.WorkItem) api.Work {
+	md := w.Metadata
+	if md == nil {
+		md = api.Metadata{}
+	}
+	return api.Work{
+		ID: w.ID, Type: "work", EnvironmentID: w.EnvironmentID,
+		Data:  api.WorkData{Type: "session", ID: w.SessionID},
+		State: w.State, Metadata: md, CreatedAt: w.CreatedAt,
+		AcknowledgedAt: w.AckedAt, StartedAt: w.StartedAt, LatestHeartbeatAt: w.HeartbeatAt,
+		StopRequestedAt: w.StopRequestedAt, StoppedAt: w.StoppedAt,
+	}
+}
+
+// Get gives an item; NotFound when the environment has none by that id.
+func (q *Queue) Get(ctx context.Context, environment, id string) (work api.Work, err error) {
+	err = q.st.View(ctx, func(r store.Reader) error {
+		w, err := r.Work(id)
+		if err == nil && w.EnvironmentID != environment {
+			err = plane.Errorf(plane.NotFound, "no work item %s in this environment", id)
+		}
+		work = Wire(w)
+		return err
+	})
+	if err != nil {
+		return api.Work{}, err
+	}
+	return work, nil
+}
+
+// List lists an environment's items, newest first; a page ends with the id
+// that the next one comes after.
+func (q *Queue) List(ctx context.Context, environment string, w store.Window) ([]api.Work, error) {
+	var works []api.Work
+	err := q.st.View(ctx, func(r store.Reader) error {
+		items, err := r.WorkItems(environment, w)
+		works = make([]api.Work, 0, len(items))
+		for _, it := range items {
+			works = append(works, Wire(it))
+		}
+		return err
+	})
+	return works, err
+}
+
+// Update changes an item's metadata: null deletes a key.
+func (q *Queue) Update(ctx context.Context, environment, id string, patch api.MetadataPatch) (work api.Work, err error) {
+	err = q.st.Update(ctx, func(tx store.Tx) error {
+		w, err := tx.LockWork(id)
+		if err != nil {
+			return err
+		}
+		if w.EnvironmentID != environment {
+			return plane.Errorf(plane.NotFound, "no work item %s in this environment", id)
+		}
+		w.Metadata = plane.PatchMetadata(w.Metadata, patch, false)
+		if err := plane.CheckMetadata("metadata", w.Metadata); err != nil {
+			return err
+		}
+		work = Wire(w)
+		return tx.UpdateWork(w)
+	})
+	if err != nil {
+		return api.Work{}, err
+	}
+	return work, nil
+}
+
+// Stats counts the environment's queue.
+func (q *Queue) Stats(ctx context.Context, environment string) (stats api.WorkStats, err error) {
+	err = q.st.View(ctx, func(r store.Reader) error {
+		st, err := r.WorkStats(environment, q.now())
+		stats = api.WorkStats{
+			Type: "work_queue_stats", Depth: st.Depth, Pending: st.Pending, Delivered: st.Delivered,
+			OldestQueuedAt: st.OldestQueuedAt, WorkersPolling: st.WorkersPolling,
+		}
+		return err
+	})
+	return stats, err
+}
+
+// MarkStreamed says that the session's holder opened its stream: calls may
+// begin from here. It returns at once; the store is told soon.
+func (q *Queue) MarkStreamed(_ context.Context, session string) {
+	q.mu.Lock()
+	q.streamed[session] = struct{}{}
+	q.mu.Unlock()
+	select {
+	case q.mark <- struct{}{}:
+	default:
+	}
+}
+
+// markLoop writes down which holders have opened a stream.
+func (q *Queue) markLoop(ctx context.Context, quit <-chan struct{}) {
+	for {
+		select {
+		case <-q.mark:
+		case <-quit:
+			return
+		}
+		q.mu.Lock()
+		sessions := q.streamed
+		q.streamed = map[string]struct{}{}
+		q.mu.Unlock()
+		for session := range sessions {
+			err := q.st.Update(ctx, func(tx store.Tx) error { return markStreamed(tx, session) })
+			if err != nil && !errors.Is(err, errNothing) && ctx.Err() == nil {
+				q.log.Warn("queue: a stream was not written down", "session", session, "error", err)
+			}
+		}
+	}
+}
+
+func markStreamed(tx store.Tx, session string) error {
+	w, err := tx.LiveWork(session)
+	if notFound(err) || err == nil && w.Streamed {
+		return errNothing
+	}
+	if err == nil {
+		w, err = tx.LockWork(w.ID)
+	}
+	if err != nil {
+		return err
+	}
+	if w.State == api.WorkStopped || w.Streamed || w.TokenID == "" && w.AckedAt == nil {
+		return errNothing
+	}
+	w.Streamed = true
+	return tx.UpdateWork(w)
+}
