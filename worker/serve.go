@@ -56,8 +56,7 @@ func (r *run) serve(ctx context.Context, c *pending) callDone {
 	known, jerr := r.journal.Started(ctx, key)
 	var result []byte
 	switch {
-	case ctx.Err() != nil && (jerr != nil || known.State == CallNew):
-		r.forget(key)
+	case ctx.Err() != nil && jerr != nil:
 		return done(callVoid, CallInterrupted)
 	case jerr != nil:
 		r.log.Error("the journal failed; a call was not run", "call", c.ID, "error", jerr)

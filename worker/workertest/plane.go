@@ -1,0 +1,291 @@
+// Package workertest is a small control plane in memory that speaks real
+// HTTP: enough of the queue and of sessions to test a worker against, with
+// knobs for trouble. Its sessions play scripts instead of asking a model.
+//
+// It follows the contract's rules where a worker can feel them: deliveries
+// with a token each, compare-and-set beats, leases that lapse, results that
+// are accepted once, streams without replay.
+package workertest
+
+import (
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/berthdev/berth/api"
+)
+
+// The plane's one environment.
+const (
+	EnvironmentID  = "env_01workertest"
+	EnvironmentKey = "sk-test-env01-key"
+)
+
+// Plane is a fake control plane. Safe for concurrent use.
+type Plane struct {
+	// URL is its origin.
+	URL string
+
+	server *httptest.Server
+
+	mu       sync.Mutex
+	changed  chan struct{} // closed and replaced at every change
+	now      time.Time     // the last processed_at
+	ids      int
+	ttl      time.Duration
+	sessions map[string]*Session
+	order    []*Session
+	items    []*item // oldest first
+	faults   []*Fault
+	requests []Request
+	streamed streamLife
+	closing  bool
+}
+
+// Request is one call the plane has seen.
+type Request struct {
+	Route      Route
+	Status     int // as sent, or 0 when the answer was lost
+	Credential string
+	Work       string
+	Session    string
+	WorkerID   string
+	Expected   string // of a beat
+	Force      bool   // of a stop
+	At         time.Time
+}
+
+// Route names an endpoint.
+type Route string
+
+const (
+	Poll       Route = "poll"
+	Ack        Route = "ack"
+	Beat       Route = "beat"
+	Stop       Route = "stop"
+	GetSession Route = "get session"
+	List       Route = "list"
+	Stream     Route = "stream"
+	Send       Route = "send"
+)
+
+// Fault is trouble with a route.
+type Fault struct {
+	Route Route // "" is every route but Stream
+	// Times is how many calls it meets, 0 for all; Share is how likely it
+	// meets one, 0 for always.
+	Times int
+	Share float64
+	// Status is answered instead of doing anything. With Lost the call takes
+	// effect and its answer is lost with the connection.
+	Status int
+	Lost   bool
+	// Delay comes before all else.
+	Delay time.Duration
+	// Header is added to the answer.
+	Header http.Header
+
+	met int
+}
+
+// streamLife bounds streams.
+type streamLife struct {
+	min, max time.Duration // 0 for no bound
+	events   int           // after so many, 0 for no bound
+	skip     map[string]bool
+	twice    bool
+}
+
+// New starts a plane that ends with the test.
+func New(t testing.TB) *Plane {
+	p := &Plane{
+		changed:  make(chan struct{}),
+		ttl:      60 * time.Second,
+		sessions: map[string]*Session{},
+		now:      time.Now().UTC().Truncate(time.Microsecond),
+	}
+	p.server = httptest.NewServer(p.handler())
+	p.URL = p.server.URL
+	t.Cleanup(p.close)
+	return p
+}
+
+func (p *Plane) close() {
+	p.mu.Lock()
+	p.closing = true
+	p.change()
+	p.mu.Unlock()
+	p.server.CloseClientConnections()
+	p.server.Close()
+}
+
+// SetTTL sets the lease's TTL; 60 s at first.
+func (p *Plane) SetTTL(d time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.ttl = d
+}
+
+// Inject adds trouble.
+func (p *Plane) Inject(f Fault) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.faults = append(p.faults, &f)
+}
+
+// Heal takes all trouble away.
+func (p *Plane) Heal() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.faults, p.streamed = nil, streamLife{}
+}
+
+// CutStreams ends every stream after a while between min and max.
+func (p *Plane) CutStreams(min, max time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.streamed.min, p.streamed.max = min, max
+}
+
+// CutStreamsAt ends a stream in place of the first event of that type which
+// would have gone out on it; the next stream is spared.
+func (p *Plane) CutStreamsAt(eventType string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.streamed.skip == nil {
+		p.streamed.skip = map[string]bool{}
+	}
+	p.streamed.skip[eventType] = true
+}
+
+// RepeatEvents sends every event twice on streams, the second time later.
+func (p *Plane) RepeatEvents() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.streamed.twice = true
+}
+
+// Requests gives the calls seen so far, of one route or of all ("").
+func (p *Plane) Requests(route Route) []Request {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var some []Request
+	for _, r := range p.requests {
+		if route == "" || r.Route == route {
+			some = append(some, r)
+		}
+	}
+	return some
+}
+
+// Wait returns when cond is true; it is called with no lock held after every
+// change. The test fails after limit.
+func (p *Plane) Wait(t testing.TB, what string, limit time.Duration, cond func() bool) {
+	t.Helper()
+	deadline := time.NewTimer(limit)
+	defer deadline.Stop()
+	for {
+		p.mu.Lock()
+		changed := p.changed
+		p.mu.Unlock()
+		if cond() {
+			return
+		}
+		select {
+		case <-changed:
+		case <-deadline.C:
+			t.Fatalf("waited %v for: %s\n%s", limit, what, p.dump())
+		}
+	}
+}
+
+func (p *Plane) dump() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := ""
+	for _, it := range p.items {
+		s += fmt.Sprintf("item %s of %s: %s, delivered %v, last beat %q\n", it.id, it.session.ID, it.state, !it.delivered.IsZero(), it.beat)
+	}
+	for _, se := range p.order {
+		s += fmt.Sprintf("session %s: %s, %d events, open %v\n", se.ID, se.status, len(se.log), se.open())
+	}
+	return s
+}
+
+// change needs mu.
+func (p *Plane) change() {
+	close(p.changed)
+	p.changed = make(chan struct{})
+}
+
+// id needs mu.
+func (p *Plane) id(prefix string) string {
+	p.ids++
+	return fmt.Sprintf("%s01test%06d", prefix, p.ids)
+}
+
+// tick is the next processed_at: strictly increasing. It needs mu.
+func (p *Plane) tick() time.Time {
+	now := time.Now().UTC().Truncate(time.Microsecond)
+	if !now.After(p.now) {
+		now = p.now.Add(time.Microsecond)
+	}
+	p.now = now
+	return now
+}
+
+// fault picks the trouble that a call meets. It needs mu.
+func (p *Plane) fault(route Route) *Fault {
+	for _, f := range p.faults {
+		if f.Route != route && (f.Route != "" || route == Stream) {
+			continue
+		}
+		if f.Times > 0 && f.met >= f.Times || f.Share > 0 && rand.Float64() >= f.Share {
+			continue
+		}
+		f.met++
+		return f
+	}
+	return nil
+}
+
+// failure is an error answer.
+type failure struct {
+	status  int
+	message string
+	details map[string]any
+	noRetry bool
+}
+
+func failf(status int, format string, args ...any) *failure {
+	return &failure{status: status, message: fmt.Sprintf(format, args...)}
+}
+
+func (f *failure) write(w http.ResponseWriter) {
+	kind := api.ErrInvalidRequest
+	switch {
+	case f.status == http.StatusUnauthorized:
+		kind = api.ErrAuthentication
+	case f.status == http.StatusNotFound:
+		kind = api.ErrNotFound
+	case f.status == http.StatusTooManyRequests:
+		kind = api.ErrRateLimit
+	case f.status >= 500:
+		kind = api.ErrAPI
+	}
+	if f.noRetry {
+		w.Header().Set("X-Should-Retry", "false")
+	}
+	body, err := json.Marshal(api.ErrorResponse{Type: "error", Error: api.ErrorBody{Type: kind, Message: f.message, Details: f.details}})
+	if err != nil {
+		panic(err) // the body is made of strings
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(f.status)
+	_, _ = w.Write(body)
+}
