@@ -77,8 +77,8 @@ func (q *Queue) Ack(ctx context.Context, who auth.Identity, environment, id stri
 			w.Tries++
 		}
 		w.State, w.AckedAt, w.AckedByKey = api.WorkStarting, &now, who.KeyID
-		w.TTLSeconds = int(seconds(env.Metadata, keyLease, q.cfg.Lease, minTTL, maxTTL) / time.Second)
-		w.LeaseUntil = now.Add(seconds(env.Metadata, keyStartup, q.cfg.Startup, minStartup, maxStartup))
+		w.TTLSeconds = int(seconds(env.Metadata, plane.SettingLeaseTTL, q.cfg.Lease, minTTL, maxTTL) / time.Second)
+		w.LeaseUntil = now.Add(seconds(env.Metadata, plane.SettingStartupSeconds, q.cfg.Startup, minStartup, maxStartup))
 		w.DueAt = q.due(w)
 		out = w
 		return tx.UpdateWork(w)

@@ -12,15 +12,6 @@ import (
 	"github.com/berthdev/berth/internal/store"
 )
 
-// Environment metadata that tunes its queue.
-const (
-	keyQueue   = "berth.queue"
-	keyLease   = "berth.lease_ttl_seconds"
-	keyStartup = "berth.startup_seconds"
-
-	queueFirstInput = "first_input"
-)
-
 const (
 	minTTL, maxTTL         = 10, 600 // seconds
 	minStartup, maxStartup = 1, 3600
@@ -78,7 +69,7 @@ func (q *Queue) offerFirst(tx store.Tx, s *plane.Session, now time.Time) error {
 		if err != nil {
 			return fmt.Errorf("offer: %w", err)
 		}
-		if env.Metadata[keyQueue] == queueFirstInput {
+		if env.Metadata[plane.SettingQueue] == "first_input" {
 			return nil
 		}
 	}

@@ -87,7 +87,7 @@ func (q *Queue) deliver(ctx context.Context, environment, worker string, reclaim
 		}
 		w, token, next, err := q.claim(ctx, environment, worker, reclaim)
 		if spent, ok := errors.AsType[*spentError](err); ok {
-			if err := q.settle(ctx, spent.id); err != nil {
+			if err := q.exhaust(ctx, spent); err != nil {
 				return nil, next, err
 			}
 			continue
@@ -111,7 +111,7 @@ func (q *Queue) deliver(ctx context.Context, environment, worker string, reclaim
 
 // spentError names an unacked item that has been delivered too often: it is
 // not to be delivered once more.
-type spentError struct{ id string }
+type spentError struct{ id, token string }
 
 func (e *spentError) Error() string { return "delivered too often: " + e.id }
 
@@ -140,7 +140,7 @@ func (q *Queue) claim(ctx context.Context, environment, worker string, reclaim t
 		fresh := w.DeliveredAt == nil
 		if !fresh {
 			if w.Tries >= q.cfg.MaxTries {
-				return &spentError{w.ID}
+				return &spentError{w.ID, w.TokenID}
 			}
 			old := w
 			var calls open

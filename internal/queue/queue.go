@@ -127,6 +127,7 @@ func (q *Queue) Start() {
 	}
 	q.running = true
 	q.quit = make(chan struct{})
+	q.rooms.open()
 	q.unlisten = q.st.Listen(func(n store.Note) {
 		switch {
 		case n.Lost:

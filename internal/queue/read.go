@@ -3,6 +3,8 @@ package queue
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
 
 	"github.com/berthdev/berth/api"
 	"github.com/berthdev/berth/internal/plane"
@@ -108,36 +110,57 @@ func (q *Queue) markLoop(ctx context.Context, quit <-chan struct{}) {
 	for {
 		select {
 		case <-q.mark:
+			q.writeMarks(ctx)
 		case <-quit:
+			last, cancel := context.WithTimeout(context.Background(), claimTime)
+			defer cancel()
+			q.writeMarks(last)
 			return
-		}
-		q.mu.Lock()
-		sessions := q.streamed
-		q.streamed = map[string]struct{}{}
-		q.mu.Unlock()
-		for session := range sessions {
-			err := q.st.Update(ctx, func(tx store.Tx) error { return markStreamed(tx, session) })
-			if err != nil && !errors.Is(err, errNothing) && ctx.Err() == nil {
-				q.log.Warn("queue: a stream was not written down", "session", session, "error", err)
-			}
 		}
 	}
 }
 
-func markStreamed(tx store.Tx, session string) error {
+func (q *Queue) writeMarks(ctx context.Context) {
+	q.mu.Lock()
+	marks := q.streamed
+	q.streamed = map[string]struct{}{}
+	q.mu.Unlock()
+	sessions := slices.Sorted(maps.Keys(marks)) // one order of locks
+	for some := range slices.Chunk(sessions, 64) {
+		err := q.st.Update(ctx, func(tx store.Tx) error {
+			wrote := false
+			for _, session := range some {
+				marked, err := markStreamed(tx, session)
+				if err != nil {
+					return err
+				}
+				wrote = wrote || marked
+			}
+			if !wrote {
+				return errNothing
+			}
+			return nil
+		})
+		if err != nil && !errors.Is(err, errNothing) && ctx.Err() == nil {
+			q.log.Warn("queue: opened streams were not written down", "sessions", len(some), "error", err)
+		}
+	}
+}
+
+func markStreamed(tx store.Tx, session string) (bool, error) {
 	w, err := tx.LiveWork(session)
 	if notFound(err) || err == nil && w.Streamed {
-		return errNothing
+		return false, nil
 	}
 	if err == nil {
 		w, err = tx.LockWork(w.ID)
 	}
 	if err != nil {
-		return err
+		return false, err
 	}
-	if w.State == api.WorkStopped || w.Streamed || w.TokenID == "" && w.AckedAt == nil {
-		return errNothing
+	if w.State == api.WorkStopped || w.Streamed || w.DeliveredAt == nil && w.AckedAt == nil {
+		return false, nil
 	}
 	w.Streamed = true
-	return tx.UpdateWork(w)
+	return true, tx.UpdateWork(w)
 }

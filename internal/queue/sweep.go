@@ -125,39 +125,13 @@ func (q *Queue) settleAll(ctx context.Context, due []plane.WorkItem) error {
 // holder that was told to let go has had its time, a session without input is
 // let go, a silent one is given up. It is repeatable and does nothing early.
 func (q *Queue) settle(ctx context.Context, id string) error {
-	err := q.st.Update(ctx, func(tx store.Tx) error {
-		w, err := tx.Work(id)
-		if notFound(err) {
-			return errNothing
-		}
-		if err != nil {
-			return err
-		}
-		s, err := tx.LockSession(w.SessionID)
-		if notFound(err) {
-			return errNothing
-		}
-		if err != nil {
-			return err
-		}
-		if w, err = tx.LockWork(id); err != nil {
-			return err
-		}
+	return q.withBoth(ctx, id, func(tx store.Tx, w plane.WorkItem, s plane.Session) error {
 		now := q.now()
-		if w.State == api.WorkQueued && w.DeliveredAt != nil && w.Tries >= q.cfg.MaxTries {
-			// Claim found it unacked for longer than its reclaim window.
-			stop(&w, plane.EndedReclaim, now)
-			return q.conclude(tx, w, &s, now)
-		}
 		switch {
 		case w.State == api.WorkStopped || w.State == api.WorkQueued:
 			return errNothing
 		case w.State == api.WorkStopping && (w.Lapsed(now) || !now.Before(q.stoppingUntil(w))):
-			by := w.EndedBy
-			if by == plane.EndedNot {
-				by = plane.EndedHolder
-			}
-			stop(&w, by, now)
+			stop(&w, w.EndedBy, now)
 			return q.conclude(tx, w, &s, now)
 		case w.State == api.WorkStopping:
 			return q.reschedule(tx, w)
@@ -173,7 +147,7 @@ func (q *Queue) settle(ctx context.Context, id string) error {
 			q.ask(&w, plane.EndedUnattended, now)
 			return tx.UpdateWork(w)
 		}
-		if silentSince(s, now) < q.cfg.Stall {
+		if silentFor(s, now) < q.cfg.Stall {
 			return q.reschedule(tx, w)
 		}
 		calls, err := openCalls(tx, &s)
@@ -191,7 +165,39 @@ func (q *Queue) settle(ctx context.Context, id string) error {
 		}
 		return q.giveUp(tx, &s, "no tool call of this session has ended for "+q.cfg.Stall.String())
 	})
-	if errors.Is(err, errNothing) {
+}
+
+// exhaust ends an item that was delivered too often and not acked, unless it
+// has moved on.
+func (q *Queue) exhaust(ctx context.Context, spent *spentError) error {
+	return q.withBoth(ctx, spent.id, func(tx store.Tx, w plane.WorkItem, s plane.Session) error {
+		if w.State != api.WorkQueued || w.TokenID != spent.token {
+			return errNothing
+		}
+		now := q.now()
+		stop(&w, plane.EndedReclaim, now)
+		return q.conclude(tx, w, &s, now)
+	})
+}
+
+// withBoth runs a transition with the session and its item locked. An item
+// that is gone, and errNothing, are nothing to do.
+func (q *Queue) withBoth(ctx context.Context, id string, fn func(store.Tx, plane.WorkItem, plane.Session) error) error {
+	err := q.st.Update(ctx, func(tx store.Tx) error {
+		w, err := tx.Work(id)
+		if err != nil {
+			return err
+		}
+		s, err := tx.LockSession(w.SessionID)
+		if err != nil {
+			return err
+		}
+		if w, err = tx.LockWork(id); err != nil {
+			return err
+		}
+		return fn(tx, w, s)
+	})
+	if errors.Is(err, errNothing) || notFound(err) {
 		return nil
 	}
 	return err
@@ -217,11 +223,11 @@ func (q *Queue) silent(tx store.Tx, w plane.WorkItem, now time.Time) (bool, erro
 	if err != nil {
 		return false, err
 	}
-	return silentSince(s, now) >= q.cfg.Stall, nil
+	return silentFor(s, now) >= q.cfg.Stall, nil
 }
 
-// silentSince is for how long a session has waited for answers.
-func silentSince(s plane.Session, now time.Time) time.Duration {
+// silentFor is for how long a session has waited for answers.
+func silentFor(s plane.Session, now time.Time) time.Duration {
 	if s.Turn != plane.TurnCalls || s.LastProcessedAt.IsZero() {
 		return 0
 	}
