@@ -1,0 +1,231 @@
+package worker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net/http"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/berthdev/berth/api"
+	"github.com/berthdev/berth/client"
+)
+
+// beatServer answers beats as a script says; after it, it extends.
+type beatServer struct {
+	script []func(expected string) (*api.Heartbeat, error)
+	seen   []string        // expected values
+	at     []time.Duration // since the first
+	began  time.Time
+	stored string
+	ttl    int
+	n      int
+}
+
+func (b *beatServer) send(ctx context.Context, expected string) (*api.Heartbeat, error) {
+	if b.seen == nil {
+		b.began = time.Now()
+	}
+	b.seen = append(b.seen, expected)
+	b.at = append(b.at, time.Since(b.began))
+	b.n++
+	if b.n <= len(b.script) {
+		return b.script[b.n-1](expected)
+	}
+	return b.extend()
+}
+
+func (b *beatServer) extend() (*api.Heartbeat, error) {
+	b.stored = time.Now().UTC().Format(time.RFC3339Nano)
+	return &api.Heartbeat{LastHeartbeat: b.stored, LeaseExtended: true, State: api.WorkActive, TTLSeconds: b.ttl}, nil
+}
+
+func (b *beatServer) answer(state api.WorkState, extended bool) func(string) (*api.Heartbeat, error) {
+	return func(string) (*api.Heartbeat, error) {
+		return &api.Heartbeat{LastHeartbeat: b.stored, LeaseExtended: extended, State: state, TTLSeconds: b.ttl}, nil
+	}
+}
+
+func (b *beatServer) status(code int) func(string) (*api.Heartbeat, error) {
+	return func(string) (*api.Heartbeat, error) { return nil, &client.Error{Status: code} }
+}
+
+// loseAnswer has its effect, and no answer.
+func (b *beatServer) loseAnswer(string) (*api.Heartbeat, error) {
+	_, _ = b.extend()
+	return nil, errors.New("connection reset")
+}
+
+// compare answers as the contract says: 412 unless expected is what is stored.
+func (b *beatServer) compare(expected string) (*api.Heartbeat, error) {
+	if expected == b.stored {
+		return b.extend()
+	}
+	return nil, b.mismatch(api.WorkActive, &b.stored)
+}
+
+func (b *beatServer) mismatch(state api.WorkState, last *string) error {
+	details, err := json.Marshal(map[string]any{"current_state": api.LeaseState{State: state, LastHeartbeat: last, TTLSeconds: b.ttl}})
+	if err != nil {
+		return err
+	}
+	return &client.Error{Status: http.StatusPreconditionFailed, Details: details}
+}
+
+// beatFor runs a lease for d and gives its news.
+func beatFor(t *testing.T, d time.Duration, b *beatServer, last string) (news []leaseNews) {
+	ctx, cancel := context.WithTimeout(t.Context(), d)
+	defer cancel()
+	l := &lease{send: b.send, tell: func(n leaseNews) { news = append(news, n) }, log: slog.New(slog.DiscardHandler), last: last}
+	l.run(ctx)
+	return news
+}
+
+func TestLeaseReactions(t *testing.T) {
+	other := "2031-01-01T00:00:00Z"
+	type script = []func(string) (*api.Heartbeat, error)
+	tests := []struct {
+		name   string
+		script func(b *beatServer) script
+		run    time.Duration
+		want   []leaseNews
+	}{
+		{"extended for ever", func(b *beatServer) script { return nil }, time.Hour, nil},
+		{"stopping goes on beating and is told once", func(b *beatServer) script {
+			return script{b.compareFirst, b.answer(api.WorkStopping, true), b.answer(api.WorkStopping, true), b.answer(api.WorkStopping, false)}
+		}, 4 * time.Minute, []leaseNews{leaseStopping}},
+		{"stopping then stopped", func(b *beatServer) script {
+			return script{b.compareFirst, b.answer(api.WorkStopping, true), b.answer(api.WorkStopped, false)}
+		}, time.Hour, []leaseNews{leaseStopping, leaseStopped}},
+		{"stopped", func(b *beatServer) script { return script{b.answer(api.WorkStopped, false)} }, time.Hour, []leaseNews{leaseStopped}},
+		{"not extended", func(b *beatServer) script { return script{b.answer(api.WorkActive, false)} }, time.Hour, []leaseNews{leaseStopped}},
+		{"412 of a re-queued item", func(b *beatServer) script {
+			return script{b.compareFirst, func(string) (*api.Heartbeat, error) { return nil, b.mismatch(api.WorkQueued, nil) }}
+		}, time.Hour, []leaseNews{leaseLost}},
+		{"412 of another holder", func(b *beatServer) script {
+			return script{b.compareFirst, func(string) (*api.Heartbeat, error) { return nil, b.mismatch(api.WorkActive, &other) }}
+		}, time.Hour, []leaseNews{leaseLost}},
+		{"412 without a body", func(b *beatServer) script { return script{b.status(412)} }, time.Hour, []leaseNews{leaseLost}},
+		{"412 of a superseded item", func(b *beatServer) script {
+			return script{b.compareFirst, b.loseAnswer, func(string) (*api.Heartbeat, error) { return nil, b.mismatch(api.WorkStopped, &b.stored) }}
+		}, time.Hour, []leaseNews{leaseLost}},
+		{"412 after our own lost answer", func(b *beatServer) script {
+			return script{b.compareFirst, b.loseAnswer, b.compare, b.compare, b.compare}
+		}, time.Hour, nil},
+		{"412 after the first answer was lost", func(b *beatServer) script { return script{b.loseAnswer, b.compare, b.compare} }, time.Hour, nil},
+		{"412 that shows our own last beat", func(b *beatServer) script {
+			return script{b.compareFirst, func(expected string) (*api.Heartbeat, error) { return nil, b.mismatch(api.WorkActive, &expected) }, b.compare}
+		}, time.Hour, nil},
+		{"412 in doubt that shows an older beat", func(b *beatServer) script {
+			old := "1999-01-01T00:00:00Z" // the clock of synctest begins in 2000
+			return script{b.compareFirst, b.loseAnswer, func(string) (*api.Heartbeat, error) { return nil, b.mismatch(api.WorkActive, &old) }}
+		}, time.Hour, []leaseNews{leaseLost}},
+		{"404", func(b *beatServer) script { return script{b.status(404)} }, time.Hour, []leaseNews{leaseRefused}},
+		{"401", func(b *beatServer) script { return script{b.compareFirst, b.status(401)} }, time.Hour, []leaseNews{leaseRefused}},
+		{"a few 500, 409, 429 and 408", func(b *beatServer) script {
+			return script{b.compareFirst, b.status(500), b.status(409), b.status(429), b.status(408), b.status(503)}
+		}, time.Hour, nil},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := &beatServer{ttl: 60}
+				b.script = tt.script(b)
+				if diff := cmp.Diff(tt.want, beatFor(t, tt.run, b, "")); diff != "" {
+					t.Error(diff)
+				}
+				if b.seen[0] != api.NoHeartbeat {
+					t.Errorf("the first beat expects %q", b.seen[0])
+				}
+			})
+		})
+	}
+}
+
+func (b *beatServer) compareFirst(string) (*api.Heartbeat, error) { return b.extend() }
+
+func TestLeaseCadence(t *testing.T) {
+	for _, tt := range []struct {
+		ttl   int
+		every time.Duration
+	}{{600, 30 * time.Second}, {60, 30 * time.Second}, {20, 10 * time.Second}, {1, time.Second}, {0, 30 * time.Second}, {-5, 30 * time.Second}} {
+		synctest.Test(t, func(t *testing.T) {
+			b := &beatServer{ttl: tt.ttl}
+			beatFor(t, 5*tt.every+tt.every/2, b, "")
+			for i, at := range b.at {
+				if at != time.Duration(i)*tt.every {
+					t.Errorf("ttl %d: beat %d at %v, want every %v", tt.ttl, i, at, tt.every)
+				}
+			}
+			if len(b.at) != 6 {
+				t.Errorf("ttl %d: %d beats", tt.ttl, len(b.at))
+			}
+		})
+	}
+}
+
+func TestLeaseIsGivenUpAfterOneTTLOfSilence(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		first bool
+		ttl   int
+		want  time.Duration
+	}{{"after a beat", true, 60, 60 * time.Second}, {"before any", false, 60, beatFirstTTL}} {
+		synctest.Test(t, func(t *testing.T) {
+			b := &beatServer{ttl: tt.ttl}
+			if tt.first {
+				b.script = append(b.script, b.compareFirst)
+			}
+			for range 5000 {
+				b.script = append(b.script, b.status(500))
+			}
+			began := time.Now()
+			news := beatFor(t, time.Hour, b, "")
+			if took := time.Since(began); !slices.Equal(news, []leaseNews{leaseLost}) || took > tt.want+time.Second || took < tt.want-time.Second {
+				t.Errorf("%s: %v after %v, want lost after %v", tt.name, news, took, tt.want)
+			}
+			if n := len(b.seen); n < 4 || n > 60 {
+				t.Errorf("%s: %d tries", tt.name, n)
+			}
+		})
+	}
+}
+
+func TestLeaseHangingBeatsAreCutAtTheInterval(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &beatServer{ttl: 20}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		var news []leaseNews
+		n := 0
+		l := &lease{tell: func(n leaseNews) { news = append(news, n) }, log: slog.New(slog.DiscardHandler)}
+		l.send = func(ctx context.Context, expected string) (*api.Heartbeat, error) {
+			if n++; n == 1 {
+				return b.extend()
+			}
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}
+		began := time.Now()
+		l.run(ctx)
+		if took := time.Since(began); !slices.Equal(news, []leaseNews{leaseLost}) || took > 21*time.Second || n < 2 {
+			t.Errorf("%v after %v and %d beats", news, took, n)
+		}
+	})
+}
+
+func TestLeaseContinuesAnothersBeat(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &beatServer{ttl: 60}
+		beatFor(t, time.Second, b, "2026-01-01T00:00:00Z")
+		if !slices.Equal(b.seen, []string{"2026-01-01T00:00:00Z"}) {
+			t.Errorf("expected values %v", b.seen)
+		}
+	})
+}
