@@ -45,11 +45,12 @@ func (e methodError) Error() string {
 
 // retryError says when a refused request may come again.
 type retryError struct {
-	*plane.Error
+	err   *plane.Error
 	after time.Duration
 }
 
-func (e retryError) Unwrap() error { return e.Error }
+func (e retryError) Error() string { return e.err.Error() }
+func (e retryError) Unwrap() error { return e.err }
 
 // fail answers with an error. It is the only place that turns errors into
 // statuses; what the client must not see is logged here, once.

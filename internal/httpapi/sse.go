@@ -52,7 +52,7 @@ func streamEvents(c *call) (any, error) {
 	}
 	defer sub.Close()
 	if c.who.Kind == plane.CallerSessions {
-		c.s.cfg.Queue.MarkStreamed(session)
+		c.s.cfg.Queue.MarkStreamed(c.ctx(), session)
 	}
 	st := stream{c: c, ctl: http.NewResponseController(c.w)}
 	if err := st.open(); err != nil {

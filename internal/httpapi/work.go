@@ -6,10 +6,13 @@ import (
 
 	"github.com/berthdev/berth/api"
 	"github.com/berthdev/berth/internal/plane"
+	"github.com/berthdev/berth/internal/store"
 )
 
-// maxWorkerID bounds Anthropic-Worker-ID.
-const maxWorkerID = 256
+const (
+	maxWorkerID    = 256  // bytes of Anthropic-Worker-ID
+	defaultReclaim = 5000 // ms after which an unacked item is delivered again
+)
 
 func listWork(c *call) (any, error) {
 	q, err := c.query()
@@ -22,9 +25,12 @@ func listWork(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := c.hasEnvironment(); err != nil {
+		return nil, err
+	}
 	items, err := c.s.cfg.Queue.List(c.ctx(), env, w)
 	if err != nil {
-		return nil, noEnvironment(err, env)
+		return nil, err
 	}
 	items, next := cut(items, limit, list, "desc", func(w api.Work) string { return w.ID })
 	if items == nil {
@@ -33,11 +39,16 @@ func listWork(c *call) (any, error) {
 	return api.Page[api.Work]{Data: items, NextPage: next}, nil
 }
 
-func noEnvironment(err error, id string) error {
-	if err != nil && plane.KindOf(err) == plane.NotFound {
-		return plane.Errorf(plane.NotFound, "there is no environment %s", id).WithCode("environment_not_found")
+// hasEnvironment answers an API key that names no environment; the one of an
+// environment key or a sessions token is there.
+func (c *call) hasEnvironment() error {
+	if c.who.Kind != plane.CallerAPI {
+		return nil
 	}
-	return err
+	return c.s.cfg.Store.View(c.ctx(), func(r store.Reader) error {
+		_, err := environment(r, c.path("environment"))
+		return err
+	})
 }
 
 func noWork(err error, id string) error {
@@ -57,23 +68,20 @@ func pollWork(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	reclaim, err := q.number("reclaim_older_than_ms", 0, 0, 24*60*60*1000)
+	reclaim, err := q.number("reclaim_older_than_ms", defaultReclaim, 0, 24*60*60*1000)
 	if err != nil {
 		return nil, err
-	}
-	var older *time.Duration
-	if q.v.Has("reclaim_older_than_ms") {
-		d := time.Duration(reclaim) * time.Millisecond
-		older = &d
 	}
 	worker := c.r.Header.Get("Anthropic-Worker-Id")
 	if !readable(worker, maxWorkerID) {
 		return nil, plane.Errorf(plane.Invalid, "must be text of at most %d bytes", maxWorkerID).In("Anthropic-Worker-ID")
 	}
-	env := c.path("environment")
-	w, err := c.s.cfg.Queue.Poll(c.ctx(), env, worker, time.Duration(block)*time.Millisecond, older)
+	if err := c.hasEnvironment(); err != nil {
+		return nil, err
+	}
+	w, err := c.s.cfg.Queue.Poll(c.ctx(), c.path("environment"), worker, time.Duration(block)*time.Millisecond, time.Duration(reclaim)*time.Millisecond)
 	if err != nil {
-		return nil, noEnvironment(err, env)
+		return nil, err
 	}
 	if w == nil {
 		return null, nil
@@ -82,9 +90,10 @@ func pollWork(c *call) (any, error) {
 }
 
 func workStats(c *call) (any, error) {
-	env := c.path("environment")
-	st, err := c.s.cfg.Queue.Stats(c.ctx(), env)
-	return st, noEnvironment(err, env)
+	if err := c.hasEnvironment(); err != nil {
+		return nil, err
+	}
+	return c.s.cfg.Queue.Stats(c.ctx(), c.path("environment"))
 }
 
 func getWork(c *call) (any, error) {
@@ -122,15 +131,19 @@ func beatWork(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	expected, err := q.text("expected_last_heartbeat")
-	if err != nil {
-		return nil, err
+	var expected *string
+	if q.v.Has("expected_last_heartbeat") {
+		v, err := q.text("expected_last_heartbeat")
+		if err != nil {
+			return nil, err
+		}
+		expected = &v
 	}
 	ttl, err := q.number("desired_ttl_seconds", 0, 1, 1<<31-1)
 	if err != nil {
 		return nil, err
 	}
-	b, err := c.s.cfg.Queue.Beat(c.ctx(), c.who, c.path("environment"), c.path("work"), expected, time.Duration(ttl)*time.Second)
+	b, err := c.s.cfg.Queue.Beat(c.ctx(), c.who, c.path("environment"), c.path("work"), expected, ttl)
 	return b, noWork(err, c.path("work"))
 }
 
@@ -140,6 +153,6 @@ func stopWork(c *call) (any, error) {
 		return nil, err
 	}
 	// A worker that stops its item on its way out may hang up at once.
-	w, err := c.s.cfg.Queue.Stop(context.WithoutCancel(c.ctx()), c.who, c.path("environment"), c.path("work"), req.Force)
+	w, err := c.s.cfg.Queue.StopWork(context.WithoutCancel(c.ctx()), c.who, c.path("environment"), c.path("work"), req.Force)
 	return w, noWork(err, c.path("work"))
 }
