@@ -1,0 +1,295 @@
+package api
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/anthropics/anthropic-sdk-go"
+	"github.com/anthropics/anthropic-sdk-go/packages/respjson"
+	"github.com/google/go-cmp/cmp"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files in testdata")
+
+// golden gives the JSON of v after it was compared with its file.
+func golden(t *testing.T, path string, v any) []byte {
+	t.Helper()
+	got, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	compareFile(t, path, append(got, '\n'))
+	return got
+}
+
+func compareFile(t *testing.T, path string, got []byte) {
+	t.Helper()
+	path = filepath.Join("testdata", path)
+	if *update {
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatalf("%v (run with -update to write it)", err)
+	}
+	if d := cmp.Diff(string(want), string(got)); d != "" {
+		t.Errorf("%s differs (-file +now):\n%s", path, d)
+	}
+}
+
+func TestObjectsThroughTheSDK(t *testing.T) {
+	for _, o := range objects() {
+		t.Run(o.name, func(t *testing.T) {
+			text := golden(t, "objects/"+o.name+".json", o.value)
+			roundTrip(t, text, o.value)
+			sdk := o.sdk()
+			if err := json.Unmarshal(text, sdk); err != nil {
+				t.Fatalf("the SDK refuses it: %v", err)
+			}
+			oracle{t, o.nulls, o.extra}.check("", reflect.ValueOf(sdk).Elem())
+		})
+	}
+}
+
+func TestRequestsAreTheSDKs(t *testing.T) {
+	for _, o := range requests() {
+		t.Run(o.name, func(t *testing.T) {
+			text := golden(t, "requests/"+o.name+".json", o.value)
+			roundTrip(t, text, o.value)
+			sdk := o.sdk()
+			if err := json.Unmarshal(text, sdk); err != nil {
+				t.Fatalf("the SDK refuses it: %v", err)
+			}
+			again, err := json.Marshal(sdk)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d := cmp.Diff(loose(t, text), loose(t, again)); d != "" {
+				t.Errorf("what the SDK would send differs (-ours +theirs):\n%s", d)
+			}
+		})
+	}
+}
+
+// Every event type has a golden file, survives a list and a stream through
+// the SDK's unions, and comes back as the type it was.
+func TestEventsThroughTheSDK(t *testing.T) {
+	seen := map[string]bool{}
+	var stream bytes.Buffer
+	fixtures := eventFixtures()
+	slices.SortFunc(fixtures, func(a, b eventFixture) int { return strings.Compare(a.name, b.name) })
+	for _, f := range fixtures {
+		t.Run(f.name, func(t *testing.T) {
+			kind := f.event.Head().Type
+			seen[kind] = true
+			text := golden(t, "events/"+f.name+".json", f.event)
+			back, err := DecodeEvent(text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d := cmp.Diff(f.event, back, asJSON); d != "" {
+				t.Errorf("decoded again it differs (-was +is):\n%s", d)
+			}
+			var streamed anthropic.BetaManagedAgentsStreamSessionEventsUnion
+			if err := json.Unmarshal(text, &streamed); err != nil {
+				t.Fatalf("the SDK's stream refuses it: %v", err)
+			}
+			o := oracle{t, f.nulls, nil}
+			o.union("stream", reflect.ValueOf(streamed))
+			if !f.streamOnly {
+				var listed anthropic.BetaManagedAgentsSessionEventUnion
+				if err := json.Unmarshal(text, &listed); err != nil {
+					t.Fatalf("the SDK's list refuses it: %v", err)
+				}
+				o.union("list", reflect.ValueOf(listed))
+			}
+		})
+		line, err := json.Marshal(f.event)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(&stream, "event: %s\ndata: %s\n\n", f.event.Head().Type, line)
+	}
+	for _, name := range slices.Sorted(maps.Keys(events)) {
+		if !seen[name] {
+			t.Errorf("event type %s has no fixture", name)
+		}
+	}
+	compareFile(t, "events.sse", stream.Bytes())
+}
+
+// roundTrip decodes text strictly into a value of the same type.
+func roundTrip(t *testing.T, text []byte, v any) {
+	t.Helper()
+	into := reflect.New(reflect.TypeOf(v))
+	if err := Decode(text, into.Interface()); err != nil {
+		t.Fatalf("Decode refuses its own JSON: %v", err)
+	}
+	if d := cmp.Diff(v, into.Elem().Interface(), asJSON); d != "" {
+		t.Errorf("decoded again it differs (-was +is):\n%s", d)
+	}
+}
+
+// asJSON compares raw JSON by meaning, an effort by what it is answered as,
+// and takes an absent list of configs for an empty one.
+var asJSON = cmp.Options{
+	cmp.Transformer("json", func(r json.RawMessage) any {
+		if len(r) == 0 {
+			return nil
+		}
+		var v any
+		if json.Unmarshal(r, &v) != nil {
+			return string(r)
+		}
+		return v
+	}),
+	cmp.Transformer("effort", func(e Effort) string {
+		if e.Type == "" {
+			return "high"
+		}
+		return e.Type
+	}),
+	cmp.Transformer("configs", func(c []ToolConfig) []any {
+		list := []any{}
+		for _, v := range c {
+			list = append(list, v)
+		}
+		return list
+	}),
+}
+
+func loose(t *testing.T, text []byte) any {
+	t.Helper()
+	var v any
+	if err := json.Unmarshal(text, &v); err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+// oracle walks what the SDK decoded: each member must have been there and of
+// the right type, null only where it may be, each union must have found its
+// variant, no member may be left over, and each value must be the one sent.
+type oracle struct {
+	t     *testing.T
+	nulls []string
+	extra []string
+}
+
+var fieldType = reflect.TypeFor[respjson.Field]()
+
+func (o oracle) check(path string, v reflect.Value) {
+	o.t.Helper()
+	switch {
+	case v.Kind() == reflect.Struct && v.MethodByName("AsAny").IsValid():
+		o.union(path, v)
+	case v.Kind() == reflect.Struct && hasJSON(v):
+		o.object(path, v)
+	case v.Kind() == reflect.Slice:
+		for i := range v.Len() {
+			o.check(fmt.Sprintf("%s[%d]", path, i), v.Index(i))
+		}
+	}
+}
+
+func hasJSON(v reflect.Value) bool {
+	f, ok := v.Type().FieldByName("JSON")
+	return ok && f.Type.Kind() == reflect.Struct
+}
+
+func (o oracle) union(path string, v reflect.Value) {
+	o.t.Helper()
+	variant := v.MethodByName("AsAny").Call(nil)[0]
+	for variant.Kind() == reflect.Interface {
+		variant = variant.Elem()
+	}
+	if !variant.IsValid() {
+		o.t.Errorf("%s: %s found no variant for %s", path, v.Type().Name(), rawOf(v))
+		return
+	}
+	o.check(path, variant)
+}
+
+func rawOf(v reflect.Value) string {
+	if m := v.MethodByName("RawJSON"); m.IsValid() {
+		return m.Call(nil)[0].String()
+	}
+	return "?"
+}
+
+func (o oracle) object(path string, v reflect.Value) {
+	o.t.Helper()
+	meta := v.FieldByName("JSON")
+	if extra := meta.FieldByName("ExtraFields"); extra.IsValid() && v.FieldByName("ExtraFields") == (reflect.Value{}) {
+		for _, k := range extra.MapKeys() {
+			if !slices.Contains(o.extra, k.String()) {
+				o.t.Errorf("%s.%s: the SDK does not know this member", path, k)
+			}
+		}
+	}
+	for i := range v.NumField() {
+		f := v.Type().Field(i)
+		m := meta.FieldByName(f.Name)
+		if f.Name == "JSON" || !m.IsValid() || m.Type() != fieldType {
+			continue
+		}
+		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		at := strings.TrimPrefix(path+"."+name, ".")
+		state := m.Interface().(respjson.Field)
+		switch text := state.Raw(); {
+		case text == "":
+			if f.Tag.Get("api") == "required" && !absentOK[v.Type().Name()+"."+name] {
+				o.t.Errorf("%s: missing", at)
+			}
+		case text == "null":
+			if !slices.Contains(o.nulls, name) {
+				o.t.Errorf("%s: null", at)
+			}
+		case !state.Valid():
+			o.t.Errorf("%s: the SDK cannot read %s", at, text)
+		default:
+			o.same(at, v.Field(i), text)
+			o.check(at, v.Field(i))
+		}
+	}
+}
+
+// absentOK are members that the SDK's model type requires and servers leave
+// out: capabilities are an open set.
+var absentOK = map[string]bool{"BetaModelCapabilities.server_tools": true, "BetaModelCapabilities.thinking": true}
+
+// same compares plain values with the text they came from.
+func (o oracle) same(path string, v reflect.Value, text string) {
+	o.t.Helper()
+	switch v.Kind() {
+	case reflect.String, reflect.Bool, reflect.Int64, reflect.Float64, reflect.Map:
+	case reflect.Struct:
+		if hasJSON(v) {
+			return
+		}
+	default:
+		return
+	}
+	again, err := json.Marshal(v.Interface())
+	if err != nil {
+		o.t.Errorf("%s: %v", path, err)
+		return
+	}
+	if d := cmp.Diff(loose(o.t, []byte(text)), loose(o.t, again)); d != "" {
+		o.t.Errorf("%s: the SDK read it differently (-sent +read):\n%s", path, d)
+	}
+}
