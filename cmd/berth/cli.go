@@ -15,12 +15,20 @@ import (
 type cli struct {
 	config.Log `embed:""`
 
+	Run    runCmd    `cmd:"" help:"Run one session from a prompt to its outputs, on this machine or with --base-url."`
+	Dev    devCmd    `cmd:"" help:"Both halves on one machine, with a default environment and keys."`
+	Serve  serveCmd  `cmd:"" help:"The control plane alone."`
+	Worker workerCmd `cmd:"" help:"The worker: poll a queue, or run one claimed item."`
+
 	Env      envCmd      `cmd:"" help:"Environments: the queues that workers serve."`
 	Agents   agentsCmd   `cmd:"" help:"Agents: a model, a system prompt and tools."`
 	Sessions sessionsCmd `cmd:"" help:"Sessions and their events."`
 	Work     workCmd     `cmd:"" help:"Work items of an environment's queue."`
 	Models   modelsCmd   `cmd:"" help:"Models that agents may name."`
+	Keys     keysCmd     `cmd:"" help:"API keys and environment keys."`
 
+	Doctor  doctorCmd  `cmd:"" help:"Say what works on this machine, and how to cure what does not."`
+	Migrate migrateCmd `cmd:"" help:"Bring the database to this version's schema."`
 	Version versionCmd `cmd:"" help:"Print the version."`
 }
 
@@ -38,7 +46,7 @@ func run(args []string, in io.Reader, out, errs io.Writer) int {
 		kong.Writers(out, errs),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, FlagsLast: true, WrapUpperBound: 110}),
 		kong.ValueFormatter(flagHelp),
-		kong.Bind(t),
+		kong.Bind(t, &c.Log),
 	)
 	if err != nil {
 		return t.fail(err)

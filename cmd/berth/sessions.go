@@ -4,14 +4,13 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"strings"
-	"time"
 
 	"github.com/berthdev/berth/api"
 	"github.com/berthdev/berth/client"
+	"github.com/berthdev/berth/internal/app"
 	"github.com/berthdev/berth/internal/config"
 )
 
@@ -233,91 +232,24 @@ func (c *sessionsStream) Run(t *term) error {
 	})
 }
 
-// previews are the event types that are shown while they are written.
-var previews = []string{api.TypeAgentMessage, api.TypeAgentThinking}
-
-// streamSilence is how long a stream may be silent before it is opened anew;
-// a server sends a ping every 15 s.
-const streamSilence = 60 * time.Second
-
-// follow prints a session's events as they come. Once the stream is open it
-// calls begin (nil for none). It ends with the session, with ctx (no error)
-// or, when untilIdle, with the turn.
+// follow prints a session's events from now on. It ends with the session, with
+// the first signal or, when untilIdle, with the turn.
 func follow(ctx context.Context, t *term, cl *client.Client, r remote, id string, untilIdle bool, begin func() error) error {
 	show := jsonLines(t.out)
 	tr := newTranscript(t.out, t.colours())
 	if !r.JSON {
 		show = tr.show
 	}
-	resume := ""
-	for try := 0; ; try++ {
-		s, err := cl.Stream(ctx, id, client.StreamOptions{Deltas: previews, Silence: streamSilence, LastEventID: resume})
-		if err != nil {
-			if e, ok := errors.AsType[*client.Error](err); ctx.Err() != nil || try == 0 || try > 5 || ok && !e.Temporary() {
-				return interrupted(ctx, err)
-			}
-			if err := pause(ctx, try); err != nil {
-				return nil
-			}
-			continue
-		}
-		if begin != nil {
-			if err := begin(); err != nil {
-				s.Close()
-				return err
-			}
-			begin = nil
-		}
-		for {
-			e, err := s.Next()
-			if err != nil {
-				break // the next stream resumes behind the last frame
-			}
-			try = 0
-			show(e)
-			if over(e, untilIdle) {
-				tr.endLine()
-				return s.Close()
-			}
-		}
-		if resume = s.LastEventID(); ctx.Err() != nil {
-			s.Close()
-			tr.endLine()
-			return nil
-		}
-		s.Close()
-	}
-}
-
-func over(e api.Event, untilIdle bool) bool {
-	switch e := e.(type) {
-	case *api.SessionStatusTerminated, *api.SessionDeleted:
-		return true
-	case *api.SessionStatusIdle:
-		return untilIdle && e.StopReason.Type != "requires_action"
-	}
-	return false
-}
-
-// interrupted is nil when ctx has ended: whoever stops a stream has seen
-// enough.
-func interrupted(ctx context.Context, err error) error {
+	err := app.Follow(ctx, cl, id, begin, func(e api.Event) bool {
+		show(e)
+		idle, ok := e.(*api.SessionStatusIdle)
+		return ok && untilIdle && idle.StopReason.Type != "requires_action"
+	})
+	tr.endLine()
 	if ctx.Err() != nil {
-		return nil
+		return nil // whoever stops a stream has seen enough
 	}
 	return err
-}
-
-// pause waits before try, longer with each.
-func pause(ctx context.Context, try int) error {
-	timer := time.NewTimer(min(250*time.Millisecond<<min(try, 5), 5*time.Second))
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }
 
 type sessionsConfirm struct {

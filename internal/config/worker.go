@@ -7,14 +7,12 @@ import (
 
 // Engine is how a worker runs sessions, whatever control plane it serves.
 type Engine struct {
-	Workdir        string        `help:"Working directory of the tools; an absolute path that exists here shows its content to every session." default:"/workspace" placeholder:"DIR"`
-	WorkdirMode    string        `help:"private: each session has its own; share: all sessions use the directory itself." enum:"private,share" default:"private"`
-	MaxSessions    int           `help:"Sessions with work to do at one time; 0 means by CPUs and memory." default:"0"`
-	MaxParked      int           `help:"Idle sessions whose sandboxes are kept; 0 means four times --max-sessions." default:"0"`
-	MaxIdle        time.Duration `help:"How long a session whose turn has ended keeps its worker and its sandbox; 0 means for ever." default:"60s"`
-	ToolTimeout    time.Duration `help:"Limit of one tool call unless the call asks for more." default:"120s"`
-	DrainTimeout   time.Duration `help:"How long running calls may take to end after the first stop signal." default:"150s"`
-	KeepWorkspaces time.Duration `help:"How long the files of a session that nobody serves any more are kept." default:"168h"`
+	Workdir      string        `help:"Working directory of the tools; an absolute path that exists here shows its content to every session." default:"/workspace" placeholder:"DIR"`
+	WorkdirMode  string        `help:"private: each session has its own; share: all sessions use the directory itself." enum:"private,share" default:"private"`
+	MaxSessions  int           `help:"Sessions with work to do at one time; 0 means by CPUs and memory." default:"0"`
+	MaxParked    int           `help:"Idle sessions whose sandboxes are kept beside them; they give way when room is needed." default:"64"`
+	MaxIdle      time.Duration `help:"How long a session whose turn has ended keeps its worker and its sandbox; 0 means for ever." default:"60s"`
+	DrainTimeout time.Duration `help:"How long running calls may take to end after the first stop signal." default:"150s"`
 }
 
 // Slots is MaxSessions, or what this machine can carry.
@@ -25,18 +23,10 @@ func (e Engine) Slots() int {
 	return max(8, 4*runtime.NumCPU())
 }
 
-// Parked is MaxParked, or its default.
-func (e Engine) Parked() int {
-	if e.MaxParked > 0 {
-		return e.MaxParked
-	}
-	return 4 * e.Slots()
-}
-
 // Validate checks what flags alone cannot.
 func (e Engine) Validate() error {
-	if e.MaxSessions < 0 || e.MaxParked < 0 || e.MaxIdle < 0 || e.ToolTimeout <= 0 || e.DrainTimeout < 0 {
-		return wrong("give a number of at least 0, and a --tool-timeout above 0", "a limit is negative")
+	if e.MaxSessions < 0 || e.MaxParked < 0 || e.MaxIdle < 0 || e.DrainTimeout < 0 {
+		return wrong("give a number of at least 0", "a limit is negative")
 	}
 	return nil
 }

@@ -1,0 +1,79 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/berthdev/berth/internal/app"
+	"github.com/berthdev/berth/internal/config"
+)
+
+type workerCmd struct {
+	Poll workerPoll `cmd:"" help:"Serve an environment's queue until stopped."`
+	Run  workerRun  `cmd:"" help:"Serve one claimed item, then end (a container's entrypoint)."`
+}
+
+// official are flags of the official worker that mean nothing here.
+type official struct {
+	UnrestrictedPaths bool `help:"Accepted for the official worker's sake; tools see their sandbox's files only." hidden:""`
+}
+
+func (o official) warn(t *term) {
+	if o.UnrestrictedPaths {
+		t.log.Warn("--unrestricted-paths has no effect: tools see their sandbox's files and no others")
+	}
+	if t.modelKeyGiven {
+		t.log.Warn("ANTHROPIC_API_KEY is dropped: a worker needs no model key, and the host it runs on should not hold one")
+	}
+}
+
+type workerPoll struct {
+	config.Remote  `embed:""`
+	config.Engine  `embed:""`
+	config.Sandbox `embed:""`
+	config.State   `embed:""`
+	official       `embed:""`
+
+	WorkerID string `help:"This worker's name at the control plane; empty makes one up." env:"ANTHROPIC_WORKER_ID" placeholder:"NAME"`
+	PollPace string `help:"auto: by what the control plane does; eager: always poll again at once; official: pause 1 to 3 s after an empty poll." enum:"auto,eager,official" default:"auto"`
+	Drain    bool   `help:"End when the queue is empty and every session is let go."`
+}
+
+func (c *workerPoll) Run(t *term) error {
+	if err := c.NeedQueue(); err != nil {
+		return err
+	}
+	c.warn(t)
+	taking, working, done := t.signals()
+	defer done()
+	return app.WorkerPoll(taking, working, app.WorkerConfig{
+		Remote: c.Remote, Engine: c.Engine, Sandbox: c.Sandbox.Sandbox, StateDir: c.StateDir, WorkerID: c.WorkerID,
+		Pace: c.PollPace, Drain: c.Drain, Log: t.log,
+	})
+}
+
+type workerRun struct {
+	config.Remote `embed:""`
+	config.Item   `embed:""`
+	config.Engine `embed:""`
+	config.State  `embed:""`
+	official      `embed:""`
+
+	Sandbox string `help:"How tools are isolated: process (the container is the sandbox), auto or namespaces." default:"process" placeholder:"WAY"`
+}
+
+func (c *workerRun) Run(t *term) error {
+	if err := c.NeedItem(c.Remote); err != nil {
+		return err
+	}
+	c.warn(t)
+	taking, working, done := t.signals()
+	defer done()
+	end, err := app.WorkerRun(taking, working, app.WorkerConfig{
+		Remote: c.Remote, Engine: c.Engine, Sandbox: c.Sandbox, StateDir: c.StateDir, Log: t.log,
+	}, c.Item)
+	if err != nil {
+		return fmt.Errorf("session %s: %w", c.SessionID, err)
+	}
+	t.log.Info("the item is done", "work", c.WorkID, "session", c.SessionID, "end", end)
+	return nil
+}

@@ -1,0 +1,223 @@
+package app
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/berthdev/berth/api"
+	"github.com/berthdev/berth/client"
+	"github.com/berthdev/berth/internal/config"
+	"github.com/berthdev/berth/internal/plane"
+)
+
+// DevConfig is what `berth dev` needs. The worker half gets Engine and
+// Sandbox, and nothing of Plane but where the data is.
+type DevConfig struct {
+	Plane    config.Plane
+	Engine   config.Engine
+	Sandbox  string
+	NoWorker bool
+	Log      *slog.Logger
+}
+
+// Dev runs both halves until taking ends. ready is called once, when clients
+// and the worker can work.
+func Dev(taking, working context.Context, c DevConfig, ready func(Ready) error) error {
+	l, err := listen(c.Plane.Addr)
+	if err != nil {
+		return err
+	}
+	var up undo
+	defer up.run()
+	up.push(func() { l.Close() })
+	p, err := startPlane(taking, planeConfig{Plane: c.Plane, Log: c.Log})
+	if err != nil {
+		return err
+	}
+	inner := newMemListener()
+	s := serve(p.handler, c.Log, l, inner)
+	up.push(func() { stopPlane(working, c.Plane.Grace, p, s) })
+
+	hc := innerClient(inner)
+	up.push(hc.CloseIdleConnections)
+	in, err := p.settle(taking, filepath.Join(c.Plane.DataDir, "dev.json"), hc)
+	if err != nil {
+		return err
+	}
+	r := Ready{
+		BaseURL: publicURL(c.Plane, l), APIKey: in.APIKey, EnvironmentID: in.EnvironmentID, EnvironmentKey: in.EnvironmentKey,
+		Models: modelNames(c.Plane.Provider), Tools: "in workers of your own (berth worker poll)",
+	}
+	if !c.NoWorker {
+		w, err := runWorker(taking, working, WorkerConfig{
+			Remote: config.Remote{BaseURL: innerURL, EnvironmentID: in.EnvironmentID, EnvironmentKey: config.Secret(in.EnvironmentKey)},
+			Engine: c.Engine, Sandbox: c.Sandbox, StateDir: filepath.Join(c.Plane.DataDir, "worker"), Log: c.Log,
+			http: hc,
+		})
+		if err != nil {
+			return err
+		}
+		up.push(w.end)
+		r.Tools = "in sandboxes of " + w.driver
+		if w.driver == "process" {
+			r.Tools = "on this machine, as this user, without isolation (process)"
+		}
+	}
+	if err := ready(r); err != nil {
+		return err
+	}
+	<-taking.Done()
+	c.Log.Info("stopping", "cause", context.Cause(taking))
+	return nil
+}
+
+// runningWorker is a worker half of this process, at work.
+type runningWorker struct {
+	*workerHalf
+	stopTaking context.CancelFunc
+	working    context.Context
+	gone       chan struct{}
+}
+
+// runWorker starts a worker half of this process.
+func runWorker(taking, working context.Context, c WorkerConfig) (*runningWorker, error) {
+	taking, stopTaking := context.WithCancel(taking)
+	h, err := startWorker(taking, c)
+	if err != nil {
+		stopTaking()
+		return nil, err
+	}
+	r := &runningWorker{workerHalf: h, stopTaking: stopTaking, working: working, gone: make(chan struct{})}
+	go func() {
+		defer close(r.gone)
+		if err := h.worker.Run(taking, working); err != nil {
+			c.Log.Error("the worker has ended", "err", err)
+		}
+	}()
+	return r, nil
+}
+
+// end takes no more work, waits for what runs and ends the sandboxes. Twice
+// is fine.
+func (r *runningWorker) end() {
+	if r.workerHalf == nil {
+		return
+	}
+	r.stopTaking()
+	<-r.gone
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.working), 30*time.Second)
+	defer cancel()
+	r.stop(ctx)
+	r.workerHalf = nil
+}
+
+// innerURL is the control plane's address on the in-memory listener.
+const innerURL = "http://berth.internal"
+
+// innerClient calls the control plane through the in-memory listener.
+func innerClient(l *memListener) *http.Client {
+	return &http.Client{Transport: &http.Transport{
+		DialContext:         func(ctx context.Context, _, _ string) (net.Conn, error) { return l.Dial(ctx) },
+		MaxIdleConnsPerHost: 256,
+		IdleConnTimeout:     time.Minute,
+	}}
+}
+
+// inmate is what dev keeps between starts, readable by its owner alone, so
+// that clients go on with the keys they have.
+type inmate struct {
+	APIKey         string `json:"api_key"`
+	EnvironmentID  string `json:"environment_id"`
+	EnvironmentKey string `json:"environment_key"`
+}
+
+// settle gives the default environment and keys, those of the last start
+// where they are still good.
+func (p *controlPlane) settle(ctx context.Context, file string, hc *http.Client) (in inmate, err error) {
+	raw, err := os.ReadFile(file)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return in, cannotWrite(filepath.Dir(file), "--data-dir", err)
+	}
+	if err == nil && json.Unmarshal(raw, &in) == nil && p.holds(ctx, in) {
+		return in, nil
+	}
+	in = inmate{}
+	if in.APIKey, _, err = p.keys.Create(ctx, plane.KeyAPI, "", "berth dev"); err != nil {
+		return in, err
+	}
+	if in.EnvironmentID, err = environmentNamed(ctx, client.New(innerURL, client.APIKey(in.APIKey), hc), "default", nil); err != nil {
+		return in, err
+	}
+	if in.EnvironmentKey, _, err = p.keys.Create(ctx, plane.KeyEnvironment, in.EnvironmentID, "berth dev"); err != nil {
+		return in, err
+	}
+	raw, err = json.Marshal(in)
+	if err == nil {
+		err = writeOwn(file, raw)
+	}
+	if err != nil {
+		return in, cannotWrite(filepath.Dir(file), "--data-dir", err)
+	}
+	return in, nil
+}
+
+// holds says whether kept keys still open what they opened.
+func (p *controlPlane) holds(ctx context.Context, in inmate) bool {
+	who, err := p.keys.Check(ctx, in.APIKey)
+	if err != nil || who.Kind != plane.CallerAPI {
+		return false
+	}
+	who, err = p.keys.Check(ctx, in.EnvironmentKey)
+	return err == nil && who.Kind == plane.CallerEnvironment && who.EnvironmentID == in.EnvironmentID
+}
+
+// environmentNamed gives an environment by its name, made if it is missing.
+func environmentNamed(ctx context.Context, c *client.Client, name string, metadata api.Metadata) (string, error) {
+	for e, err := range client.All(func(page string) (*api.Page[api.Environment], error) {
+		return c.Environments(ctx, client.EnvironmentQuery{PageQuery: client.PageQuery{Page: page, Limit: 100}})
+	}) {
+		if err != nil {
+			return "", fmt.Errorf("look for environment %q: %w", name, err)
+		}
+		if e.Name == name {
+			return e.ID, nil
+		}
+	}
+	e, err := c.CreateEnvironment(ctx, api.CreateEnvironment{
+		Name: name, Config: &api.EnvironmentConfig{Type: "self_hosted"}, Metadata: metadata,
+	})
+	if err != nil {
+		return "", fmt.Errorf("make environment %q: %w", name, err)
+	}
+	return e.ID, nil
+}
+
+// writeOwn writes a file that its owner alone can read, whole or not at all.
+func writeOwn(name string, data []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(name), ".berth-") // mode 0600
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Sync()
+	}
+	if e := f.Close(); err == nil {
+		err = e
+	}
+	if err == nil {
+		err = os.Rename(f.Name(), name)
+	}
+	if err != nil {
+		os.Remove(f.Name())
+	}
+	return err
+}

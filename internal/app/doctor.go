@@ -1,0 +1,39 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	"github.com/berthdev/berth/internal/config"
+	"github.com/berthdev/berth/internal/doctor"
+	"github.com/berthdev/berth/internal/store"
+	"github.com/berthdev/berth/internal/store/open"
+)
+
+// Doctor looks at what a control plane and a worker need here, or at what a
+// worker needs.
+func Doctor(ctx context.Context, c config.Plane, sandbox string, workerOnly bool) doctor.Report {
+	look := doctor.Config{Drivers: drivers(slog.New(slog.DiscardHandler)), Sandbox: sandbox}
+	if !workerOnly {
+		look.DataDir, look.Addr = c.DataDir, c.Addr
+		look.Schema = func(ctx context.Context) (store.SchemaStatus, error) {
+			if c.Database == "" {
+				if _, err := os.Stat(filepath.Join(c.DataDir, "berth.db")); err != nil {
+					if !errors.Is(err, os.ErrNotExist) {
+						return store.SchemaStatus{}, fmt.Errorf("there is no database in %s", c.DataDir)
+					}
+					return store.SchemaStatus{}, err
+				}
+			}
+			return open.Status(ctx, c.URL())
+		}
+		look.Model = func(ctx context.Context) (string, error) {
+			return modelNames(c.Provider), checkProvider(ctx, c.Provider)
+		}
+	}
+	return doctor.Look(ctx, look)
+}

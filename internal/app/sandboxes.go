@@ -1,0 +1,92 @@
+package app
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/berthdev/berth/internal/config"
+	"github.com/berthdev/berth/internal/sandbox"
+	"github.com/berthdev/berth/worker"
+)
+
+// drivers lists the ways to run tools by name, most isolating first.
+func drivers(log *slog.Logger) []sandbox.Driver {
+	return nil
+}
+
+// later are drivers that this version knows the names of and nothing more.
+var later = []string{"gvisor", "docker", "command", "kubernetes"}
+
+// chooseDriver gives the driver of a name, or for "auto" the best one that
+// isolates and works here.
+func chooseDriver(ctx context.Context, name string, log *slog.Logger) (sandbox.Driver, error) {
+	all := drivers(log)
+	names := make([]string, len(all))
+	var refused []string
+	var cure string
+	for i, d := range all {
+		names[i] = d.Name()
+		if name != d.Name() && (name != "auto" || d.Name() == "process") {
+			continue
+		}
+		p := d.Probe(ctx)
+		if p.OK {
+			return d, nil
+		}
+		refused = append(refused, d.Name()+": "+p.Reason)
+		if cure == "" {
+			cure = p.Cure
+		}
+	}
+	switch {
+	case slices.Contains(later, name):
+		return nil, &config.Error{Problem: "--sandbox " + name + " is not in this version yet", Cure: "use auto, " + strings.Join(names, " or ")}
+	case len(refused) == 0:
+		return nil, &config.Error{Problem: fmt.Sprintf("--sandbox %q is unknown", name), Cure: "use auto, " + strings.Join(names, " or ")}
+	}
+	if name == "auto" {
+		cure += "; or run tools without isolation by --sandbox process"
+	}
+	return nil, &Error{Problem: "tools cannot be isolated here (" + strings.Join(refused, "; ") + ")", Cure: cure}
+}
+
+// newKeeper makes the keeper of a worker's sandboxes below state.
+func newKeeper(c config.Engine, d sandbox.Driver, state string, log *slog.Logger) (*sandbox.Keeper, error) {
+	spec := sandbox.Spec{Workdir: "/workspace"}
+	if c.Workdir != "" && c.Workdir != "/workspace" {
+		dir, err := filepath.Abs(c.Workdir)
+		if err != nil {
+			return nil, err
+		}
+		info, err := os.Stat(dir)
+		there := err == nil && info.IsDir()
+		spec.Workdir = dir
+		switch {
+		case c.WorkdirMode == "share" && !there:
+			return nil, &config.Error{Problem: "--workdir " + dir + " cannot be shared: it is no directory here", Cure: "name one that is there"}
+		case c.WorkdirMode == "share":
+			spec.Share = dir
+		case there:
+			return nil, &config.Error{Problem: "--workdir " + dir + " exists, and private views of a directory are not in this version yet",
+				Cure: "use --workdir-mode share, a path that does not exist, or the default /workspace"}
+		}
+	}
+	return sandbox.NewKeeper(sandbox.KeeperConfig{Driver: d, Dir: filepath.Join(state, "sandboxes"), Spec: spec, Log: log})
+}
+
+// hosts gives a keeper's sandboxes to the worker.
+type hosts struct{ *sandbox.Keeper }
+
+// Open opens the session's sandbox.
+func (h hosts) Open(ctx context.Context, session string) (worker.Sandbox, bool, error) {
+	held, lost, err := h.Keeper.Open(ctx, session)
+	if err != nil {
+		return nil, false, err
+	}
+	return held, lost, nil
+}

@@ -1,0 +1,145 @@
+package app
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"log/slog"
+	"net/http"
+	"path/filepath"
+	"strings"
+
+	"github.com/berthdev/berth/api"
+	"github.com/berthdev/berth/internal/config"
+	"github.com/berthdev/berth/internal/journal"
+	"github.com/berthdev/berth/internal/sandbox"
+	"github.com/berthdev/berth/worker"
+)
+
+// WorkerConfig is what `berth worker` needs. It holds nothing of the plane
+// half.
+type WorkerConfig struct {
+	Remote   config.Remote
+	Engine   config.Engine
+	Sandbox  string // a driver's name, or auto
+	StateDir string
+	WorkerID string
+	Pace     string
+	Drain    bool
+	Log      *slog.Logger
+
+	http *http.Client // nil for TCP
+}
+
+// workerHalf is a worker with its sandboxes.
+type workerHalf struct {
+	worker *worker.Worker
+	keeper *sandbox.Keeper
+	driver string
+	lock   *dirLock
+	log    *slog.Logger
+}
+
+// startWorker locks the state directory and takes over the sandboxes in it.
+func startWorker(ctx context.Context, c WorkerConfig) (_ *workerHalf, err error) {
+	driver, err := chooseDriver(ctx, c.Sandbox, c.Log)
+	if err != nil {
+		return nil, err
+	}
+	if !driver.Capabilities().Files {
+		c.Log.Warn("tools are not isolated: they run as this user and see this machine", "sandbox", driver.Name())
+	}
+	h := &workerHalf{driver: driver.Name(), log: c.Log}
+	if h.lock, err = lockDir(c.StateDir, "--state-dir"); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			h.lock.Release()
+		}
+	}()
+	if h.keeper, err = newKeeper(c.Engine, driver, c.StateDir, c.Log); err != nil {
+		return nil, err
+	}
+	h.worker, err = worker.New(worker.Config{
+		BaseURL: c.Remote.BaseURL, HTTPClient: c.http,
+		EnvironmentID: c.Remote.EnvironmentID, EnvironmentKey: c.Remote.EnvironmentKey.Reveal(), WorkerID: c.WorkerID,
+		Sandboxes: hosts{h.keeper}, Journal: journal.NewMemory(),
+		MaxSessions: c.Engine.Slots(), MaxParked: orNone(c.Engine.MaxParked), MaxIdle: orForever(c.Engine.MaxIdle),
+		DrainLimit: c.Engine.DrainTimeout, Pace: worker.Pace(c.Pace), Drain: c.Drain, Logger: c.Log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return h, h.keeper.Start(ctx)
+}
+
+// stop ends the sandboxes; the sessions' files stay. Call it when the worker
+// has returned.
+func (h *workerHalf) stop(ctx context.Context) {
+	if err := h.keeper.Stop(ctx); err != nil {
+		h.log.Warn("not every sandbox ended", "err", err)
+	}
+	h.lock.Release()
+}
+
+// WorkerPoll serves an environment's queue until taking ends or, with Drain,
+// the queue is empty.
+func WorkerPoll(taking, working context.Context, c WorkerConfig) error {
+	h, err := startWorker(taking, c)
+	if err != nil {
+		return err
+	}
+	defer h.stop(context.WithoutCancel(working))
+	return h.worker.Run(taking, working)
+}
+
+// WorkerRun serves one claimed item and says why it was let go.
+func WorkerRun(taking, working context.Context, c WorkerConfig, item config.Item) (worker.End, error) {
+	// Each item has a directory of its own: the container may be shared.
+	c.StateDir = filepath.Join(c.StateDir, "run", sandbox.Folder(item.WorkID))
+	h, err := startWorker(taking, c)
+	if err != nil {
+		return worker.EndFailed, err
+	}
+	defer h.stop(context.WithoutCancel(working))
+	secret := workSecret(item.WorkSecret.Reveal())
+	return h.worker.HandleItem(taking, working, worker.Item{
+		Work: api.Work{
+			ID: item.WorkID, Type: "work", EnvironmentID: c.Remote.EnvironmentID, State: api.WorkStarting,
+			Data: api.WorkData{Type: "session", ID: item.SessionID}, Secret: secret,
+		},
+		Acked: true, LastHeartbeat: item.LastHeartbeat,
+	})
+}
+
+// workSecret is an item's secret as polled. A bare sessions token is wrapped
+// into one.
+func workSecret(s string) *string {
+	if s == "" {
+		return nil
+	}
+	if strings.HasPrefix(s, "sk-") {
+		raw, err := json.Marshal(api.WorkSecret{SessionsToken: s})
+		if err != nil {
+			return nil
+		}
+		s = base64.RawURLEncoding.EncodeToString(raw)
+	}
+	return &s
+}
+
+// orNone and orForever turn this program's 0 into the library's.
+func orNone(n int) int {
+	if n == 0 {
+		return -1
+	}
+	return n
+}
+
+func orForever[T ~int64](d T) T {
+	if d == 0 {
+		return -1
+	}
+	return d
+}
