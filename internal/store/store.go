@@ -140,7 +140,7 @@ type Tx interface {
 	Reader
 
 	InsertKey(plane.Key) error
-	UpdateKey(plane.Key) error
+	UpdateKey(plane.Key) error // a revocation is never taken back
 
 	InsertEnvironment(plane.Environment) error // Conflict when the name is taken
 	UpdateEnvironment(plane.Environment) error

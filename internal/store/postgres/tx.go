@@ -221,7 +221,7 @@ func (t *tx) InsertKey(k plane.Key) error {
 }
 
 func (t *tx) UpdateKey(k plane.Key) error {
-	return t.update("key", `UPDATE keys SET name = $1, last_used_at = $2, revoked_at = $3 WHERE id = $4`, k.Name, k.LastUsedAt, k.RevokedAt, k.ID)
+	return t.update("key", `UPDATE keys SET name = $1, last_used_at = $2, revoked_at = coalesce(revoked_at, $3) WHERE id = $4`, k.Name, k.LastUsedAt, k.RevokedAt, k.ID)
 }
 
 func (t *tx) InsertEnvironment(e plane.Environment) error {
