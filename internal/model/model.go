@@ -49,19 +49,22 @@ const (
 
 // Message is one side's say. A user message holds Content (what was said) or
 // Results (answers to the calls of the assistant message before it), or both:
-// results come first. An assistant message holds Blocks, and Raw when it is
-// an earlier answer of Provider, to be sent back unchanged; CallIDs are then
-// the session's ids of its tool uses, in order. An assistant message without
-// blocks is an answer that said nothing; it counts, but has nothing to send.
+// results come first. An assistant message is an earlier answer: Raw as
+// Provider wrote it, to be sent back unchanged, and CallIDs, the session's ids
+// of its tool uses in order. Raw may be an empty list: an answer that said
+// nothing counts, but has nothing to send.
 type Message struct {
 	Role     Role
 	Content  []api.Block
 	Results  []Result
-	Blocks   []Block
 	Provider string
 	Raw      json.RawMessage
 	CallIDs  []string
 }
+
+// ProviderBlocks marks a Raw that is a JSON list of Block, which every model
+// can read.
+const ProviderBlocks = "blocks"
 
 // Result answers the call with the session's id CallID.
 type Result struct {

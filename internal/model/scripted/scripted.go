@@ -18,9 +18,6 @@ import (
 // ID is the model id that plays the scripts of a conversation.
 const ID = "scripted"
 
-// provider marks replays written here.
-const provider = "scripted"
-
 // Info describes the model for the list of models.
 func Info() api.Model {
 	return api.Model{ID: ID, DisplayName: "Scripted (plays the script in the message)", MaxInputTokens: 10_000_000, MaxTokens: 1_000_000}
@@ -90,7 +87,7 @@ func (m *Model) Stream(ctx context.Context, r model.Request, to model.Sink) (mod
 		return model.Response{}, failure(fail, false)
 	}
 
-	resp := model.Response{Provider: provider, Stop: model.StopEnd}
+	resp := model.Response{Provider: model.ProviderBlocks, Stop: model.StopEnd}
 	if u := turn.Usage; u != nil {
 		resp.Usage = model.Usage{Input: u.InputTokens, Output: u.OutputTokens, CacheRead: u.CacheReadInputTokens, CacheCreation5m: u.CacheCreationInputTokens}
 	}
