@@ -17,25 +17,16 @@ import (
 	"github.com/berthdev/berth/internal/events"
 	"github.com/berthdev/berth/internal/model"
 	"github.com/berthdev/berth/internal/plane"
+	"github.com/berthdev/berth/internal/queue"
 	"github.com/berthdev/berth/internal/store"
 )
-
-// Queue keeps a session's work item; *queue.Queue is one.
-type Queue interface {
-	// Offer makes sure that a live item exists when the session needs one.
-	Offer(tx store.Tx, s *plane.Session) error
-	// Progress says that a result was accepted.
-	Progress(tx store.Tx, session string) error
-	// EndSession ends the session's item.
-	EndSession(tx store.Tx, session string) error
-}
 
 // Config is what a Runner needs. Zero durations and counts get the defaults
 // named beside them.
 type Config struct {
 	Store  store.Store
 	Log    *events.Log
-	Queue  Queue
+	Queue  *queue.Queue
 	Models *model.Registry
 	Logger *slog.Logger // slog.Default()
 

@@ -15,6 +15,7 @@ import (
 	"github.com/berthdev/berth/internal/model"
 	"github.com/berthdev/berth/internal/model/scripted"
 	"github.com/berthdev/berth/internal/plane"
+	"github.com/berthdev/berth/internal/queue"
 	"github.com/berthdev/berth/internal/store"
 	"github.com/berthdev/berth/internal/store/storetest"
 	"github.com/berthdev/berth/internal/turn"
@@ -25,7 +26,7 @@ type world struct {
 	t   testing.TB
 	st  store.Store
 	log *events.Log
-	q   turn.Queue
+	q   *queue.Queue
 	r   *turn.Runner
 	cfg turn.Config
 	env string
@@ -36,7 +37,7 @@ func newWorld(t testing.TB, st store.Store, adjust ...func(*turn.Config)) *world
 	w := &world{t: t, st: st, log: events.New(st)}
 	w.log.Start()
 	t.Cleanup(w.log.Stop)
-	w.q = nowhere{}
+	w.q = queue.New(st, queue.Config{GiveUp: func(tx store.Tx, s *plane.Session, reason string) error { return w.r.GiveUp(tx, s, reason) }})
 	reg := &model.Registry{}
 	reg.Add(scripted.Info(), scripted.New(scripted.Config{}))
 	w.cfg = turn.Config{Store: st, Log: w.log, Queue: w.q, Models: reg, RetryFirst: time.Millisecond,
@@ -317,9 +318,3 @@ func inOrder(t testing.TB, rows []plane.StoredEvent) {
 }
 
 var _ = fmt.Sprint
-
-type nowhere struct{}
-
-func (nowhere) Offer(store.Tx, *plane.Session) error { return nil }
-func (nowhere) Progress(store.Tx, string) error      { return nil }
-func (nowhere) EndSession(store.Tx, string) error    { return nil }
