@@ -78,6 +78,9 @@ type Result struct {
 	OOM      bool
 }
 
+// Busy is Refused's reason while another command runs.
+const Busy = "another command is running"
+
 // Refused says why an id was not run.
 type Refused struct {
 	ID     string

@@ -188,13 +188,20 @@ func makeDirs(path string, mode uint32) error {
 	return fail("mkdir "+path, err)
 }
 
-// writeFile writes a file whole. With mode 0 it must be there.
+// writeFile writes a file whole, and makes the parents it lacks. With mode 0
+// the file must be there.
 func writeFile(path string, data []byte, mode uint32) error {
 	flags := unix.O_WRONLY | unix.O_CLOEXEC
 	if mode != 0 {
 		flags |= unix.O_CREAT | unix.O_EXCL
 	}
 	fd, err := unix.Open(path, flags, mode)
+	if err == unix.ENOENT && mode != 0 {
+		if err := makeDirs(path[:strings.LastIndexByte(path, '/')], 0o755); err != nil {
+			return err
+		}
+		fd, err = unix.Open(path, flags, mode)
+	}
 	if err == unix.EEXIST && len(data) == 0 {
 		return nil
 	}

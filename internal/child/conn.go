@@ -155,7 +155,7 @@ func (a *agent) run(r agentwire.Run) error {
 	case a.call != nil && a.call.id == r.ID, a.last != nil && a.last.ID == r.ID:
 		a.answer(r.ID)
 	case a.call != nil:
-		a.send(agentwire.KindRefused, agentwire.Refused{ID: r.ID, Reason: "another command is running"}.Encode())
+		a.send(agentwire.KindRefused, agentwire.Refused{ID: r.ID, Reason: agentwire.Busy}.Encode())
 	case a.seen[r.ID]:
 		a.send(agentwire.KindRefused, agentwire.Refused{ID: r.ID, Reason: "the command ran before and its result has been given up"}.Encode())
 	default:

@@ -14,8 +14,12 @@ import (
 	"github.com/berthdev/berth/internal/agentwire"
 )
 
-// listenFD is the listening socket that the supervisor hands over.
-const listenFD = 3
+// The descriptors that the supervisor hands over: the listening socket, and
+// the agent's own program, which it started through. Detached mounts follow.
+const (
+	listenFD  = 3
+	programFD = 4
+)
 
 const (
 	// defaultLimit is the limit of a command that names none.
@@ -138,6 +142,7 @@ func (a *agent) begin() (stage, error) {
 		return 0, err
 	}
 	if !resumed {
+		unix.Close(programFD)
 		if err := a.firstConnection(); err != nil {
 			return 0, err
 		}

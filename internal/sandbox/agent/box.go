@@ -1,0 +1,162 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/berthdev/berth/internal/sandbox"
+	"github.com/berthdev/berth/internal/sandbox/tree"
+	"github.com/berthdev/berth/toolset"
+)
+
+// Box is a sandbox around an agent on this host: the agent's shell, the tree's
+// files, and a way to end it. It fulfils sandbox.Sandbox.
+type Box struct {
+	*Live
+	files  *tree.Tree
+	record sandbox.Record
+	end    func(ctx context.Context, l *Live) error
+
+	mu      sync.Mutex
+	stopped bool
+}
+
+var _ sandbox.Sandbox = (*Box)(nil)
+
+// NewBox puts a box around a live agent. end kills everything inside and
+// comes back when it is gone.
+func NewBox(l *Live, files *tree.Tree, rec sandbox.Record, end func(context.Context, *Live) error) *Box {
+	return &Box{Live: l, files: files, record: rec, end: end}
+}
+
+// Files is the session's tree, served from the host.
+func (b *Box) Files() toolset.Files { return b.files }
+
+// Workdir is the working directory as the tools see it.
+func (b *Box) Workdir() string { return b.record.Spec.Workdir }
+
+// Record is what Recover needs.
+func (b *Box) Record() sandbox.Record { return b.record }
+
+// Stop ends every process and removes everything but the tree.
+func (b *Box) Stop(ctx context.Context) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.stopped {
+		return nil
+	}
+	if err := b.end(ctx, b.Live); err != nil {
+		return err
+	}
+	b.stopped = true
+	b.Live.Close()
+	b.proc.Release()
+	return errors.Join(b.files.Close(), Sweep(b.record.Spec.Dir))
+}
+
+// RunDirName is the folder in Spec.Dir for an agent that has no other place
+// for its shell's pipes.
+const RunDirName = "run"
+
+// Sweep removes what a sandbox leaves in its folder beside the tree.
+func Sweep(dir string) error {
+	var errs []error
+	for _, name := range []string{"agent.sock", "record.json", "record.json.new"} {
+		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	if err := os.RemoveAll(filepath.Join(dir, RunDirName)); err != nil {
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// Fill checks a spec and puts the defaults in.
+func Fill(s sandbox.Spec) (sandbox.Spec, error) {
+	if s.SessionID == "" || s.Dir == "" || s.Tree == "" {
+		return s, errors.New("a sandbox needs a session, a folder and a tree")
+	}
+	if s.Workdir == "" {
+		s.Workdir = "/workspace"
+	}
+	s.Workdir = path.Clean(s.Workdir)
+	if !path.IsAbs(s.Workdir) {
+		return s, fmt.Errorf("the working directory %q is not absolute", s.Workdir)
+	}
+	for _, p := range reserved {
+		if s.Workdir == p || strings.HasPrefix(s.Workdir, p+"/") && p != "/" {
+			return s, fmt.Errorf("the working directory cannot be %s: that part is the sandbox's own", s.Workdir)
+		}
+	}
+	if s.Share != "" {
+		st, err := os.Stat(s.Share)
+		if err != nil {
+			return s, fmt.Errorf("the shared directory: %w", err)
+		}
+		if !st.IsDir() {
+			return s, fmt.Errorf("%s, to be shared, is not a directory", s.Share)
+		}
+	}
+	for k := range s.Env {
+		if k == "" || strings.ContainsAny(k, "=\x00") || strings.ContainsRune(s.Env[k], 0) {
+			return s, fmt.Errorf("%q is no name of a variable, or its value is none", k)
+		}
+	}
+	if s.OutputBytes <= 0 {
+		s.OutputBytes = sandbox.DefaultOutputBytes
+	}
+	if s.OrphanTTL <= 0 {
+		s.OrphanTTL = sandbox.DefaultOrphanTTL
+	}
+	return s, nil
+}
+
+// reserved are places that no working directory can take.
+var reserved = []string{"/", "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/proc", "/sys", "/dev", "/etc", "/run"}
+
+// Places are the paths inside that come from the tree.
+func Places(s sandbox.Spec) []string {
+	places := append([]string(nil), tree.Prefixes...)
+	for _, p := range places {
+		if s.Workdir == p || strings.HasPrefix(s.Workdir, p+"/") {
+			return places
+		}
+	}
+	return append(places, s.Workdir)
+}
+
+// Environ is a clean environment: nothing of the supervisor's is in it.
+func Environ(s sandbox.Spec, home, user string) []string {
+	vars := map[string]string{
+		"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+		"HOME": home, "USER": user, "LOGNAME": user, "SHELL": "/bin/bash",
+		"LANG": "C.UTF-8", "TERM": "dumb", "PS1": "", "PS2": "",
+	}
+	for k, v := range s.Env {
+		vars[k] = v
+	}
+	env := make([]string, 0, len(vars))
+	for k, v := range vars {
+		env = append(env, k+"="+v)
+	}
+	return env
+}
+
+// NewRecord makes a record with a driver's own handle in it.
+func NewRecord(driver string, s sandbox.Spec, handle any) (sandbox.Record, error) {
+	b, err := json.Marshal(handle)
+	if err != nil {
+		return sandbox.Record{}, fmt.Errorf("handle: %w", err)
+	}
+	return sandbox.Record{Driver: driver, SessionID: s.SessionID, Spec: s, Handle: b, StartedAt: time.Now().UTC()}, nil
+}

@@ -1,0 +1,242 @@
+package agent
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/berthdev/berth/internal/agentwire"
+	"github.com/berthdev/berth/internal/sandbox"
+	"github.com/berthdev/berth/toolset"
+)
+
+const (
+	// bootTime bounds the agent's start.
+	bootTime = 30 * time.Second
+	// dialTime bounds coming back to an agent that is there.
+	dialTime = 5 * time.Second
+	// killTime is how long an interrupted command may take to be gone.
+	killTime = 15 * time.Second
+	// busyPause lies between two tries while the command of an earlier
+	// supervisor still runs.
+	busyPause = 50 * time.Millisecond
+)
+
+// errStopped is the answer of a sandbox that was stopped.
+var errStopped = fmt.Errorf("it was stopped: %w", sandbox.ErrGone)
+
+// Live is a running agent. It fulfils toolset.Shell. Safe for concurrent use.
+type Live struct {
+	dir  string // holds the socket
+	proc *Process
+	turn chan struct{} // held by the command that runs; waiters come first in, first out
+
+	mu      sync.Mutex
+	conn    *conn // nil before the first use of a recovered agent and after a loss
+	stopped bool
+}
+
+// Process is the agent's process as the host sees it.
+func (l *Live) Process() *Process { return l.proc }
+
+// Bash runs a command; see toolset.Shell. It comes back with Interrupted when
+// ctx ends, also while it waits for its turn.
+func (l *Live) Bash(ctx context.Context, c toolset.Command) (toolset.Result, error) {
+	if len(c.Text) > agentwire.MaxText {
+		return toolset.Result{Head: []byte("the command is too long"), End: toolset.Incomplete}, nil
+	}
+	began := time.Now()
+	select {
+	case l.turn <- struct{}{}:
+		defer func() { <-l.turn }()
+	case <-ctx.Done():
+		return toolset.Result{End: toolset.Interrupted, Elapsed: time.Since(began)}, nil
+	}
+	if ctx.Err() != nil {
+		return toolset.Result{End: toolset.Interrupted}, nil
+	}
+	if c.ID == "" {
+		c.ID = "call." + rand.Text()
+	}
+	run := agentwire.Run{ID: c.ID, Text: c.Text, Limit: c.Timeout}
+	a, err := l.ask(ctx, agentwire.KindRun, c.ID, run.Encode())
+	if err != nil {
+		if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+			return toolset.Result{End: toolset.Interrupted, Elapsed: time.Since(began)}, nil
+		}
+		return toolset.Result{}, err
+	}
+	if a.kind == agentwire.KindRefused {
+		// It ran, and its result was given up: all that is left to say.
+		return toolset.Result{End: toolset.Interrupted}, nil
+	}
+	return result(a.result), nil
+}
+
+// Recall gives the result of a command by its id without running it: known is
+// false for an id that never ran here. It waits for a command that runs.
+func (l *Live) Recall(ctx context.Context, id string) (r toolset.Result, known bool, err error) {
+	a, err := l.ask(ctx, agentwire.KindAsk, id, agentwire.EncodeText(id))
+	if err != nil {
+		return toolset.Result{}, false, err
+	}
+	if a.kind != agentwire.KindResult {
+		return toolset.Result{}, false, nil
+	}
+	return result(a.result), true, nil
+}
+
+func result(r agentwire.Result) toolset.Result {
+	return toolset.Result{
+		Head: r.Head, Dropped: r.Dropped, Tail: r.Tail, ExitCode: r.ExitCode,
+		End: toolset.End(r.End), OOM: r.OOM, Elapsed: r.Elapsed,
+	}
+}
+
+// ask sends a Run or an Ask and waits for its answer, over a new connection
+// when the old one breaks: asking twice is safe. When ctx ends, a Run is
+// interrupted and its answer still awaited.
+func (l *Live) ask(ctx context.Context, kind agentwire.Kind, id string, body []byte) (answer, error) {
+	for try := 0; ; try++ {
+		k, err := l.connection()
+		if err != nil {
+			return answer{}, err
+		}
+		ch := k.expect(id)
+		if err := k.send(kind, body); err == nil {
+			a, err := l.await(ctx, k, ch, kind, id)
+			switch {
+			case err == nil && a.kind == agentwire.KindRefused && a.reason == agentwire.Busy:
+				t := time.NewTimer(busyPause)
+				select {
+				case <-t.C:
+					try--
+					continue
+				case <-ctx.Done():
+					t.Stop()
+					return answer{}, ctx.Err()
+				}
+			case err == nil:
+				return a, nil
+			case !errors.Is(err, errBroken):
+				k.forget(id)
+				return answer{}, err
+			}
+		}
+		k.forget(id)
+		if try >= 2 {
+			return answer{}, fmt.Errorf("agent: the connection keeps breaking: %w", sandbox.ErrGone)
+		}
+	}
+}
+
+var errBroken = errors.New("agent: the connection broke")
+
+// await waits for an answer.
+func (l *Live) await(ctx context.Context, k *conn, ch chan answer, kind agentwire.Kind, id string) (answer, error) {
+	select {
+	case a := <-ch:
+		return a, nil
+	case <-k.done:
+		return drained(ch)
+	case <-ctx.Done():
+	}
+	if kind != agentwire.KindRun {
+		return answer{}, ctx.Err()
+	}
+	if err := k.send(agentwire.KindInterrupt, agentwire.EncodeText(id)); err != nil {
+		return answer{}, errBroken
+	}
+	t := time.NewTimer(killTime)
+	defer t.Stop()
+	select {
+	case a := <-ch:
+		return a, nil
+	case <-k.done:
+		return drained(ch)
+	case <-t.C:
+		return answer{}, errors.New("agent: an interrupted command does not end")
+	}
+}
+
+// drained takes an answer that came just before its connection ended.
+func drained(ch chan answer) (answer, error) {
+	select {
+	case a := <-ch:
+		return a, nil
+	default:
+		return answer{}, errBroken
+	}
+}
+
+// Restart replaces the shell and ends everything it has started; a running
+// command ends as interrupted.
+func (l *Live) Restart(ctx context.Context) error {
+	k, err := l.connection()
+	if err != nil {
+		return err
+	}
+	ch, err := k.restart()
+	if err != nil {
+		return fmt.Errorf("agent: restart: %w", err)
+	}
+	select {
+	case <-ch:
+		return nil
+	case <-k.done:
+		return fmt.Errorf("agent: restart: %w", sandbox.ErrGone)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// connection gives the connection, a new one when the last broke.
+func (l *Live) connection() (*conn, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.stopped {
+		return nil, errStopped
+	}
+	if l.conn != nil {
+		select {
+		case <-l.conn.done:
+			l.conn = nil
+		default:
+			return l.conn, nil
+		}
+	}
+	c, err := dial(l.dir)
+	if err == nil {
+		if _, err = ready(c, dialTime); err != nil {
+			c.Close()
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("agent: it does not answer (%v): %w", err, sandbox.ErrGone)
+	}
+	l.conn = newConn(c)
+	return l.conn, nil
+}
+
+// End asks the agent to kill everything and end.
+func (l *Live) End() error {
+	k, err := l.connection()
+	if err != nil {
+		return err
+	}
+	return k.send(agentwire.KindEnd, nil)
+}
+
+// Close lets go of the connection, for good. The agent stays.
+func (l *Live) Close() {
+	l.mu.Lock()
+	k := l.conn
+	l.conn, l.stopped = nil, true
+	l.mu.Unlock()
+	if k != nil {
+		k.close()
+	}
+}

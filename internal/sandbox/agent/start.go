@@ -1,0 +1,132 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/berthdev/berth/internal/agentwire"
+	"github.com/berthdev/berth/internal/sandbox"
+)
+
+// Launch is an agent to start.
+type Launch struct {
+	Program *Program
+	// Dir is where the agent's socket is made.
+	Dir string
+	// Boot is what the agent is told first.
+	Boot agentwire.Boot
+	// Mounts are detached mounts; the boot's steps name them by MountFD.
+	Mounts []*os.File
+	// Sys says in which namespaces and as whom.
+	Sys *syscall.SysProcAttr
+	// Started, when set, is called with the process before it is relied on.
+	Started func(*Process) error
+}
+
+// MountFD is the descriptor number of Launch.Mounts[i] in the agent.
+func MountFD(i int) int { return 5 + i }
+
+// Start starts an agent and waits until its shell can be asked. On error
+// nothing of it is left.
+func Start(ctx context.Context, l Launch) (*Live, error) {
+	socket, err := listen(l.Dir)
+	if err != nil {
+		return nil, err
+	}
+	defer socket.Close()
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return nil, fmt.Errorf("agent: %w", err)
+	}
+	defer null.Close()
+	sys := l.Sys
+	if sys == nil {
+		sys = &syscall.SysProcAttr{}
+	}
+	sys.Setsid = true
+	files := append([]*os.File{null, null, null, socket, l.Program.file}, l.Mounts...)
+	proc, err := startProcess(l.Program.path(4), files, sys)
+	if err != nil {
+		return nil, fmt.Errorf("agent: start: %w", err)
+	}
+	live := &Live{dir: l.Dir, proc: proc, turn: make(chan struct{}, 1)}
+	undo := func() {
+		live.Close()
+		_ = proc.Kill()
+		_ = proc.Wait(10 * time.Second)
+		proc.Release()
+		os.Remove(sandbox.SocketPath(l.Dir))
+	}
+	if l.Started != nil {
+		if err := l.Started(proc); err != nil {
+			undo()
+			return nil, err
+		}
+	}
+	socket.Close() // from here on the agent's end is the only one
+	if err := live.boot(ctx, l.Boot); err != nil {
+		undo()
+		return nil, err
+	}
+	return live, nil
+}
+
+func (l *Live) boot(ctx context.Context, boot agentwire.Boot) error {
+	c, err := dial(l.dir)
+	if err != nil {
+		return fmt.Errorf("agent: it did not start: %w", err)
+	}
+	// A context that ends is felt by the read that waits for Ready.
+	stop := context.AfterFunc(ctx, func() { c.Close() })
+	k := &conn{c: c}
+	if err = k.send(agentwire.KindBoot, boot.Encode()); err == nil {
+		_, err = ready(c, bootTime)
+	}
+	if !stop() && ctx.Err() != nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		c.Close()
+		if errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) {
+			err = errors.New("it ended while it started")
+		}
+		return fmt.Errorf("agent: %w", err)
+	}
+	l.conn = newConn(c)
+	return nil
+}
+
+// Recover gives the agent that an earlier process started. ErrGone when it is
+// not there any more.
+func Recover(dir string, h Handle) (*Live, error) {
+	proc, err := findProcess(h)
+	if err != nil {
+		return nil, err
+	}
+	l := &Live{dir: dir, proc: proc, turn: make(chan struct{}, 1)}
+	if _, err := l.connection(); err != nil {
+		l.Close()
+		// It is there and does not speak: it is of no use to anybody.
+		_ = proc.Kill()
+		_ = proc.Wait(10 * time.Second)
+		proc.Release()
+		return nil, err
+	}
+	return l, nil
+}
+
+// Handle names an agent's process on the host beyond its number, which may be
+// given to another.
+type Handle struct {
+	PID   int    `json:"pid"`
+	Start uint64 `json:"start,omitempty"` // its start, in ticks since boot
+	Boot  string `json:"boot,omitempty"`  // the host's boot
+}
+
+func fdPath(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }

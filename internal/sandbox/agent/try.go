@@ -1,0 +1,44 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/berthdev/berth/internal/sandbox"
+	"github.com/berthdev/berth/toolset"
+)
+
+// Try starts a sandbox in a temporary folder, runs a command in it and stops
+// it: the honest probe.
+func Try(ctx context.Context, d sandbox.Driver) error {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	dir, err := os.MkdirTemp("", "berth-probe-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	tree := filepath.Join(dir, "tree")
+	if err := os.Mkdir(tree, 0o755); err != nil {
+		return err
+	}
+	sb, err := d.Start(ctx, sandbox.Spec{SessionID: "probe", Dir: dir, Tree: tree})
+	if err != nil {
+		return err
+	}
+	res, err := sb.Bash(ctx, toolset.Command{ID: "probe", Text: "echo ok", Timeout: 10 * time.Second})
+	if stop := sb.Stop(context.WithoutCancel(ctx)); stop != nil {
+		err = errors.Join(err, stop)
+	}
+	if err != nil {
+		return err
+	}
+	if res.End != toolset.Exited || string(res.Head) != "ok\n" {
+		return fmt.Errorf("a command ended as %s with %q", res.End, res.Head)
+	}
+	return nil
+}

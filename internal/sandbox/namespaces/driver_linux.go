@@ -1,0 +1,300 @@
+package namespaces
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berthdev/berth/internal/agentwire"
+	"github.com/berthdev/berth/internal/sandbox"
+	"github.com/berthdev/berth/internal/sandbox/agent"
+	"github.com/berthdev/berth/internal/sandbox/tree"
+)
+
+// Driver makes sandboxes of namespaces. Safe for concurrent use.
+type Driver struct {
+	cfg   Config
+	log   *slog.Logger
+	power bool // this process may map any user and clone any mount
+	ids   users
+
+	probing sync.Mutex
+	probed  bool // the probe has been good once
+}
+
+var _ sandbox.Driver = (*Driver)(nil)
+
+// New makes the driver. Whether it works here is for Probe to say.
+func New(cfg Config) *Driver {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Driver{cfg: cfg, log: cfg.Log, power: powerful(), ids: users{taken: map[int]bool{}}}
+}
+
+// Name is "namespaces".
+func (d *Driver) Name() string { return Name }
+
+// Capabilities says what is enforced.
+func (d *Driver) Capabilities() sandbox.Capabilities {
+	return sandbox.Capabilities{Processes: true, Files: true, Network: true, Privileges: true, Recover: true, Tree: true}
+}
+
+// Probe starts a sandbox and runs a command in it, until that has worked once.
+func (d *Driver) Probe(ctx context.Context) sandbox.Probe {
+	d.probing.Lock()
+	defer d.probing.Unlock()
+	p := sandbox.Probe{OK: true, Version: kernel()}
+	if d.probed {
+		return p
+	}
+	if err := d.try(ctx); err != nil {
+		return sandbox.Probe{Reason: "a sandbox cannot be made here: " + err.Error(), Cure: cure(err, d.power), Version: kernel()}
+	}
+	d.probed = true
+	return p
+}
+
+func (d *Driver) try(ctx context.Context) error {
+	return agent.Try(ctx, d)
+}
+
+// cure is one line on how to make namespaces work.
+func cure(err error, power bool) string {
+	if !power {
+		for name, bad := range map[string]string{
+			"kernel/apparmor_restrict_unprivileged_userns": "1",
+			"kernel/unprivileged_userns_clone":             "0",
+			"user/max_user_namespaces":                     "0",
+		} {
+			if b, e := os.ReadFile("/proc/sys/" + name); e == nil && strings.TrimSpace(string(b)) == bad {
+				good := map[string]string{"1": "0", "0": "1"}[bad]
+				if name == "user/max_user_namespaces" {
+					good = "10000"
+				}
+				return "let ordinary users make user namespaces: sysctl " + strings.ReplaceAll(name, "/", ".") + "=" + good + ", or run as root"
+			}
+		}
+	}
+	if errors.Is(err, unix.EPERM) || strings.Contains(err.Error(), "operation not permitted") {
+		return "inside a container, give it --privileged or use --sandbox process there; elsewhere let this user make user namespaces, or run as root"
+	}
+	if errors.Is(err, os.ErrNotExist) {
+		return "install bash"
+	}
+	return "it needs Linux 5.12 or newer with user namespaces, and bash"
+}
+
+// handle is what a record says of a sandbox of this driver.
+type handle struct {
+	agent.Handle
+	UID int `json:"uid"`
+	GID int `json:"gid"`
+}
+
+// Start makes a sandbox.
+func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (_ sandbox.Sandbox, err error) {
+	if spec, err = agent.Fill(spec); err != nil {
+		return nil, err
+	}
+	program := d.cfg.Program
+	if program == nil {
+		if program, err = agent.Find(); err != nil {
+			return nil, err
+		}
+	}
+	h := handle{UID: os.Getuid(), GID: os.Getgid()}
+	if d.power {
+		h.UID = d.ids.take(spec.SessionID)
+		h.GID = h.UID
+		defer func() {
+			if err != nil {
+				d.ids.release(h.UID)
+			}
+		}()
+	}
+	files, err := d.openTree(spec, h)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			files.Close()
+		}
+	}()
+	steps, mounts, err := d.plan(spec, h)
+	defer func() {
+		for _, m := range mounts {
+			m.Close()
+		}
+	}()
+	if err != nil {
+		return nil, err
+	}
+	var rec sandbox.Record
+	live, err := agent.Start(ctx, agent.Launch{
+		Program: program, Dir: spec.Dir, Mounts: mounts, Sys: d.attributes(h),
+		Boot: agentwire.Boot{
+			Steps: steps, Seal: true, Bash: "/bin/bash", Workdir: spec.Workdir,
+			Env: agent.Environ(spec, home, user), RunDir: runDir,
+			OutputBytes: spec.OutputBytes, OrphanTTL: spec.OrphanTTL,
+		},
+		Started: func(p *agent.Process) error {
+			h.Handle = p.Handle
+			rec, err = agent.NewRecord(Name, spec, h)
+			if err != nil {
+				return err
+			}
+			return sandbox.WriteRecord(rec)
+		},
+	})
+	if err != nil {
+		return nil, errors.Join(err, agent.Sweep(spec.Dir))
+	}
+	return agent.NewBox(live, files, rec, d.end(h)), nil
+}
+
+// Recover takes a sandbox over.
+func (d *Driver) Recover(_ context.Context, rec sandbox.Record) (sandbox.Sandbox, error) {
+	var h handle
+	if err := json.Unmarshal(rec.Handle, &h); err != nil {
+		return nil, fmt.Errorf("record: %w", err)
+	}
+	live, err := agent.Recover(rec.Spec.Dir, h.Handle)
+	if err != nil {
+		if errors.Is(err, sandbox.ErrGone) {
+			err = errors.Join(err, agent.Sweep(rec.Spec.Dir))
+		}
+		return nil, err
+	}
+	if d.power {
+		d.ids.keep(h.UID)
+	}
+	files, err := tree.Open(tree.Config{Root: rec.Spec.Tree, Workdir: rec.Spec.Workdir, UID: h.UID, GID: h.GID})
+	if err != nil {
+		live.Close()
+		return nil, err
+	}
+	return agent.NewBox(live, files, rec, d.end(h)), nil
+}
+
+// end kills the first process; the kernel ends the rest of its namespace
+// before that one is gone.
+func (d *Driver) end(h handle) func(context.Context, *agent.Live) error {
+	return func(_ context.Context, l *agent.Live) error {
+		if err := l.Process().Kill(); err != nil {
+			return err
+		}
+		if err := l.Process().Wait(10 * time.Second); err != nil {
+			return err
+		}
+		if d.power {
+			d.ids.release(h.UID)
+		}
+		return nil
+	}
+}
+
+// attributes are the namespaces and the user. Inside there is one user, 1000,
+// whoever that is outside. The capabilities are those of the new user
+// namespace, for the steps; the agent gives them up.
+func (d *Driver) attributes(h handle) *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{
+		Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET |
+			unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWCGROUP,
+		UidMappings:                []syscall.SysProcIDMap{{ContainerID: userID, HostID: h.UID, Size: 1}},
+		GidMappings:                []syscall.SysProcIDMap{{ContainerID: userID, HostID: h.GID, Size: 1}},
+		GidMappingsEnableSetgroups: d.power,
+		Credential:                 &syscall.Credential{Uid: userID, Gid: userID, NoSetGroups: !d.power},
+		AmbientCaps:                []uintptr{unix.CAP_SETPCAP, unix.CAP_NET_ADMIN, unix.CAP_SYS_ADMIN, unix.CAP_SYS_RESOURCE},
+	}
+}
+
+// openTree makes what is missing of the tree and gives all of it to the
+// session's user, should it have been another's.
+func (d *Driver) openTree(spec sandbox.Spec, h handle) (*tree.Tree, error) {
+	files, err := tree.Open(tree.Config{Root: spec.Tree, Workdir: spec.Workdir, UID: h.UID, GID: h.GID})
+	if err != nil {
+		return nil, err
+	}
+	if err := d.own(spec, h); err != nil {
+		files.Close()
+		return nil, err
+	}
+	return files, nil
+}
+
+func (d *Driver) own(spec sandbox.Spec, h handle) error {
+	outputs := filepath.Join(spec.Tree, "mnt/session/outputs")
+	err := os.Mkdir(outputs, 0o755)
+	if err != nil && !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	if !d.power {
+		return nil
+	}
+	for _, place := range agent.Places(spec) {
+		root := filepath.Join(spec.Tree, place)
+		var st unix.Stat_t
+		if err := unix.Lstat(root, &st); err != nil {
+			return fmt.Errorf("%s: %w", root, err)
+		}
+		if int(st.Uid) == h.UID && (place != "/mnt/session" || err != nil) {
+			continue
+		}
+		if err := filepath.WalkDir(root, func(path string, _ os.DirEntry, err error) error {
+			if err != nil {
+				return err
+			}
+			return os.Lchown(path, h.UID, h.GID)
+		}); err != nil {
+			return fmt.Errorf("give the tree to its user: %w", err)
+		}
+	}
+	return nil
+}
+
+// powerful says whether this process has what root has in the host's first
+// user namespace, or at least in the one it lives in.
+func powerful() bool {
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&hdr, &data[0]); err != nil {
+		return false
+	}
+	for _, c := range []uint{unix.CAP_SYS_ADMIN, unix.CAP_SETUID, unix.CAP_SETGID, unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE} {
+		if data[c/32].Effective&(1<<(c%32)) == 0 {
+			return false
+		}
+	}
+	// A range of users must be there to be mapped.
+	b, err := os.ReadFile("/proc/self/uid_map")
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(b)) {
+		var in, out, n int64
+		if k, _ := fmt.Sscan(line, &in, &out, &n); k == 3 && in <= firstUser && in+n >= firstUser+userRange {
+			return true
+		}
+	}
+	return false
+}
+
+func kernel() string {
+	var u unix.Utsname
+	if unix.Uname(&u) != nil {
+		return ""
+	}
+	return "Linux " + unix.ByteSliceToString(u.Release[:])
+}
