@@ -67,6 +67,8 @@ type held struct {
 	slot   chan struct{}  // until the run has it
 	slots  *slots
 	ttl    atomic.Int64 // of the lease, a time.Duration
+	asks   chan chan struct{}
+	beaten chan struct{} // closed when nobody beats any more
 }
 
 func (h *held) giveSlot() {
@@ -119,7 +121,9 @@ func (h *held) hold(take, work context.Context, secret api.WorkSecret) (End, err
 	beating, stopBeating := context.WithCancel(context.WithoutCancel(work))
 	var lost atomic.Bool
 	firstBeat := make(chan struct{})
+	h.asks, h.beaten = make(chan chan struct{}), make(chan struct{})
 	l := &lease{
+		asks: h.asks,
 		last: h.item.LastHeartbeat,
 		log:  h.log,
 		send: h.sendBeat(firstBeat),
@@ -136,9 +140,8 @@ func (h *held) hold(take, work context.Context, secret api.WorkSecret) (End, err
 			}
 		},
 	}
-	beaten := make(chan struct{})
 	go func() {
-		defer close(beaten)
+		defer close(h.beaten)
 		l.run(beating)
 	}()
 
@@ -149,18 +152,36 @@ func (h *held) hold(take, work context.Context, secret api.WorkSecret) (End, err
 	} else {
 		select {
 		case <-firstBeat:
-		case <-beaten:
+		case <-h.beaten:
 		case <-work.Done():
 		}
 		end = EndIdle
 	}
 	stopBeating()
-	<-beaten
+	<-h.beaten
 	if lost.Load() {
 		return EndLost, err
 	}
 	stop(work, h.client, h.item.Work, true, h.log)
 	return end, err
+}
+
+// ask beats at once and waits for what that says: it tells a request that was
+// refused for itself from one whose lease has gone.
+func (h *held) ask(ctx context.Context) {
+	answered := make(chan struct{})
+	select {
+	case h.asks <- answered:
+	case <-h.beaten:
+		return
+	case <-ctx.Done():
+		return
+	}
+	select {
+	case <-answered:
+	case <-h.beaten:
+	case <-ctx.Done():
+	}
 }
 
 // sendBeat sends beats and notes the lease's TTL; first closes with the first
@@ -220,6 +241,7 @@ func (h *held) run(take, work context.Context, place *place, secret api.WorkSecr
 		switch {
 		case work.Err() != nil:
 		case err != nil:
+			h.ask(work)
 			getErr = fmt.Errorf("get the session: %w", err)
 			cancelWork(stopCause(EndFailed))
 		case s.Status == api.SessionTerminated:
@@ -240,6 +262,7 @@ func (h *held) run(take, work context.Context, place *place, secret api.WorkSecr
 	if w.cfg.Tools == nil {
 		r.owns = ownsBuiltin
 	}
+	r.refused = h.ask
 	r.tools, r.wanted, r.state = place.get, place.start, h.status.set
 	r.abort = func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(work), closeTimeout)

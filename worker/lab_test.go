@@ -2,10 +2,12 @@ package worker_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
 	"os"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -204,15 +206,12 @@ type boxes struct {
 	most   int
 	fail   []error // of the next Opens
 	lost   bool
-	onOpen func()
+	broken bool // the live ones fail
 }
 
 func (b *boxes) Open(ctx context.Context, session string) (worker.Sandbox, bool, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.onOpen != nil {
-		b.onOpen()
-	}
 	b.opened = append(b.opened, session)
 	if len(b.fail) > 0 {
 		err := b.fail[0]
@@ -222,6 +221,7 @@ func (b *boxes) Open(ctx context.Context, session string) (worker.Sandbox, bool,
 		}
 	}
 	b.live++
+	b.broken = false
 	b.most = max(b.most, b.live)
 	return &box{boxes: b, session: session}, b.lost, nil
 }
@@ -236,12 +236,13 @@ type box struct {
 	boxes   *boxes
 	session string
 	over    bool
-	bash    func() (toolset.Result, error)
 }
 
 func (b *box) Bash(context.Context, toolset.Command) (toolset.Result, error) {
-	if b.bash != nil {
-		return b.bash()
+	b.boxes.mu.Lock()
+	defer b.boxes.mu.Unlock()
+	if b.boxes.broken {
+		return toolset.Result{}, errors.New("the agent is gone")
 	}
 	return toolset.Result{Head: []byte("hello\n"), End: toolset.Exited}, nil
 }
@@ -269,4 +270,38 @@ func texts(s *workertest.Session) []string {
 		all = append(all, fmt.Sprintf("%s %v", a.Text, a.IsError))
 	}
 	return all
+}
+
+// tracingJournal notes what it is told.
+type tracingJournal struct {
+	worker.Journal
+	mu    sync.Mutex
+	calls []string
+}
+
+func (j *tracingJournal) note(what string) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.calls = append(j.calls, what)
+}
+
+func (j *tracingJournal) get() []string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return slices.Clone(j.calls)
+}
+
+func (j *tracingJournal) Started(ctx context.Context, c worker.CallKey) (worker.Known, error) {
+	j.note("started")
+	return j.Journal.Started(ctx, c)
+}
+
+func (j *tracingJournal) Finished(ctx context.Context, c worker.CallKey, result []byte) error {
+	j.note("finished")
+	return j.Journal.Finished(ctx, c, result)
+}
+
+func (j *tracingJournal) Posted(ctx context.Context, c worker.CallKey) error {
+	j.note("posted")
+	return j.Journal.Posted(ctx, c)
 }

@@ -38,6 +38,9 @@ type lease struct {
 	log  *slog.Logger
 	// last is the expected value of the next beat, NoHeartbeat at first.
 	last string
+	// asks are answered with a beat at once; the channel in one is closed
+	// when its news has been told. nil: nobody asks.
+	asks chan chan struct{}
 
 	ttl     time.Duration
 	lastOK  time.Time // when the last beat that was accepted had been sent
@@ -55,10 +58,12 @@ func (l *lease) run(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
+		var asked chan struct{}
 		select {
 		case <-ctx.Done():
 			return
 		case <-timer.C:
+		case asked = <-l.asks:
 		}
 		next, news := l.beat(ctx)
 		if ctx.Err() != nil {
@@ -73,9 +78,17 @@ func (l *lease) run(ctx context.Context) {
 			}
 		default:
 			l.tell(news)
+			closeIf(asked)
 			return
 		}
+		closeIf(asked)
 		timer.Reset(next)
+	}
+}
+
+func closeIf(ch chan struct{}) {
+	if ch != nil {
+		close(ch)
 	}
 }
 

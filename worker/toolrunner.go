@@ -93,6 +93,7 @@ type run struct {
 	owns    func(name string, custom bool) bool        // before there are tools
 	wanted  func()                                     // the sandbox will be needed
 	abort   func()                                     // kill the sandbox
+	refused func(context.Context)                      // a request was refused for good: is the lease still ours?
 	state   func(SlotState, string)                    // what the session is doing now
 	slots   *slots
 	slot    chan struct{} // held or asked for, nil without
@@ -128,6 +129,7 @@ func newRun(c *client.Client, session string, log *slog.Logger) *run {
 		possibly: map[string]bool{},
 		wanted:   func() {},
 		abort:    func() {},
+		refused:  func(context.Context) {},
 		state:    func(SlotState, string) {},
 		calls:    map[string]*pending{},
 		verdicts: map[string]string{},
@@ -176,7 +178,7 @@ func (r *run) loop(take, work context.Context) (end End, err error) {
 		select {
 		case x := <-in:
 			if err := r.take(x); err != nil {
-				return EndFailed, err
+				return r.failed(work, err)
 			}
 			if r.closing == EndTerminated {
 				return EndTerminated, nil
@@ -195,7 +197,7 @@ func (r *run) loop(take, work context.Context) (end End, err error) {
 			select {
 			case x := <-in:
 				if err := r.take(x); err != nil {
-					return EndFailed, err
+					return r.failed(work, err)
 				}
 			default:
 				r.close(EndRoom)
@@ -205,7 +207,7 @@ func (r *run) loop(take, work context.Context) (end End, err error) {
 			case x := <-in:
 				r.idleFor = ""
 				if err := r.take(x); err != nil {
-					return EndFailed, err
+					return r.failed(work, err)
 				}
 			default:
 				r.close(EndIdle)
@@ -220,11 +222,7 @@ func (r *run) loop(take, work context.Context) (end End, err error) {
 			r.log.Warn("a call ran longer than the drain may last; cancelling it")
 			r.cancelRun(stopCause(EndDrained))
 		case <-work.Done():
-			end := endOf(work, EndCancelled)
-			if end == EndLost { // nothing of it may go on
-				r.abort()
-			}
-			return end, nil
+			return r.cancelled(work), nil
 		}
 	}
 }
@@ -242,6 +240,25 @@ func (r *run) await(done <-chan callDone) {
 		r.abort()
 		r.finished(<-done)
 	}
+}
+
+// failed is the end by an error, unless it comes of a lease that has gone.
+func (r *run) failed(work context.Context, err error) (End, error) {
+	r.refused(work)
+	if work.Err() == nil {
+		return EndFailed, err
+	}
+	return r.cancelled(work), nil
+}
+
+// cancelled is the end by the end of work. Of a lost session nothing may go
+// on, not for a moment.
+func (r *run) cancelled(work context.Context) End {
+	end := endOf(work, EndCancelled)
+	if end == EndLost {
+		r.abort()
+	}
+	return end
 }
 
 // take takes in what the reader has read.

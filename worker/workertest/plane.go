@@ -184,11 +184,14 @@ func (p *Plane) Requests(route Route) []Request {
 }
 
 // Wait returns when cond is true; it is called with no lock held after every
-// change. The test fails after limit.
+// change here, and now and then for what happens in the worker alone. The
+// test fails after limit.
 func (p *Plane) Wait(t testing.TB, what string, limit time.Duration, cond func() bool) {
 	t.Helper()
 	deadline := time.NewTimer(limit)
 	defer deadline.Stop()
+	again := time.NewTicker(10 * time.Millisecond)
+	defer again.Stop()
 	for {
 		p.mu.Lock()
 		changed := p.changed
@@ -198,6 +201,7 @@ func (p *Plane) Wait(t testing.TB, what string, limit time.Duration, cond func()
 		}
 		select {
 		case <-changed:
+		case <-again.C:
 		case <-deadline.C:
 			t.Fatalf("waited %v for: %s\n%s", limit, what, p.dump())
 		}
