@@ -10,6 +10,7 @@ import (
 
 	"github.com/berthdev/berth/client"
 	"github.com/berthdev/berth/internal/config"
+	"github.com/berthdev/berth/internal/plane"
 )
 
 // explain says what happened and what to do about it.
@@ -19,6 +20,9 @@ func explain(err error) string {
 	}
 	if e, ok := errors.AsType[*client.Error](err); ok {
 		return explainAnswer(e)
+	}
+	if e, ok := errors.AsType[*plane.Error](err); ok && e.Kind == plane.NotFound {
+		return e.Error() + "; check the id, and that it is in this database"
 	}
 	if s, ok := errors.AsType[*stopped](err); ok {
 		return s.Error()

@@ -1,0 +1,135 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"berth": main})
+}
+
+// TestScripts drives the real binary: a script for each verb and each of its
+// errors.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/script",
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		Setup: func(e *testscript.Env) error {
+			e.Vars = append(e.Vars, "XDG_DATA_HOME="+e.WorkDir+"/data", "XDG_STATE_HOME="+e.WorkDir+"/state", "TERM=dumb")
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"server": server,
+			"field":  field,
+		},
+	})
+}
+
+// server starts `berth dev --json` with more flags, waits until it is ready
+// and sets BASE_URL, API_KEY, ENV_ID and ENV_KEY, and the client verbs'
+// variables. `server stop` ends it with SIGTERM and wants status 0.
+func server(ts *testscript.TestScript, neg bool, args []string) {
+	if neg {
+		ts.Fatalf("unsupported: ! server")
+	}
+	if len(args) == 1 && args[0] == "stop" {
+		p, ok := servers.Load(ts)
+		if !ok {
+			ts.Fatalf("no server is running")
+		}
+		ts.Check(p.(*process).stop())
+		return
+	}
+	path, err := exec.LookPath("berth")
+	ts.Check(err)
+	p := &process{cmd: exec.Command(path, append([]string{"dev", "--json", "--addr", "127.0.0.1:0", "--data-dir", ts.MkAbs("plane")}, args...)...)}
+	for _, name := range []string{"PATH", "HOME", "TMPDIR", "TERM", "XDG_DATA_HOME", "XDG_STATE_HOME"} {
+		p.cmd.Env = append(p.cmd.Env, name+"="+ts.Getenv(name))
+	}
+	p.cmd.Stderr = &p.log
+	out, err := p.cmd.StdoutPipe()
+	ts.Check(err)
+	ts.Check(p.cmd.Start())
+	ts.Defer(func() { p.stop() })
+	var ready struct {
+		BaseURL        string `json:"base_url"`
+		APIKey         string `json:"api_key"`
+		EnvironmentID  string `json:"environment_id"`
+		EnvironmentKey string `json:"environment_key"`
+	}
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil || json.Unmarshal([]byte(line), &ready) != nil {
+		p.cmd.Process.Kill()
+		p.cmd.Wait()
+		ts.Fatalf("berth dev was not ready: %v, %q\n%s", err, line, p.log.String())
+	}
+	for name, value := range map[string]string{
+		"BASE_URL": ready.BaseURL, "API_KEY": ready.APIKey, "ENV_ID": ready.EnvironmentID, "ENV_KEY": ready.EnvironmentKey,
+		"BERTH_BASE_URL": ready.BaseURL, "BERTH_API_KEY": ready.APIKey,
+		"ADDR": strings.TrimPrefix(ready.BaseURL, "http://"), "PID": fmt.Sprint(p.cmd.Process.Pid),
+	} {
+		ts.Setenv(name, value)
+	}
+	servers.Store(ts, p)
+}
+
+// field sets a variable from a member of the JSON object on the last
+// command's standard output: field NAME MEMBER[.MEMBER].
+func field(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: field NAME MEMBER")
+	}
+	var v any
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &v))
+	for member := range strings.SplitSeq(args[1], ".") {
+		switch at := v.(type) {
+		case map[string]any:
+			v = at[member]
+		case []any:
+			i, err := strconv.Atoi(member)
+			if v = nil; err == nil && i < len(at) {
+				v = at[i]
+			}
+		}
+		if v == nil {
+			ts.Fatalf("the output has no member %s", args[1])
+		}
+	}
+	ts.Setenv(args[0], fmt.Sprint(v))
+}
+
+// process is a berth that a script started.
+type process struct {
+	cmd     *exec.Cmd
+	log     strings.Builder
+	stopped bool
+}
+
+func (p *process) stop() error {
+	if p.stopped {
+		return nil
+	}
+	p.stopped = true
+	p.cmd.Process.Signal(syscall.SIGTERM)
+	late := time.AfterFunc(30*time.Second, func() { p.cmd.Process.Kill() })
+	defer late.Stop()
+	if err := p.cmd.Wait(); err != nil {
+		return fmt.Errorf("berth dev ended with %w\n%s", err, p.log.String())
+	}
+	return nil
+}
+
+// servers holds each script's *process.
+var servers sync.Map
