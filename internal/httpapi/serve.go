@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"path"
 	"runtime/debug"
 	"strconv"
 	"time"
@@ -53,13 +54,14 @@ func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
 // ServeHTTP finds the route. What the mux itself would answer in plain text
 // (not found, method not allowed, clean the path) becomes an envelope.
 func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if _, pattern := s.mux.Handler(r); pattern != "" {
+	clean := path.Clean(r.URL.EscapedPath()) == r.URL.EscapedPath()
+	if _, pattern := s.mux.Handler(r); pattern != "" && clean {
 		s.mux.ServeHTTP(w, r)
 		return
 	}
 	c := &call{s: s, w: &answer{ResponseWriter: w}, r: r, id: plane.NewID(plane.PrefixRequest)}
 	c.begin()
-	if allow := s.methods(r); allow != "" {
+	if allow := s.methods(r); allow != "" && clean {
 		w.Header().Set("Allow", allow)
 		s.fail(c, errMethod(r.Method, allow))
 		return
