@@ -41,6 +41,7 @@ const (
 	StepPivot                        // the fresh root becomes /
 	StepLoopback                     // the loopback interface goes up
 	StepHostname                     // the host is called Source
+	StepPlain                        // the capabilities of the steps are not for the shell
 	StepNoUsers                      // no further user namespaces may be made; best effort
 )
 

@@ -87,6 +87,8 @@ func (b *builder) step(i int, s agentwire.Step) error {
 		return loopback()
 	case agentwire.StepHostname:
 		return fail("set the host name", unix.Sethostname([]byte(s.Source)))
+	case agentwire.StepPlain:
+		return fail("drop ambient capabilities", unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0))
 	case agentwire.StepNoUsers:
 		return writeFile(at+"/proc/sys/user/max_user_namespaces", []byte("0"), 0)
 	}

@@ -78,9 +78,6 @@ func agentMain() int {
 	runtime.LockOSThread()
 	a := &agent{listen: listenFD, conn: -1, wake: -1, seen: map[string]bool{}}
 	unix.CloseOnExec(listenFD)
-	if err := a.watchSignals(); err != nil {
-		return 1
-	}
 	stage, err := a.begin()
 	if err != nil {
 		a.send(agentwire.KindFailed, agentwire.EncodeText(err.Error()))
@@ -142,7 +139,9 @@ func (a *agent) begin() (stage, error) {
 		return 0, err
 	}
 	if !resumed {
+		// What the supervisor's own parents left open is not for a sandbox.
 		unix.Close(programFD)
+		closeFrom(programFD + 1 + mountCount())
 		if err := a.firstConnection(); err != nil {
 			return 0, err
 		}
@@ -169,10 +168,25 @@ func (a *agent) begin() (stage, error) {
 	if a.boot.OrphanTTL <= 0 {
 		a.boot.OrphanTTL = 120 * time.Second
 	}
+	if err := a.watchSignals(); err != nil {
+		return 0, err
+	}
 	if err := adoptOrphans(); err != nil {
 		return 0, err
 	}
 	return runStage, a.freshShell()
+}
+
+// mountCount is how many detached mounts were handed over: the one argument.
+func mountCount() int {
+	if len(os.Args) < 2 {
+		return 0
+	}
+	n, err := strconv.Atoi(os.Args[1])
+	if err != nil || n < 0 || n > 64 {
+		return 0
+	}
+	return n
 }
 
 // firstConnection waits a minute for the supervisor that started us.

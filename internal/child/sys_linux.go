@@ -1,11 +1,17 @@
 package child
 
 import (
+	"unsafe"
+
 	"golang.org/x/sys/unix"
 )
 
+var comm = [16]byte(append([]byte(AgentName), 0, 0, 0, 0, 0))
+
 // adoptOrphans makes the agent the parent of every process whose parent ends.
 func adoptOrphans() error {
+	// It was started through a descriptor, which gave it a number for a name.
+	_ = unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(&comm[0])), 0, 0, 0)
 	return fail("become a subreaper", unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
 }
 
@@ -46,3 +52,6 @@ func widen(fd int) { _, _ = unix.FcntlInt(uintptr(fd), unix.F_SETPIPE_SZ, 1<<20)
 func writeConn(fd int, b []byte) (int, error) {
 	return unix.SendmsgN(fd, b, nil, nil, unix.MSG_NOSIGNAL)
 }
+
+// closeFrom closes every descriptor from the first on.
+func closeFrom(first int) { _ = unix.CloseRange(uint(first), 1<<31, 0) }

@@ -37,7 +37,7 @@ func startProcess(path string, files []*os.File, sys *syscall.SysProcAttr) (*Pro
 	for i, f := range files {
 		fds[i] = f.Fd()
 	}
-	pid, err := syscall.ForkExec(path, []string{name}, &syscall.ProcAttr{
+	pid, err := syscall.ForkExec(path, []string{name, strconv.Itoa(len(files) - 5)}, &syscall.ProcAttr{
 		Dir: "/", Env: []string{"GOMAXPROCS=1"}, Files: fds, Sys: sys,
 	})
 	if err != nil {

@@ -23,7 +23,7 @@ type Process struct {
 func (p *Program) path(int) string { return p.file.Name() }
 
 func startProcess(path string, files []*os.File, sys *syscall.SysProcAttr) (*Process, error) {
-	proc, err := os.StartProcess(path, []string{name}, &os.ProcAttr{Dir: "/", Env: []string{"GOMAXPROCS=1"}, Files: files, Sys: sys})
+	proc, err := os.StartProcess(path, []string{name, "0"}, &os.ProcAttr{Dir: "/", Env: []string{"GOMAXPROCS=1"}, Files: files, Sys: sys})
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,112 @@
+package process
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berthdev/berth/internal/sandbox"
+)
+
+// group is a cgroup around everything that a shell starts, where this process
+// may make one. It is what finds a process that hides from its parents. The
+// zero of every method is a group that is none.
+type group struct {
+	dir string // "" for none
+	fd  int    // until the agent has started in it, else -1
+}
+
+// home is the cgroup of this process in the v2 hierarchy, "" where there is
+// none or where it lacks cgroup.kill.
+var groupHome = sync.OnceValue(func() string {
+	b, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return ""
+	}
+	own := ""
+	for line := range strings.Lines(string(b)) {
+		if rest, ok := strings.CutPrefix(line, "0::"); ok {
+			own = strings.TrimSpace(rest)
+		}
+	}
+	if own == "" {
+		return ""
+	}
+	for _, root := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
+		dir := filepath.Join(root, own)
+		if _, err := os.Stat(filepath.Join(dir, "cgroup.procs")); err == nil {
+			if _, err := os.Stat(filepath.Join(root, "cgroup.controllers")); err == nil {
+				return dir
+			}
+		}
+	}
+	return ""
+})
+
+// newGroup makes a group, or none where that is not possible.
+func newGroup(session string) *group {
+	home := groupHome()
+	if home == "" {
+		return &group{fd: -1}
+	}
+	dir, err := os.MkdirTemp(home, "berth-"+sandbox.Folder(session)+"-")
+	if err != nil {
+		return &group{fd: -1}
+	}
+	g := &group{dir: dir, fd: -1}
+	if _, err := os.Stat(filepath.Join(dir, "cgroup.kill")); err != nil {
+		g.remove()
+		return &group{fd: -1}
+	}
+	fd, err := unix.Open(dir, unix.O_DIRECTORY|unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		g.remove()
+		return &group{fd: -1}
+	}
+	g.fd = fd
+	return g
+}
+
+func oldGroup(dir string) *group { return &group{dir: dir, fd: -1} }
+
+// started gives up what was needed to start in the group.
+func (g *group) started() {
+	if g.fd >= 0 {
+		unix.Close(g.fd)
+		g.fd = -1
+	}
+}
+
+// kill kills all that is in the group.
+func (g *group) kill() {
+	if g.dir != "" {
+		_ = os.WriteFile(filepath.Join(g.dir, "cgroup.kill"), []byte("1"), 0)
+	}
+}
+
+// remove removes the group, for which the killed must have gone; it waits for
+// them for up to five seconds.
+func (g *group) remove() {
+	g.started()
+	if g.dir == "" {
+		return
+	}
+	events, err := os.Open(filepath.Join(g.dir, "cgroup.events"))
+	if err == nil {
+		defer events.Close()
+	}
+	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); {
+		if err := unix.Rmdir(g.dir); err == nil || err == unix.ENOENT || events == nil {
+			break
+		}
+		// The kernel says by POLLPRI that the group has become empty.
+		b := make([]byte, 128)
+		_, _ = events.ReadAt(b, 0)
+		_, _ = unix.Poll([]unix.PollFd{{Fd: int32(events.Fd()), Events: unix.POLLPRI}}, 20)
+	}
+	g.dir = ""
+}
