@@ -3,8 +3,13 @@
 // here; cli.go lists them.
 package main
 
-import "os"
+import (
+	"os"
+
+	"github.com/berthdev/berth/internal/child"
+)
 
 func main() {
+	child.Main() // on the far side of a re-exec it does not return
 	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
