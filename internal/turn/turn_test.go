@@ -194,7 +194,9 @@ func (w *world) until(session string, what string, done func([]api.Event, plane.
 	defer cancel()
 	limit := time.After(20 * time.Second)
 	for {
-		if l := w.list(session); done(l, w.session(session)) {
+		// A log is never older than the session read before it.
+		s := w.session(session)
+		if l := w.list(session); done(l, s) && w.session(session).Emit == s.Emit {
 			return l
 		}
 		select {
