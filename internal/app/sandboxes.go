@@ -12,12 +12,13 @@ import (
 	"github.com/berthdev/berth/internal/config"
 	"github.com/berthdev/berth/internal/sandbox"
 	"github.com/berthdev/berth/internal/sandbox/namespaces"
+	"github.com/berthdev/berth/internal/sandbox/process"
 	"github.com/berthdev/berth/worker"
 )
 
 // drivers lists the ways to run tools by name, most isolating first.
 func drivers(log *slog.Logger) []sandbox.Driver {
-	return []sandbox.Driver{namespaces.New(namespaces.Config{Log: log})}
+	return []sandbox.Driver{namespaces.New(namespaces.Config{Log: log}), process.New(process.Config{Log: log})}
 }
 
 // later are drivers that this version knows the names of and nothing more.
