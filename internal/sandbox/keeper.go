@@ -240,10 +240,8 @@ func (k *Keeper) end(ctx context.Context, p *place, dir string) error {
 }
 
 func (k *Keeper) forgetRecord(dir string) {
-	for _, name := range []string{recordName, socketName} {
-		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			k.log.Warn("a leftover of a sandbox could not be removed", "err", err)
-		}
+	if err := Sweep(dir); err != nil {
+		k.log.Warn("a leftover of a sandbox could not be removed", "err", err)
 	}
 }
 

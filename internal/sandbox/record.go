@@ -2,7 +2,9 @@ package sandbox
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -18,6 +20,21 @@ const (
 	recordName = "record.json"
 	socketName = "agent.sock"
 )
+
+// RunDirName is the folder in Spec.Dir for an agent that has no other place
+// for its shell's pipes.
+const RunDirName = "run"
+
+// Sweep removes what a sandbox leaves in its folder beside the tree.
+func Sweep(dir string) error {
+	var errs []error
+	for _, name := range []string{socketName, recordName, recordName + ".new"} {
+		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(append(errs, os.RemoveAll(filepath.Join(dir, RunDirName)))...)
+}
 
 // SocketPath is where the agent of the sandbox in dir listens.
 func SocketPath(dir string) string { return filepath.Join(dir, socketName) }

@@ -5,10 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path"
-	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -60,25 +58,7 @@ func (b *Box) Stop(ctx context.Context) error {
 	b.stopped = true
 	b.Live.Close()
 	b.proc.Release()
-	return errors.Join(b.files.Close(), Sweep(b.record.Spec.Dir))
-}
-
-// RunDirName is the folder in Spec.Dir for an agent that has no other place
-// for its shell's pipes.
-const RunDirName = "run"
-
-// Sweep removes what a sandbox leaves in its folder beside the tree.
-func Sweep(dir string) error {
-	var errs []error
-	for _, name := range []string{"agent.sock", "record.json", "record.json.new"} {
-		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			errs = append(errs, err)
-		}
-	}
-	if err := os.RemoveAll(filepath.Join(dir, RunDirName)); err != nil {
-		errs = append(errs, err)
-	}
-	return errors.Join(errs...)
+	return errors.Join(b.files.Close(), sandbox.Sweep(b.record.Spec.Dir))
 }
 
 // Fill checks a spec and puts the defaults in.

@@ -159,7 +159,7 @@ func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (_ sandbox.Sandbo
 		},
 	})
 	if err != nil {
-		return nil, errors.Join(err, agent.Sweep(spec.Dir))
+		return nil, errors.Join(err, sandbox.Sweep(spec.Dir))
 	}
 	return agent.NewBox(live, files, rec, d.end(h)), nil
 }
@@ -173,7 +173,7 @@ func (d *Driver) Recover(_ context.Context, rec sandbox.Record) (sandbox.Sandbox
 	live, err := agent.Recover(rec.Spec.Dir, h.Handle)
 	if err != nil {
 		if errors.Is(err, sandbox.ErrGone) {
-			err = errors.Join(err, agent.Sweep(rec.Spec.Dir))
+			err = errors.Join(err, sandbox.Sweep(rec.Spec.Dir))
 		}
 		return nil, err
 	}

@@ -94,7 +94,7 @@ func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (_ sandbox.Sandbo
 	defer func() {
 		if err != nil {
 			files.Close()
-			err = errors.Join(err, agent.Sweep(spec.Dir))
+			err = errors.Join(err, sandbox.Sweep(spec.Dir))
 		}
 	}()
 	outputs := filepath.Join(spec.Tree, "mnt/session/outputs")
@@ -114,7 +114,7 @@ func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (_ sandbox.Sandbo
 		boot.RunDir = runDir
 		attr.mounts = true
 	} else {
-		boot.RunDir = filepath.Join(spec.Dir, agent.RunDirName)
+		boot.RunDir = filepath.Join(spec.Dir, sandbox.RunDirName)
 		if spec.Share != "" {
 			boot.Workdir = spec.Share
 		} else {
@@ -159,7 +159,7 @@ func (d *Driver) Recover(_ context.Context, rec sandbox.Record) (sandbox.Sandbox
 		if errors.Is(err, sandbox.ErrGone) {
 			group.kill()
 			group.remove()
-			err = errors.Join(err, agent.Sweep(rec.Spec.Dir))
+			err = errors.Join(err, sandbox.Sweep(rec.Spec.Dir))
 		}
 		return nil, err
 	}
