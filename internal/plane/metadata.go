@@ -3,6 +3,7 @@ package plane
 import (
 	"maps"
 	"slices"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/berthdev/berth/api"
@@ -25,6 +26,8 @@ func CheckMetadata(field string, m api.Metadata) error {
 		switch {
 		case k == "":
 			return badMetadata(field, "has an empty key")
+		case strings.IndexByte(k, 0) >= 0 || strings.IndexByte(m[k], 0) >= 0:
+			return badMetadata(field+"."+k, "must not hold NUL")
 		case utf8.RuneCountInString(k) > MaxMetadataKey:
 			return badMetadata(field, "has a key of %d characters; at most %d are allowed", utf8.RuneCountInString(k), MaxMetadataKey)
 		case utf8.RuneCountInString(m[k]) > MaxMetadataValue:
@@ -59,6 +62,8 @@ func badMetadata(field, format string, args ...any) *Error {
 func checkText(field, s string, least, most int) error {
 	n := utf8.RuneCountInString(s)
 	switch {
+	case strings.IndexByte(s, 0) >= 0:
+		return Errorf(Invalid, "must not hold NUL").In(field)
 	case n < least && n == 0:
 		return Errorf(Invalid, "is required").In(field)
 	case n < least:

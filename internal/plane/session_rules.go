@@ -351,10 +351,10 @@ func resourceRefused(raw json.RawMessage) error {
 }
 
 func checkTitle(field string, title *string) error {
-	if title != nil && utf8.RuneCountInString(*title) > MaxTitle {
-		return Errorf(Invalid, "has more than %d characters", MaxTitle).In(field)
+	if title == nil {
+		return nil
 	}
-	return nil
+	return checkText(field, *title, 0, MaxTitle)
 }
 
 // CheckUpdateSession judges what an update request says about the session
