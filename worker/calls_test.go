@@ -21,6 +21,7 @@ func asking(name string, p api.Permission) workertest.Turn {
 }
 
 func TestACallThatAsksWaitsForItsVerdict(t *testing.T) {
+	t.Parallel()
 	for _, permission := range []api.Permission{api.PermissionAsk, "newer_than_us"} {
 		l := start(t, idleSoon)
 		turn := workertest.Calls("before")
@@ -43,6 +44,7 @@ func TestACallThatAsksWaitsForItsVerdict(t *testing.T) {
 }
 
 func TestVerdictsInTheHistoryCount(t *testing.T) {
+	t.Parallel()
 	p := workertest.New(t)
 	turn := asking("yes", api.PermissionAsk)
 	turn.Calls = append(turn.Calls, workertest.Call{Name: "no", Permission: api.PermissionAsk})
@@ -58,6 +60,7 @@ func TestVerdictsInTheHistoryCount(t *testing.T) {
 }
 
 func TestDeniedCallsAreLeftAlone(t *testing.T) {
+	t.Parallel()
 	l := start(t, idleSoon)
 	turn := asking("policy", api.PermissionDeny)
 	turn.Calls = append(turn.Calls, workertest.Call{Name: "person", Permission: api.PermissionAsk})
@@ -71,6 +74,7 @@ func TestDeniedCallsAreLeftAlone(t *testing.T) {
 }
 
 func TestUnownedToolsAreLeftAlone(t *testing.T) {
+	t.Parallel()
 	l := start(t, func(c *worker.Config) { c.MaxSessions = 1 })
 	s := l.plane.Session(workertest.Calls("foreign", "mine"))
 	l.wait("the other call", func() bool { return len(s.Answers()) == 1 })
@@ -83,6 +87,7 @@ func TestUnownedToolsAreLeftAlone(t *testing.T) {
 }
 
 func TestCustomToolsGetTheirOwnKindOfResult(t *testing.T) {
+	t.Parallel()
 	l := start(t)
 	s := l.plane.Session(workertest.Turn{Calls: []workertest.Call{{Name: "deploy", Custom: true, Input: `{"to":"prod"}`}}})
 	l.kit.mu.Lock()
@@ -97,6 +102,7 @@ func TestCustomToolsGetTheirOwnKindOfResult(t *testing.T) {
 }
 
 func TestResultsAreNeverEmpty(t *testing.T) {
+	t.Parallel()
 	l := start(t)
 	results := [][]api.Block{nil, {}, {api.Text("")}, {api.Text(""), api.Text("b")}}
 	l.kit.result = func(worker.Call) ([]api.Block, bool) {
@@ -121,6 +127,7 @@ func TestResultsAreNeverEmpty(t *testing.T) {
 }
 
 func TestInterruptCancelsTheRunningCallAndDropsTheRest(t *testing.T) {
+	t.Parallel()
 	l := start(t)
 	g := l.kit.gate("slow")
 	turn := workertest.Calls("slow", "queued")
@@ -148,6 +155,7 @@ func TestInterruptCancelsTheRunningCallAndDropsTheRest(t *testing.T) {
 }
 
 func TestQueuedInterruptsAndThoseOfThreadsCancelNothing(t *testing.T) {
+	t.Parallel()
 	l := start(t)
 	g := l.kit.gate("slow")
 	s := l.plane.Session(workertest.Calls("slow"))
@@ -164,6 +172,7 @@ func TestQueuedInterruptsAndThoseOfThreadsCancelNothing(t *testing.T) {
 }
 
 func TestInterruptsInTheHistoryVoidOlderCalls(t *testing.T) {
+	t.Parallel()
 	p := workertest.New(t)
 	s := p.Session(workertest.Calls("old"))
 	s.Interrupt(false)
@@ -179,6 +188,7 @@ func TestInterruptsInTheHistoryVoidOlderCalls(t *testing.T) {
 }
 
 func TestEndedThreadsLoseTheirCalls(t *testing.T) {
+	t.Parallel()
 	l := start(t)
 	g := l.kit.gate("main")
 	head := api.EventHead{Type: api.TypeSessionThreadStatusRunning}
@@ -208,6 +218,7 @@ func TestEndedThreadsLoseTheirCalls(t *testing.T) {
 }
 
 func TestTheSessionsEndEndsTheRun(t *testing.T) {
+	t.Parallel()
 	tests := map[string]func(*workertest.Session){
 		"terminated": func(s *workertest.Session) { s.Terminate(false) },
 		"deleted": func(s *workertest.Session) {
@@ -216,6 +227,7 @@ func TestTheSessionsEndEndsTheRun(t *testing.T) {
 	}
 	for name, end := range tests {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			l := start(t)
 			g := l.kit.gate("slow")
 			s := l.plane.Session(workertest.Calls("slow"))
@@ -234,6 +246,7 @@ func TestTheSessionsEndEndsTheRun(t *testing.T) {
 }
 
 func TestATerminationInAStreamGapIsFound(t *testing.T) {
+	t.Parallel()
 	p := workertest.New(t)
 	p.CutStreams(20*time.Millisecond, 60*time.Millisecond)
 	l := startAt(t, p)
@@ -247,6 +260,7 @@ func TestATerminationInAStreamGapIsFound(t *testing.T) {
 }
 
 func TestSessionsThatAreOverAlreadyNeedNoSandbox(t *testing.T) {
+	t.Parallel()
 	p := workertest.New(t)
 	s := p.Session(workertest.Calls("a"))
 	s.Terminate(false)
@@ -258,6 +272,7 @@ func TestSessionsThatAreOverAlreadyNeedNoSandbox(t *testing.T) {
 }
 
 func TestIdleClock(t *testing.T) {
+	t.Parallel()
 	const idle = 300 * time.Millisecond
 	released := func(l *lab, s *workertest.Session) time.Duration {
 		began := time.Now()
@@ -265,6 +280,7 @@ func TestIdleClock(t *testing.T) {
 		return time.Since(began)
 	}
 	t.Run("runs after the turn", func(t *testing.T) {
+		t.Parallel()
 		l := start(t, func(c *worker.Config) { c.MaxIdle = idle })
 		s := l.plane.Session(workertest.Calls("a"))
 		l.finished(s)
@@ -273,12 +289,14 @@ func TestIdleClock(t *testing.T) {
 		}
 	})
 	t.Run("starts with the history", func(t *testing.T) {
+		t.Parallel()
 		p := workertest.New(t)
 		s := p.Session(workertest.Turn{})
 		l := startAt(t, p, func(c *worker.Config) { c.MaxIdle = idle })
 		released(l, s)
 	})
 	t.Run("starts with an empty history", func(t *testing.T) {
+		t.Parallel()
 		l := start(t, func(c *worker.Config) { c.MaxIdle = idle })
 		s := l.plane.Session()
 		released(l, s)
@@ -287,6 +305,7 @@ func TestIdleClock(t *testing.T) {
 		}
 	})
 	t.Run("another event stops it, a verdict does not", func(t *testing.T) {
+		t.Parallel()
 		l := start(t, func(c *worker.Config) { c.MaxIdle = idle })
 		s := l.plane.Session(workertest.Calls("a"))
 		l.finished(s)
@@ -297,6 +316,7 @@ func TestIdleClock(t *testing.T) {
 		released(l, s)
 	})
 	t.Run("a held call stops it", func(t *testing.T) {
+		t.Parallel()
 		l := start(t, func(c *worker.Config) { c.MaxIdle = idle })
 		s := l.plane.Session(asking("ask", api.PermissionAsk))
 		s.Add(&api.SessionStatusIdle{EventHead: api.EventHead{Type: api.TypeSessionStatusIdle}, StopReason: api.StopReason{Type: api.StopEndTurn}})
@@ -309,6 +329,7 @@ func TestIdleClock(t *testing.T) {
 		}
 	})
 	t.Run("less than zero is for ever", func(t *testing.T) {
+		t.Parallel()
 		l := start(t, func(c *worker.Config) { c.MaxIdle = -1 })
 		s := l.plane.Session(workertest.Calls("a"))
 		l.finished(s)
@@ -341,6 +362,7 @@ func live(states []api.WorkState) (all []bool) {
 }
 
 func TestEventsThatComeTwiceRunOnce(t *testing.T) {
+	t.Parallel()
 	p := workertest.New(t)
 	p.RepeatEvents()
 	p.CutStreams(10*time.Millisecond, 40*time.Millisecond)
@@ -362,6 +384,7 @@ func TestEventsThatComeTwiceRunOnce(t *testing.T) {
 }
 
 func TestAStreamCutInPlaceOfACall(t *testing.T) {
+	t.Parallel()
 	p := workertest.New(t)
 	l := startAt(t, p)
 	s := p.Session(workertest.Calls("a"))
@@ -379,6 +402,7 @@ func TestAStreamCutInPlaceOfACall(t *testing.T) {
 }
 
 func TestAHistoryThatFailsIsReadAgain(t *testing.T) {
+	t.Parallel()
 	p := workertest.New(t)
 	s := p.Session(workertest.Calls("a"))
 	p.Inject(workertest.Fault{Route: workertest.List, Times: 2, Status: 500})
@@ -390,6 +414,7 @@ func TestAHistoryThatFailsIsReadAgain(t *testing.T) {
 }
 
 func TestAStreamThatIsRefusedForGoodEndsTheItem(t *testing.T) {
+	t.Parallel()
 	p := workertest.New(t)
 	s := p.Session(workertest.Calls("a"))
 	p.Inject(workertest.Fault{Route: workertest.Stream, Times: 1, Status: 403})
@@ -399,6 +424,7 @@ func TestAStreamThatIsRefusedForGoodEndsTheItem(t *testing.T) {
 }
 
 func TestLongHistoriesAreReadWhole(t *testing.T) {
+	t.Parallel()
 	p := workertest.New(t)
 	s := p.Session()
 	for range 230 {
@@ -416,6 +442,7 @@ func TestLongHistoriesAreReadWhole(t *testing.T) {
 }
 
 func TestPossiblyStartedCallsAreNotRun(t *testing.T) {
+	t.Parallel()
 	p := workertest.New(t)
 	p.SetTTL(time.Second)
 	l := newLab(t, p, func(c *worker.Config) { c.Journal = nil })

@@ -36,6 +36,7 @@ func (w *Worker) serve(take, work context.Context, item Item, slot chan struct{}
 	defer detach()
 	h.status = status
 
+	w.cfg.At(PointClaimed)
 	if !item.Acked {
 		acked, err := ack(work, w.client, item.Work, w.cfg.Reclaim, log)
 		if !acked {
@@ -46,6 +47,7 @@ func (w *Worker) serve(take, work context.Context, item Item, slot chan struct{}
 		}
 		w.cfg.Counters.Claimed()
 	}
+	w.cfg.At(PointAcked)
 	claimed := time.Now()
 	secret := h.readSecret()
 	if end, err = h.hold(take, work, secret); end == EndFailed {
@@ -252,7 +254,7 @@ func (h *held) run(take, work context.Context, place *place, secret api.WorkSecr
 	}()
 
 	r := newRun(h.client, id, h.log)
-	r.journal, r.counters = w.cfg.Journal, w.cfg.Counters
+	r.journal, r.counters, r.at = w.cfg.Journal, w.cfg.Counters, w.cfg.At
 	r.maxIdle, r.drainLimit = w.cfg.MaxIdle, w.cfg.DrainLimit
 	r.poster.window = func() time.Duration { return time.Duration(h.ttl.Load()) }
 	for _, call := range secret.PossiblyStarted {

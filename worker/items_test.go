@@ -24,6 +24,7 @@ import (
 func routes(p *workertest.Plane, route workertest.Route) int { return len(p.Requests(route)) }
 
 func TestHealthChecksAreBeatenOnceAndStopped(t *testing.T) {
+	t.Parallel()
 	l := start(t)
 	id := l.plane.HealthCheck()
 	l.wait("the stop", func() bool { return routes(l.plane, workertest.Stop) == 1 })
@@ -39,7 +40,9 @@ func TestHealthChecksAreBeatenOnceAndStopped(t *testing.T) {
 }
 
 func TestAckFailures(t *testing.T) {
+	t.Parallel()
 	t.Run("a blip is outlived", func(t *testing.T) {
+		t.Parallel()
 		p := workertest.New(t)
 		p.Inject(workertest.Fault{Route: workertest.Ack, Times: 4, Status: 500})
 		l := startAt(t, p, idleSoon)
@@ -50,6 +53,7 @@ func TestAckFailures(t *testing.T) {
 		}
 	})
 	t.Run("an outage leaves the item to the queue", func(t *testing.T) {
+		t.Parallel()
 		p := workertest.New(t)
 		p.Inject(workertest.Fault{Route: workertest.Ack, Times: 3, Status: 503})
 		l := startAt(t, p, func(c *worker.Config) { c.Reclaim = 300 * time.Millisecond })
@@ -62,6 +66,7 @@ func TestAckFailures(t *testing.T) {
 		}
 	})
 	t.Run("a lost answer is no conflict", func(t *testing.T) {
+		t.Parallel()
 		p := workertest.New(t)
 		p.Inject(workertest.Fault{Route: workertest.Ack, Times: 1, Lost: true})
 		p.Inject(workertest.Fault{Route: workertest.Ack, Times: 1, Status: 409})
@@ -73,6 +78,7 @@ func TestAckFailures(t *testing.T) {
 		}
 	})
 	t.Run("a conflict drops it", func(t *testing.T) {
+		t.Parallel()
 		p := workertest.New(t)
 		p.Inject(workertest.Fault{Route: workertest.Ack, Times: 1, Status: 409})
 		l := startAt(t, p, func(c *worker.Config) { c.Reclaim = 200 * time.Millisecond })
@@ -89,6 +95,7 @@ func TestAckFailures(t *testing.T) {
 }
 
 func TestPollFailures(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		status int
 		says   string
@@ -113,6 +120,7 @@ func TestPollFailures(t *testing.T) {
 }
 
 func TestRunRefusesAFatalPollAfterFinishingItsCalls(t *testing.T) {
+	t.Parallel()
 	l := start(t, func(c *worker.Config) { c.MaxSessions = 2 })
 	g := l.kit.gate("slow")
 	s := l.plane.Session(workertest.Calls("slow"))
@@ -130,6 +138,7 @@ func TestRunRefusesAFatalPollAfterFinishingItsCalls(t *testing.T) {
 }
 
 func TestALostLeaseEndsEverythingAtOnce(t *testing.T) {
+	t.Parallel()
 	p := workertest.New(t)
 	p.SetTTL(2 * time.Second) // a beat a second
 	l := startAt(t, p)
@@ -157,6 +166,7 @@ func TestALostLeaseEndsEverythingAtOnce(t *testing.T) {
 }
 
 func TestAHangingCallDoesNotKeepALostLease(t *testing.T) {
+	t.Parallel()
 	p := workertest.New(t)
 	p.SetTTL(2 * time.Second)
 	l := startAt(t, p)
@@ -173,6 +183,7 @@ func TestAHangingCallDoesNotKeepALostLease(t *testing.T) {
 }
 
 func TestLostHeartbeatAnswersAreNoLostLease(t *testing.T) {
+	t.Parallel()
 	p := workertest.New(t)
 	p.SetTTL(4 * time.Second)
 	p.Inject(workertest.Fault{Route: workertest.Beat, Times: 3, Lost: true})
@@ -200,7 +211,9 @@ func TestLostHeartbeatAnswersAreNoLostLease(t *testing.T) {
 }
 
 func TestOperatorsStop(t *testing.T) {
+	t.Parallel()
 	t.Run("gracefully: the call finishes and its result is posted", func(t *testing.T) {
+		t.Parallel()
 		p := workertest.New(t)
 		p.SetTTL(2 * time.Second)
 		l := startAt(t, p)
@@ -219,6 +232,7 @@ func TestOperatorsStop(t *testing.T) {
 		}
 	})
 	t.Run("by force: cancelled within a second", func(t *testing.T) {
+		t.Parallel()
 		p := workertest.New(t)
 		p.SetTTL(2 * time.Second)
 		l := startAt(t, p)
@@ -235,6 +249,7 @@ func TestOperatorsStop(t *testing.T) {
 }
 
 func TestDrainLetsRunningCallsFinish(t *testing.T) {
+	t.Parallel()
 	l := start(t, func(c *worker.Config) { c.MaxSessions = 4 })
 	g := l.kit.gate("slow")
 	parked := l.plane.Session(workertest.Calls("a"))
@@ -263,6 +278,7 @@ func TestDrainLetsRunningCallsFinish(t *testing.T) {
 }
 
 func TestTheSecondStopCancels(t *testing.T) {
+	t.Parallel()
 	l := start(t)
 	g := l.kit.gate("slow")
 	s := l.plane.Session(workertest.Calls("slow"))
@@ -283,6 +299,7 @@ func TestTheSecondStopCancels(t *testing.T) {
 }
 
 func TestADrainIsBounded(t *testing.T) {
+	t.Parallel()
 	l := start(t, func(c *worker.Config) { c.DrainLimit = 50 * time.Millisecond })
 	g := l.kit.gate("slow")
 	s := l.plane.Session(workertest.Calls("slow"))
@@ -298,6 +315,7 @@ func TestADrainIsBounded(t *testing.T) {
 }
 
 func TestDrainModeEndsWithTheQueue(t *testing.T) {
+	t.Parallel()
 	p := workertest.New(t)
 	var all []*workertest.Session
 	for range 5 {
@@ -315,7 +333,9 @@ func TestDrainModeEndsWithTheQueue(t *testing.T) {
 }
 
 func TestSlots(t *testing.T) {
+	t.Parallel()
 	t.Run("bound the sessions that have work", func(t *testing.T) {
+		t.Parallel()
 		l := start(t, func(c *worker.Config) { c.MaxSessions = 3 })
 		g := l.kit.gate("slow")
 		var all []*workertest.Session
@@ -334,6 +354,7 @@ func TestSlots(t *testing.T) {
 		}
 	})
 	t.Run("an ended turn does not hold one", func(t *testing.T) {
+		t.Parallel()
 		l := start(t, func(c *worker.Config) { c.MaxSessions = 1; c.MaxIdle = -1 })
 		for range 5 {
 			l.finished(l.plane.Session(workertest.Calls("a")))
@@ -348,6 +369,7 @@ func TestSlots(t *testing.T) {
 		}
 	})
 	t.Run("parked sessions keep their sandbox and give way oldest first", func(t *testing.T) {
+		t.Parallel()
 		l := start(t, func(c *worker.Config) { c.MaxSessions = 1; c.MaxParked = 2; c.MaxIdle = -1 })
 		var all []*workertest.Session
 		for range 4 {
@@ -356,7 +378,7 @@ func TestSlots(t *testing.T) {
 			all = append(all, s)
 		}
 		l.wait("two to give way", func() bool { _, closed, _ := l.boxes.count(); return closed == 2 })
-		if want := []string{all[0].ID, all[1].ID}; !slices.Equal(l.boxes.closed, want) {
+		if want := []string{all[0].ID, all[1].ID}; !slices.Equal(slices.Sorted(slices.Values(l.boxes.closed)), want) {
 			t.Errorf("closed %v, want %v", l.boxes.closed, want)
 		}
 		all[3].More(workertest.Calls("again"))
@@ -369,12 +391,14 @@ func TestSlots(t *testing.T) {
 		}
 	})
 	t.Run("none parked", func(t *testing.T) {
+		t.Parallel()
 		l := start(t, func(c *worker.Config) { c.MaxParked = -1; c.MaxIdle = -1 })
 		s := l.plane.Session(workertest.Calls("a"))
 		l.finished(s)
 		l.wait("its end", func() bool { return l.plane.Live() == 0 })
 	})
 	t.Run("a parked session's new turn goes before a fresh item", func(t *testing.T) {
+		t.Parallel()
 		l := start(t, func(c *worker.Config) { c.MaxSessions = 1; c.MaxIdle = -1 })
 		parked := l.plane.Session(workertest.Calls("a"))
 		l.finished(parked)
@@ -397,7 +421,9 @@ func TestSlots(t *testing.T) {
 }
 
 func TestSandboxes(t *testing.T) {
+	t.Parallel()
 	t.Run("one that will not open is an answer", func(t *testing.T) {
+		t.Parallel()
 		l := newLab(t, workertest.New(t))
 		l.boxes.fail = []error{errors.New("a"), errors.New("b"), errors.New("c")}
 		l.run()
@@ -412,6 +438,7 @@ func TestSandboxes(t *testing.T) {
 		}
 	})
 	t.Run("a lost workspace is told once", func(t *testing.T) {
+		t.Parallel()
 		l := newLab(t, workertest.New(t))
 		l.boxes.lost = true
 		l.run()
@@ -423,6 +450,7 @@ func TestSandboxes(t *testing.T) {
 		}
 	})
 	t.Run("one that breaks is replaced", func(t *testing.T) {
+		t.Parallel()
 		l := newLab(t, workertest.New(t), func(c *worker.Config) { c.Tools = nil })
 		l.run()
 		s := l.plane.Session(workertest.Turn{Calls: []workertest.Call{{Name: "bash", Input: `{"command":"x"}`}}})
@@ -444,6 +472,7 @@ func TestSandboxes(t *testing.T) {
 		}
 	})
 	t.Run("none for tools that are not ours", func(t *testing.T) {
+		t.Parallel()
 		l := start(t, func(c *worker.Config) { c.Tools = nil; c.MaxIdle = 20 * time.Millisecond })
 		s := l.plane.Session(workertest.Calls("web_search"))
 		l.wait("the wait for somebody else", func() bool {
@@ -459,8 +488,10 @@ func TestSandboxes(t *testing.T) {
 }
 
 func TestJournal(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	t.Run("a started call is answered as interrupted", func(t *testing.T) {
+		t.Parallel()
 		j := journal.NewMemory()
 		p := workertest.New(t)
 		s := p.Session(workertest.Calls("a"))
@@ -474,6 +505,7 @@ func TestJournal(t *testing.T) {
 		}
 	})
 	t.Run("a finished one is posted again", func(t *testing.T) {
+		t.Parallel()
 		j := journal.NewMemory()
 		p := workertest.New(t)
 		s := p.Session(workertest.Calls("a"))
@@ -489,6 +521,7 @@ func TestJournal(t *testing.T) {
 		}
 	})
 	t.Run("one that fails lets nothing run", func(t *testing.T) {
+		t.Parallel()
 		l := start(t, func(c *worker.Config) { c.Journal = brokenJournal{} })
 		s := l.plane.Session(workertest.Calls("a"))
 		l.finished(s)
@@ -497,6 +530,7 @@ func TestJournal(t *testing.T) {
 		}
 	})
 	t.Run("is told in order", func(t *testing.T) {
+		t.Parallel()
 		j := &tracingJournal{Journal: journal.NewMemory()}
 		l := start(t, func(c *worker.Config) { c.Journal = j })
 		s := l.plane.Session(workertest.Calls("a"))
@@ -512,7 +546,9 @@ func TestJournal(t *testing.T) {
 }
 
 func TestHandleItem(t *testing.T) {
+	t.Parallel()
 	t.Run("with the secret alone", func(t *testing.T) {
+		t.Parallel()
 		p := workertest.New(t)
 		s := p.Session(workertest.Calls("a"))
 		c := client.New(p.URL, client.Bearer(workertest.EnvironmentKey), nil)
@@ -537,6 +573,7 @@ func TestHandleItem(t *testing.T) {
 		}
 	})
 	t.Run("a session that is not there", func(t *testing.T) {
+		t.Parallel()
 		p := workertest.New(t)
 		s := p.Session(workertest.Calls("a"))
 		p.Inject(workertest.Fault{Route: workertest.GetSession, Status: 404})
@@ -561,6 +598,7 @@ func TestHandleItem(t *testing.T) {
 }
 
 func TestUnreadableSecretsFallBackToTheKey(t *testing.T) {
+	t.Parallel()
 	for _, secret := range []string{"%%%", base64.RawURLEncoding.EncodeToString([]byte("no json")), base64.URLEncoding.EncodeToString([]byte(`{"other":1}`))} {
 		if _, err := worker.DecodeSecret(secret); err == nil || strings.Contains(err.Error(), secret) {
 			t.Errorf("%q: %v", secret, err)
@@ -591,6 +629,7 @@ func TestUnreadableSecretsFallBackToTheKey(t *testing.T) {
 }
 
 func TestPoller(t *testing.T) {
+	t.Parallel()
 	p := workertest.New(t)
 	first, second := p.Session(workertest.Calls("a")), p.Session(workertest.Calls("b"))
 	c := client.New(p.URL, client.Bearer(workertest.EnvironmentKey), nil)
@@ -621,6 +660,7 @@ func TestPoller(t *testing.T) {
 }
 
 func TestHeldPollsAreRepeatedAtOnce(t *testing.T) {
+	t.Parallel()
 	l := start(t, func(c *worker.Config) { c.Block = 100 * time.Millisecond })
 	l.wait("some polls", func() bool { return routes(l.plane, workertest.Poll) >= 5 })
 	polls := l.plane.Requests(workertest.Poll)
@@ -630,6 +670,7 @@ func TestHeldPollsAreRepeatedAtOnce(t *testing.T) {
 }
 
 func TestConfigIsChecked(t *testing.T) {
+	t.Parallel()
 	good := worker.Config{Sandboxes: &boxes{}, EnvironmentID: "env_x"}
 	for name, bad := range map[string]func(*worker.Config){
 		"no sandboxes":   func(c *worker.Config) { c.Sandboxes = nil },

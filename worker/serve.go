@@ -71,7 +71,9 @@ func (r *run) serve(ctx context.Context, c *pending) callDone {
 		r.log.Error("no sandbox for a call", "call", c.ID, "error", err)
 		result, err = resultEvent(c.Call, []api.Block{api.Text("The sandbox could not be started, so this call was not run. Try again; if it keeps failing, the operator has to look at the worker.")}, true)
 	default:
+		r.at(PointJournaled)
 		r.state(StateRunning, c.Name)
+		r.at(PointRunning)
 		content, isError := tools.Run(ctx, c.Call)
 		if ctx.Err() != nil {
 			if !speaks(ctx) {
@@ -110,6 +112,7 @@ func (r *run) deliver(ctx context.Context, c *pending, key CallKey, result []byt
 	if err := r.journal.Finished(ctx, key, result); err != nil && ctx.Err() == nil {
 		r.log.Error("the journal failed; a crash now would cost a result", "call", c.ID, "error", err)
 	}
+	r.at(PointFinished)
 	outcome, err := r.poster.post(ctx, result, c.echoed)
 	if outcome == CallInterrupted && speaks(ctx) && context.Cause(ctx) != context.DeadlineExceeded {
 		late, cancel := context.WithTimeout(context.WithoutCancel(ctx), farewell)
@@ -124,6 +127,7 @@ func (r *run) deliver(ctx context.Context, c *pending, key CallKey, result []byt
 	}
 	switch outcome {
 	case CallAnswered:
+		r.at(PointPosted)
 		r.forget(key)
 		return callSettled, outcome
 	case CallRefused:

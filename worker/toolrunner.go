@@ -94,7 +94,8 @@ type run struct {
 	wanted  func()                                     // the sandbox will be needed
 	abort   func()                                     // kill the sandbox
 	refused func(context.Context)                      // a request was refused for good: is the lease still ours?
-	state   func(SlotState, string)                    // what the session is doing now
+	at      func(point string)
+	state   func(SlotState, string) // what the session is doing now
 	slots   *slots
 	slot    chan struct{} // held or asked for, nil without
 	parking *parking
@@ -130,6 +131,7 @@ func newRun(c *client.Client, session string, log *slog.Logger) *run {
 		wanted:   func() {},
 		abort:    func() {},
 		refused:  func(context.Context) {},
+		at:       func(string) {},
 		state:    func(SlotState, string) {},
 		calls:    map[string]*pending{},
 		verdicts: map[string]string{},

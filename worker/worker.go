@@ -71,7 +71,20 @@ type Config struct {
 	Logger *slog.Logger
 	// Counters is told what happens; nil discards it.
 	Counters Counters
+	// At is called with the name of each point at which a crash would matter
+	// (the Point constants), where tests end the process; nil is not called.
+	At func(point string)
 }
+
+// Points of an item and of a call, in their order.
+const (
+	PointClaimed   = "worker.claimed"   // polled, not acked
+	PointAcked     = "worker.acked"     // acked, no beat sent
+	PointJournaled = "worker.journaled" // the journal has the call, which does not run yet
+	PointRunning   = "worker.running"   // the call is about to be handed to its tool
+	PointFinished  = "worker.finished"  // the journal has its result, which is not posted yet
+	PointPosted    = "worker.posted"    // its result was accepted; the journal does not know yet
+)
 
 // Item is a claimed work item.
 type Item struct {
@@ -181,6 +194,9 @@ func New(cfg Config) (*Worker, error) {
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.At == nil {
+		cfg.At = func(string) {}
 	}
 	return &Worker{
 		cfg:      cfg,

@@ -13,6 +13,7 @@ import (
 )
 
 func TestAWholeSession(t *testing.T) {
+	t.Parallel()
 	l := start(t, func(c *worker.Config) { c.MaxIdle = 50 * time.Millisecond; c.WorkerID = "w1" })
 	s := l.plane.Session(workertest.Calls("a", "b"), workertest.Calls("c"), workertest.Turn{})
 	l.finished(s)
