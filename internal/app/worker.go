@@ -11,6 +11,7 @@ import (
 
 	"github.com/berthdev/berth/api"
 	"github.com/berthdev/berth/internal/config"
+	"github.com/berthdev/berth/internal/crash"
 	"github.com/berthdev/berth/internal/journal"
 	"github.com/berthdev/berth/internal/sandbox"
 	"github.com/berthdev/berth/worker"
@@ -66,7 +67,7 @@ func startWorker(ctx context.Context, c WorkerConfig) (_ *workerHalf, err error)
 		EnvironmentID: c.Remote.EnvironmentID, EnvironmentKey: c.Remote.EnvironmentKey.Reveal(), WorkerID: c.WorkerID,
 		Sandboxes: hosts{h.keeper}, Journal: journal.NewMemory(),
 		MaxSessions: c.Engine.Slots(), MaxParked: orNone(c.Engine.MaxParked), MaxIdle: orForever(c.Engine.MaxIdle),
-		DrainLimit: c.Engine.DrainTimeout, Pace: worker.Pace(c.Pace), Drain: c.Drain, Logger: c.Log,
+		DrainLimit: c.Engine.DrainTimeout, Pace: worker.Pace(c.Pace), Drain: c.Drain, Logger: c.Log, At: crash.At,
 	})
 	if err != nil {
 		return nil, err
