@@ -243,9 +243,10 @@ func TestWorkersAreInterchangeable(t *testing.T) {
 	}
 }
 
-// settle takes out of a log what depends on how fast a worker is: the idle
-// that lists a remainder appears only if a partial answer came in time, and
-// the trailing newline that the official worker's terminal adds.
+var newlines = regexp.MustCompile(`\n+`)
+
+// settle takes out of a log the newlines that the official worker's terminal
+// adds to every output.
 func settle(events []map[string]any) []map[string]any {
 	var out []map[string]any
 	for _, e := range events {
@@ -256,7 +257,7 @@ func settle(events []map[string]any) []map[string]any {
 			json.Unmarshal(raw, &blocks)
 			for _, b := range blocks {
 				if s, ok := b["text"].(string); ok {
-					b["text"] = strings.ReplaceAll(strings.TrimRight(s, "\n"), "\n\n", "\n")
+					b["text"] = newlines.ReplaceAllString(strings.TrimRight(s, "\n"), "\n")
 				}
 			}
 			e["content"] = blocks

@@ -138,7 +138,7 @@ func (w *World) Serve(crash string) {
 
 // SDK is the official client with the API key.
 func (w *World) SDK() anthropic.Client {
-	return anthropic.NewClient(option.WithBaseURL(w.BaseURL), option.WithAPIKey(w.APIKey), option.WithAuthToken(""))
+	return anthropic.NewClient(option.WithBaseURL(w.BaseURL), option.WithAPIKey(w.APIKey))
 }
 
 // Worker starts a `berth worker poll` on the world's environment.

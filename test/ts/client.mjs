@@ -22,7 +22,7 @@ const worker = new EnvironmentWorker({
   workdir,
   maxIdleMs: 1000,
 });
-const served = worker.run({ signal: stop.signal }).catch((e) => {
+const served = worker.run(stop.signal).catch((e) => {
   if (!stop.signal.aborted) throw e;
 });
 
