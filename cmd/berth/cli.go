@@ -9,6 +9,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"github.com/berthdev/berth/internal/config"
+	"github.com/berthdev/berth/internal/crash"
 )
 
 // cli is the command line: every verb, in the order help shows them.
@@ -59,6 +60,9 @@ func run(args []string, in io.Reader, out, errs io.Writer) int {
 		return t.fail(usage(err))
 	}
 	if err := t.logTo(c.Log); err != nil {
+		return t.fail(err)
+	}
+	if err := crash.Arm(config.CrashAt()); err != nil {
 		return t.fail(err)
 	}
 	t.modelKeyGiven = config.ModelKeyInWorker()
