@@ -4,15 +4,17 @@ import (
 	"bytes"
 	"regexp"
 	"regexp/syntax"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
 
 // matcher finds the lines that match a regular expression. When every match
 // must hold one of a few literal texts, it looks for those first, which is
-// much faster than the expression.
+// fastest; else it runs an automaton over everything.
 type matcher struct {
 	re    *regexp.Regexp
+	prog  *syntax.Prog
 	lits  [][]byte // every matching line holds one of them; none: unknown
 	fold  bool     // they are lower case and the line's case does not count
 	exact bool     // holding one is all there is to matching
@@ -32,6 +34,9 @@ func newMatcher(pattern string) (*matcher, error) {
 		return m, nil
 	}
 	tree = tree.Simplify()
+	if prog, err := syntax.Compile(tree); err == nil {
+		m.prog = prog
+	}
 	for _, lit := range required(tree) {
 		m.lits = append(m.lits, []byte(lit.text))
 		m.fold = m.fold || lit.fold
@@ -121,16 +126,37 @@ func foldable(runes []rune) (best string) {
 // scanner is a matcher at work in one goroutine.
 type scanner struct {
 	*matcher
-	lower []byte // of the buffer last seen, when fold
-	ahead []int  // where each literal is next, at or after the last question
+	auto  *automaton // instead of literals; nil: none
+	lower []byte     // of the buffer last seen, when fold
+	ahead []int      // where each literal is next, at or after the last question
 }
 
-func (m *matcher) scanner() *scanner { return &scanner{matcher: m, ahead: make([]int, len(m.lits))} }
+// shortLiteral is a literal that stands on too many lines to be a help.
+const shortLiteral = 2
+
+func (m *matcher) scanner() *scanner {
+	s := &scanner{matcher: m, ahead: make([]int, len(m.lits))}
+	if !m.exact && !slices.ContainsFunc(m.lits, func(l []byte) bool { return len(l) > shortLiteral }) || m.fold {
+		s.auto = newAutomaton(m.prog)
+	}
+	return s
+}
 
 // next gives the first line of b, at or after the line start at, that
 // matches: b[start:end] without its line end. start is -1 when there is none.
 // Questions about one b come with growing at.
 func (s *scanner) next(b []byte, at int) (start, end int) {
+	if s.auto != nil {
+		hit := s.auto.find(b, at)
+		if hit < 0 {
+			return -1, -1
+		}
+		if s.auto.worn() {
+			s.auto = nil
+			s.open(b)
+		}
+		return at + bytes.LastIndexByte(b[at:hit], '\n') + 1, lineEnd(b, hit)
+	}
 	if len(s.lits) == 0 {
 		for at < len(b) {
 			end := lineEnd(b, at)
@@ -165,9 +191,13 @@ func (s *scanner) next(b []byte, at int) (start, end int) {
 	}
 }
 
-// matches asks the expression about a line; a CR at its end is not part of it.
+// matches asks the expression about a line, with and without a CR at its end.
 func (m *matcher) matches(line []byte) bool {
-	return m.re.Match(bytes.TrimSuffix(line, []byte{'\r'}))
+	if m.re.Match(line) {
+		return true
+	}
+	bare, cr := bytes.CutSuffix(line, []byte{'\r'})
+	return cr && m.re.Match(bare)
 }
 
 // open prepares for a new buffer.
