@@ -20,7 +20,7 @@ type change struct {
 }
 
 func (r *Runner) change(tx store.Tx, s *plane.Session) *change {
-	return &change{r: r, tx: tx, s: s, now: time.Now().UTC()}
+	return &change{r: r, tx: tx, s: s, now: time.Now().UTC().Truncate(time.Microsecond)}
 }
 
 func (c *change) add(events ...api.Event) {
