@@ -70,16 +70,17 @@ func (a *automaton) worn() bool { return a.resets > maxAutoResets }
 // find gives a place in the first line of b at or after the line start at
 // that matches, or -1. The end of b ends a line.
 func (a *automaton) find(b []byte, at int) int {
-	s := int32(autoFirst)
+	s, table := int32(autoFirst), a.table
 	for i := at; i < len(b); {
 		if c := b[i]; c < utf8.RuneSelf {
-			if n := a.table[int(s)<<7|int(c)]; n > autoMatched {
+			if n := table[uint(s)<<7|uint(c)]; n > autoMatched {
 				s = n
 				i++
 				continue
 			}
 		}
 		n, size := a.slow(s, b, i)
+		table = a.table
 		if n == autoMatched {
 			return i
 		}

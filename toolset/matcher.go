@@ -136,7 +136,7 @@ const shortLiteral = 2
 
 func (m *matcher) scanner() *scanner {
 	s := &scanner{matcher: m, ahead: make([]int, len(m.lits))}
-	if !m.exact && !slices.ContainsFunc(m.lits, func(l []byte) bool { return len(l) > shortLiteral }) || m.fold {
+	if !m.exact && !slices.ContainsFunc(m.lits, func(l []byte) bool { return len(l) > shortLiteral }) {
 		s.auto = newAutomaton(m.prog)
 	}
 	return s

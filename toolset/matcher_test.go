@@ -108,3 +108,22 @@ func TestAutomatonWearsOut(t *testing.T) {
 		t.Error("the automaton never ran out of states: the test shows nothing")
 	}
 }
+
+// BenchmarkMatcher compares the ways to search one buffer, without files.
+func BenchmarkMatcher(b *testing.B) {
+	text := bytes.Repeat([]byte("return the value of index, or an Error from func(context) struct\n"), 64<<10)
+	for _, pattern := range []string{`neverThere`, `(?i)neverThere`, `[A-Z][a-z]+[A-Z][a-z]+\d{2}`, `never|there is|nothing`, `\bint(eger)?\b`} {
+		m, err := newMatcher(pattern)
+		if err != nil {
+			b.Fatal(err)
+		}
+		for way, s := range scanners(m) {
+			b.Run(pattern+"/"+way, func(b *testing.B) {
+				b.SetBytes(int64(len(text)))
+				for b.Loop() {
+					scannedLines(s, text)
+				}
+			})
+		}
+	}
+}
