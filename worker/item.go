@@ -121,7 +121,7 @@ func (h *held) hold(take, work context.Context, secret api.WorkSecret) (End, err
 	defer stopTaking(nil)
 
 	beating, stopBeating := context.WithCancel(context.WithoutCancel(work))
-	var lost atomic.Bool
+	var lost, refused atomic.Bool
 	firstBeat := make(chan struct{})
 	h.asks, h.beaten = make(chan chan struct{}), make(chan struct{})
 	l := &lease{
@@ -137,6 +137,9 @@ func (h *held) hold(take, work context.Context, secret api.WorkSecret) (End, err
 			case leaseLost:
 				lost.Store(true)
 				cancelWork(stopCause(EndLost))
+			case leaseRefused:
+				refused.Store(true)
+				cancelWork(stopCause(EndFailed))
 			default:
 				cancelWork(stopCause(EndStopped))
 			}
@@ -165,6 +168,9 @@ func (h *held) hold(take, work context.Context, secret api.WorkSecret) (End, err
 		return EndLost, err
 	}
 	stop(work, h.client, h.item.Work, true, h.log)
+	if refused.Load() {
+		return EndFailed, errors.New("the control plane refuses this item's lease: its credential or its ids are not good for it")
+	}
 	return end, err
 }
 
