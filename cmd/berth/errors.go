@@ -19,7 +19,7 @@ func explain(err error) string {
 		return ce.Error()
 	}
 	if e, ok := errors.AsType[*client.Error](err); ok {
-		return explainAnswer(e)
+		return explainAnswer(e, err)
 	}
 	if e, ok := errors.AsType[*plane.Error](err); ok && e.Kind == plane.NotFound {
 		return e.Error() + "; check the id, and that it is in this database"
@@ -46,18 +46,26 @@ func explain(err error) string {
 	return err.Error()
 }
 
-func explainAnswer(e *client.Error) string {
+// serving marks a worker's failure: its credentials are other ones.
+type serving struct{ error }
+
+func (s serving) Unwrap() error { return s.error }
+
+func explainAnswer(e *client.Error, whole error) string {
 	cure := ""
-	switch e.Status {
-	case http.StatusUnauthorized:
+	_, worker := errors.AsType[serving](whole)
+	switch {
+	case worker && (e.Status == http.StatusUnauthorized || e.Status == http.StatusForbidden):
+		cure = "give this environment's own key with ANTHROPIC_ENVIRONMENT_KEY (berth keys create --environment ID makes one), or the item's secret with ANTHROPIC_WORK_SECRET"
+	case e.Status == http.StatusUnauthorized:
 		cure = "give a valid key with BERTH_API_KEY or --api-key (berth keys create --api makes one)"
-	case http.StatusForbidden:
+	case e.Status == http.StatusForbidden:
 		cure = "use a key that may do this"
-	case http.StatusNotFound:
+	case e.Status == http.StatusNotFound:
 		cure = "check the id, and that it belongs to this server"
-	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
+	case e.Status == http.StatusTooManyRequests || e.Status == http.StatusServiceUnavailable:
 		cure = "try again in a moment"
-	case http.StatusInternalServerError:
+	case e.Status == http.StatusInternalServerError:
 		cure = "the server's log has the cause under this request id"
 	}
 	text := e.Message

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -25,13 +26,13 @@ type transcript struct {
 	w      io.Writer
 	colour bool
 
-	streaming string              // id of the message whose text is being streamed
-	streamed  map[string]string   // what has been written of each message's text
-	midLine   bool                // the cursor is not at a line's start
-	calls     map[string]openCall // calls without a result
-	last      string              // the call shown last
-	thinking  bool                // the last line says so
-	gap       bool                // an empty line is due before the next block
+	streaming string            // id of the message whose text is being streamed
+	streamed  map[string]string // what has been written of each message's text
+	midLine   bool              // the cursor is not at a line's start
+	calls     []*openCall       // calls without a result, in order
+	shown     *openCall         // the call whose result is awaited on the screen
+	thinking  bool              // the last line says so
+	gap       bool              // an empty line is due before the next block
 
 	// Requests counts model requests, Usage their tokens, Stop is the last
 	// idle's reason and Problem the last error.
@@ -42,13 +43,15 @@ type transcript struct {
 	Waits    []string // ids that the last idle waits for
 }
 
+// openCall is a call without a result. Of several calls asked for at once the
+// first is shown, and the next when it has its result.
 type openCall struct {
-	label string
-	at    time.Time
+	id, head, rest, remark string
+	at                     time.Time
 }
 
 func newTranscript(w io.Writer, colour bool) *transcript {
-	return &transcript{w: w, colour: colour, streamed: map[string]string{}, calls: map[string]openCall{}}
+	return &transcript{w: w, colour: colour, streamed: map[string]string{}}
 }
 
 // Colours of a terminal.
@@ -114,17 +117,18 @@ func (t *transcript) show(e api.Event) {
 	case *api.AgentMessage:
 		t.message(e)
 	case *api.AgentToolUse:
-		t.call(e.ID, e.Name, e.Input, e.ProcessedAt)
+		remark := ""
 		switch e.EvaluatedPermission {
 		case api.PermissionAsk:
-			t.line(yellow, "  waits for a confirmation: berth sessions confirm SESSION "+e.ID)
+			remark = "waits for a confirmation: berth sessions confirm SESSION " + e.ID
 		case api.PermissionDeny:
-			t.line(yellow, "  refused by the agent's permissions")
+			remark = "refused by the agent's permissions"
 		}
+		t.call(e.ID, e.Name, e.Input, e.ProcessedAt, remark)
 	case *api.AgentCustomToolUse:
-		t.call(e.ID, e.Name, e.Input, e.ProcessedAt)
+		t.call(e.ID, e.Name, e.Input, e.ProcessedAt, "")
 	case *api.AgentMCPToolUse:
-		t.call(e.ID, e.MCPServerName+" "+e.Name, e.Input, e.ProcessedAt)
+		t.call(e.ID, e.MCPServerName+" "+e.Name, e.Input, e.ProcessedAt, "")
 	case *api.UserToolResult:
 		t.result(e.ToolUseID, e.Content, e.IsError, e.ProcessedAt)
 	case *api.UserCustomToolResult:
@@ -141,6 +145,7 @@ func (t *transcript) show(e api.Event) {
 		if e.ProcessedAt != nil {
 			t.block()
 			t.line(yellow, "interrupted")
+			t.calls, t.shown = nil, nil // their results will not come
 		}
 	case *api.SessionError:
 		t.Problem = e.Error.Message
@@ -235,16 +240,26 @@ func (t *transcript) dropPreview() {
 	t.streaming = ""
 }
 
-func (t *transcript) call(id, name string, input json.RawMessage, at *time.Time) {
-	c := openCall{label: name}
+func (t *transcript) call(id, name string, input json.RawMessage, at *time.Time, remark string) {
+	c := &openCall{id: id, remark: remark}
+	c.head, c.rest = describe(name, input)
 	if at != nil {
 		c.at = *at
 	}
-	t.calls[id] = c
-	t.last = id
+	t.calls = append(t.calls, c)
+	if t.shown == nil {
+		t.showCall(c)
+	}
+}
+
+// showCall writes a call, so that its result can follow.
+func (t *transcript) showCall(c *openCall) {
+	t.shown = c
 	t.block()
-	head, rest := describe(name, input)
-	t.folded(bold, head, strings.Repeat(" ", len(head)), rest, foldCommand)
+	t.folded(bold, c.head, strings.Repeat(" ", len(c.head)), c.rest, foldCommand)
+	if c.remark != "" {
+		t.line(yellow, "  "+c.remark)
+	}
 }
 
 // describe gives a call's first word and what it is about.
@@ -283,23 +298,27 @@ func describe(name string, input json.RawMessage) (head, rest string) {
 }
 
 func (t *transcript) result(id string, content []api.Block, isError *bool, at *time.Time) {
-	c, known := t.calls[id]
-	delete(t.calls, id)
-	if known && t.last != id {
-		t.block()
-		t.line(dim, "  result of "+c.label+":")
+	i := slices.IndexFunc(t.calls, func(c *openCall) bool { return c.id == id })
+	if i < 0 {
+		return // of a call from before this transcript
 	}
-	t.last = id
+	c := t.calls[i]
+	t.calls = slices.Delete(t.calls, i, i+1)
+	if t.shown != c {
+		t.showCall(c)
+	}
 	colour := plain
 	if isError != nil && *isError {
 		colour = red
 	}
-	body := strings.TrimRight(blockText(content), "\n")
-	t.folded(colour, "  ", "  ", body, foldResult)
-	if known && at != nil && !c.at.IsZero() {
+	t.folded(colour, "    ", "    ", strings.TrimRight(blockText(content), "\n"), foldResult)
+	if at != nil && !c.at.IsZero() {
 		if d := at.Sub(c.at); d >= time.Second {
-			t.line(dim, "  ("+duration(d)+")")
+			t.line(dim, "    ("+duration(d)+")")
 		}
+	}
+	if t.shown = nil; len(t.calls) > 0 {
+		t.showCall(t.calls[0])
 	}
 }
 

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"fmt"
-
 	"github.com/berthdev/berth/internal/app"
 	"github.com/berthdev/berth/internal/config"
 )
@@ -45,10 +43,14 @@ func (c *workerPoll) Run(t *term) error {
 	c.warn(t)
 	taking, working, done := t.signals()
 	defer done()
-	return app.WorkerPoll(taking, working, app.WorkerConfig{
+	err := app.WorkerPoll(taking, working, app.WorkerConfig{
 		Remote: c.Remote, Engine: c.Engine, Sandbox: c.Sandbox.Sandbox, StateDir: c.StateDir, WorkerID: c.WorkerID,
 		Pace: c.PollPace, Drain: c.Drain, Log: t.log,
 	})
+	if err != nil {
+		return serving{err}
+	}
+	return nil
 }
 
 type workerRun struct {
@@ -72,7 +74,7 @@ func (c *workerRun) Run(t *term) error {
 		Remote: c.Remote, Engine: c.Engine, Sandbox: c.Sandbox, StateDir: c.StateDir, Log: t.log,
 	}, c.Item)
 	if err != nil {
-		return fmt.Errorf("session %s: %w", c.SessionID, err)
+		return serving{err}
 	}
 	t.log.Info("the item is done", "work", c.WorkID, "session", c.SessionID, "end", end)
 	return nil

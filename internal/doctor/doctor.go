@@ -178,7 +178,7 @@ func sandboxes(ctx context.Context, drivers []sandbox.Driver, asked string) []Fi
 		switch {
 		case p.OK:
 			f.Detail = promises(caps)
-			if p.Version != "" {
+			if p.Version != "" && caps.Files {
 				f.Detail = p.Version + ": " + f.Detail
 			}
 			isolated = isolated || caps.Files
