@@ -20,6 +20,9 @@ type Config struct {
 	Root string
 	// Workdir is the absolute working directory inside; "" means /workspace.
 	Workdir string
+	// Share is a directory of the host that stands at Workdir instead of the
+	// tree's own; "" for none.
+	Share string
 	// UID and GID own what the tools make, before it has its name. Negative
 	// leaves the owner to the kernel.
 	UID, GID int
@@ -52,7 +55,7 @@ type Tree struct {
 
 var _ toolset.Files = (*Tree)(nil)
 
-// Open opens a tree. Directories of its places that are missing are made.
+// Open opens a tree. Its places and working directory are made if missing.
 func Open(c Config) (*Tree, error) {
 	workdir := path.Clean(c.Workdir)
 	if c.Workdir == "" {
@@ -76,11 +79,19 @@ func Open(c Config) (*Tree, error) {
 		return nil, fmt.Errorf("tree: %w", err)
 	}
 	t.hold = h
-	for _, p := range t.places {
+	for _, p := range append(slices.Clip(t.places), workdir) {
 		if err := t.makeDir(p[1:]); err != nil {
 			h.close()
 			return nil, fmt.Errorf("tree: make %s: %w", p, err)
 		}
+	}
+	if c.Share != "" {
+		share, err := openHold(c.Share, owner{c.UID, c.GID})
+		if err != nil {
+			h.close()
+			return nil, fmt.Errorf("tree: %w", err)
+		}
+		t.hold = &joined{tree: h, at: workdir[1:], share: share}
 	}
 	return t, nil
 }

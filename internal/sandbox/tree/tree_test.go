@@ -294,6 +294,50 @@ func TestWorkdirElsewhere(t *testing.T) {
 	})
 }
 
+func TestSharedWorkdir(t *testing.T) {
+	for _, workdir := range []string{"/workspace", "/home/me/project", "/workspace/deep/er"} {
+		root, share := t.TempDir(), t.TempDir()
+		must(t, os.WriteFile(filepath.Join(share, "mine"), []byte("mine"), 0o600))
+		must(t, os.Symlink("/etc/passwd", filepath.Join(share, "escape")))
+		must(t, os.Symlink(workdir+"/mine", filepath.Join(share, "link")))
+		must(t, os.Symlink("../mine", filepath.Join(share, "up")))
+		tr, err := Open(Config{Root: root, Workdir: workdir, Share: share, UID: -1, GID: -1})
+		must(t, err)
+		w := world{Tree: tr, root: root}
+		must(t, w.WriteFile("new/er/file", []byte("new")))
+		must(t, w.WriteFile(workdir+"/mine", []byte("mine too")))
+		must(t, w.WriteFile("/mnt/session/outputs/o", []byte("out")))
+		for name, want := range map[string]string{"mine": "mine too", "link": "mine too", workdir + "/new/er/file": "new", "/mnt/session/outputs/o": "out"} {
+			if got, err := w.read(name); got != want {
+				t.Errorf("%s: %s is %q, %v", workdir, name, got, err)
+			}
+		}
+		for name, want := range map[string]error{"escape": toolset.ErrOutside, "up": nil, "../../../etc": toolset.ErrOutside} {
+			if _, err := w.read(name); err == nil || want != nil && !errors.Is(err, want) {
+				t.Errorf("%s: %s: %v, want %v", workdir, name, err, want)
+			}
+		}
+		if b, err := os.ReadFile(filepath.Join(share, "new/er/file")); string(b) != "new" {
+			t.Errorf("%s: on the host %q, %v", workdir, b, err)
+		}
+		if b, err := os.ReadFile(filepath.Join(root, "mnt/session/outputs/o")); string(b) != "out" {
+			t.Errorf("%s: in the tree %q, %v", workdir, b, err)
+		}
+		seen := 0
+		must(t, w.Walk(t.Context(), ".", func(p string, e toolset.Entry) error {
+			if !strings.HasPrefix(p, workdir+"/") {
+				t.Errorf("the walk shows %s", p)
+			}
+			seen++
+			return nil
+		}))
+		if seen != 7 {
+			t.Errorf("%s: the walk shows %d entries, not 7", workdir, seen)
+		}
+		must(t, w.Close())
+	}
+}
+
 func TestWalk(t *testing.T) {
 	onBoth(t, Config{}, func(t *testing.T, w world) {
 		for _, f := range []string{"b", "a/1", "a/2", "a/deep/er/x", "skip/y", ".hidden/z"} {
