@@ -135,6 +135,7 @@ func TestServerKilledAtEachStep(t *testing.T) {
 func TestWorkerKilledAmidACall(t *testing.T) {
 	for _, step := range []string{"worker.claimed", "worker.acked", "worker.journaled", "worker.running", "worker.finished", "worker.posted"} {
 		t.Run(step, func(t *testing.T) {
+			t.Parallel() // most of it is waiting for a lease to lapse
 			w := testenv.Start(t, testenv.Options{})
 			shorten(t, w)
 			doomed := w.Worker(step, "--sandbox", "process")
@@ -159,6 +160,6 @@ func TestWorkerKilledAmidACall(t *testing.T) {
 func shorten(t *testing.T, w *testenv.World) {
 	t.Helper()
 	w.Must("POST", "/v1/environments/"+w.EnvironmentID, w.APIKey, map[string]any{
-		"metadata": map[string]string{"berth.lease_ttl_seconds": "10", "berth.startup_seconds": "3"},
+		"metadata": map[string]string{"berth.lease_ttl_seconds": "10", "berth.startup_seconds": "10"},
 	})
 }

@@ -93,6 +93,7 @@ type world struct{ *testenv.World }
 func TestAStalledWorkerIsFenced(t *testing.T) {
 	for _, credential := range []string{"token", "key"} {
 		t.Run(credential, func(t *testing.T) {
+			t.Parallel() // most of it is waiting for a lease to lapse
 			bearer := byToken
 			if credential == "key" {
 				bearer = byKey

@@ -45,7 +45,7 @@ func TestBashFindsNothingWorthStealing(t *testing.T) {
 		testenv.Say("keys", testenv.Bash(halves(w.EnvKey)), testenv.Bash(halves(w.APIKey))),
 		testenv.Say("processes", testenv.Bash("ls -d /proc/[0-9]* | wc -l; cat /proc/[0-9]*/comm | sort -u")),
 		testenv.Say("network", testenv.Bash(`ls /sys/class/net 2>/dev/null; cat /proc/net/dev | tail -n +3 | cut -d: -f1; (exec 3<>/dev/tcp/127.0.0.1/`+w.BaseURL[strings.LastIndex(w.BaseURL, ":")+1:]+`) 2>&1 && echo CONNECTED; (exec 3<>/dev/udp/169.254.169.254/80) 2>&1 && echo REACHED; true`)),
-		testenv.Say("neighbour", testenv.Bash("n=neighbour; n=$n-was; timeout 60 grep -rlF $n-here / --exclude-dir=proc --exclude-dir=sys 2>/dev/null; echo looked")),
+		testenv.Say("neighbour", testenv.Bash("n=neighbour; n=$n-was; timeout 60 grep -rlF $n-here / --exclude-dir=proc --exclude-dir=sys --exclude-dir=usr 2>/dev/null; echo looked")),
 		testenv.Say("self", testenv.Bash("grep -E 'NoNewPrivs|CapEff|CapBnd|CapPrm' /proc/self/status")),
 		testenv.Say("done")))
 	events := w.Ended(session)

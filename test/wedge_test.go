@@ -160,6 +160,7 @@ func TestNoSessionWedges(t *testing.T) {
 	}
 	for name, test := range cases {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel() // most of it is waiting for a lease to lapse
 			w := world{testenv.Start(t, testenv.Options{})}
 			shorten(t, w.World)
 			test(t, w)
