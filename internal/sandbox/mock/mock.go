@@ -146,7 +146,7 @@ func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox,
 	if spec.Workdir == "" {
 		spec.Workdir = "/workspace"
 	}
-	files, err := tree.Open(tree.Config{Root: spec.Tree, Workdir: spec.Workdir, UID: -1, GID: -1})
+	files, err := tree.Open(tree.Config{Root: spec.Tree, Workdir: spec.Workdir, Share: spec.Share, UID: -1, GID: -1})
 	if err != nil {
 		return nil, err
 	}

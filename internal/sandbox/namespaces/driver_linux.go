@@ -180,7 +180,7 @@ func (d *Driver) Recover(_ context.Context, rec sandbox.Record) (sandbox.Sandbox
 	if d.power {
 		d.ids.keep(h.UID)
 	}
-	files, err := tree.Open(tree.Config{Root: rec.Spec.Tree, Workdir: rec.Spec.Workdir, UID: h.UID, GID: h.GID})
+	files, err := tree.Open(tree.Config{Root: rec.Spec.Tree, Workdir: rec.Spec.Workdir, Share: rec.Spec.Share, UID: h.UID, GID: h.GID})
 	if err != nil {
 		live.Close()
 		return nil, err
@@ -223,7 +223,7 @@ func (d *Driver) attributes(h handle) *syscall.SysProcAttr {
 // openTree makes what is missing of the tree and gives all of it to the
 // session's user, should it have been another's.
 func (d *Driver) openTree(spec sandbox.Spec, h handle) (*tree.Tree, error) {
-	files, err := tree.Open(tree.Config{Root: spec.Tree, Workdir: spec.Workdir, UID: h.UID, GID: h.GID})
+	files, err := tree.Open(tree.Config{Root: spec.Tree, Workdir: spec.Workdir, Share: spec.Share, UID: h.UID, GID: h.GID})
 	if err != nil {
 		return nil, err
 	}

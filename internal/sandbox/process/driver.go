@@ -87,7 +87,7 @@ func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (_ sandbox.Sandbo
 			return nil, err
 		}
 	}
-	files, err := tree.Open(tree.Config{Root: spec.Tree, Workdir: spec.Workdir, UID: -1, GID: -1})
+	files, err := tree.Open(tree.Config{Root: spec.Tree, Workdir: spec.Workdir, Share: spec.Share, UID: -1, GID: -1})
 	if err != nil {
 		return nil, err
 	}
@@ -163,7 +163,7 @@ func (d *Driver) Recover(_ context.Context, rec sandbox.Record) (sandbox.Sandbox
 		}
 		return nil, err
 	}
-	files, err := tree.Open(tree.Config{Root: rec.Spec.Tree, Workdir: rec.Spec.Workdir, UID: -1, GID: -1})
+	files, err := tree.Open(tree.Config{Root: rec.Spec.Tree, Workdir: rec.Spec.Workdir, Share: rec.Spec.Share, UID: -1, GID: -1})
 	if err != nil {
 		live.Close()
 		return nil, err
