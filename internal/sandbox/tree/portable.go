@@ -165,10 +165,13 @@ func (p *portable) writeInPlace(rel string, data []byte) error {
 	return plain(overwrite(f, data))
 }
 
+// maxKept is how much old content is kept in memory while it is overwritten.
+const maxKept = 64 << 20
+
 // overwrite replaces a file's content under its name. When that fails the old
-// content is put back as far as it can be.
+// content is put back, unless it is longer than maxKept.
 func overwrite(f *os.File, data []byte) error {
-	old, err := io.ReadAll(io.NewSectionReader(f, 0, 1<<62))
+	old, err := io.ReadAll(io.NewSectionReader(f, 0, maxKept+1))
 	if err != nil {
 		return err
 	}
@@ -178,10 +181,10 @@ func overwrite(f *os.File, data []byte) error {
 		}
 		return f.Truncate(int64(len(b)))
 	}
-	if err := put(data); err != nil {
-		return errors.Join(err, put(old))
+	if err = put(data); err != nil && len(old) <= maxKept {
+		err = errors.Join(err, put(old))
 	}
-	return nil
+	return err
 }
 
 // temporary is a name nobody guesses.

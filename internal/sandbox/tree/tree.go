@@ -248,10 +248,11 @@ func (t *Tree) Stat(name string) (info fs.FileInfo, err error) {
 
 // WriteFile replaces a file's content, or makes the file (0644) and its
 // missing directories (0755). A file of one name is replaced in one step: a
-// reader sees the old content or the new, and so does everybody after a
-// crash. A file of several names (hard links) is written in place, so that
+// reader sees the old content or the new, also when the writer dies
+// half-way. A file of several names (hard links) is written in place, so that
 // all of them keep showing the same file; there a reader may see a mixture
-// for a moment, and when writing fails half-way the old content is put back.
+// for a moment, and when writing fails half-way the old content is put back
+// (up to 64 MiB of it).
 // The same holds in a directory that takes no new files.
 func (t *Tree) WriteFile(name string, data []byte) error {
 	err := t.reach(name, func(rel string, exists bool) error {

@@ -236,6 +236,11 @@ func TestWriteKeepsWhatAFileIs(t *testing.T) {
 		if got, _ := w.read("two"); got != "" {
 			t.Errorf("the other name of a hard link shows %q", got)
 		}
+		must(t, os.Truncate(w.host("workspace/one"), 1<<40)) // sparse
+		must(t, w.WriteFile("two", []byte("short again")))
+		if got, err := w.read("one"); got != "short again" {
+			t.Errorf("a huge file of two names became %.20q, %v", got, err)
+		}
 		for name, want := range map[string]error{
 			"bad2": toolset.ErrOutside, "/etc/new": toolset.ErrOutside,
 			"deep": toolset.ErrIsDir, "/workspace": toolset.ErrIsDir, "fresh/": toolset.ErrIsDir,
