@@ -331,7 +331,7 @@ func (r *Runner) commit(c *claimed, h *history, resp model.Response, ids map[int
 			if err := r.cfg.Queue.Offer(tx, &s); err != nil {
 				return err
 			}
-		case len(w.calls) > 0 || resp.Stop == model.StopPause:
+		case len(w.calls) > 0 || resp.Stop == model.StopPause && len(w.events) > 0:
 			again = true // refused calls, or a pause: the model goes on
 			ch.release()
 		default:

@@ -47,7 +47,7 @@ func (r *Runner) failed(ctx context.Context, c *claimed, h *history, cause error
 			status = api.RetryRetrying
 		}
 		ch.add(&api.SessionError{EventHead: at(api.TypeSessionError), Error: api.SessionErrorBody{
-			Type: errorType(fault.Kind), Message: fault.Message, RetryStatus: api.RetryStatus{Type: status}}})
+			Type: errorType(fault.Kind), Message: short(fault.Message), RetryStatus: api.RetryStatus{Type: status}}})
 		if retry {
 			s.Status = api.SessionRescheduling
 			ch.add(&api.SessionStatusRescheduled{EventHead: at(api.TypeSessionStatusRescheduled)},
@@ -80,6 +80,14 @@ func (r *Runner) pause(tries int, asked time.Duration) time.Duration {
 	}
 	d -= time.Duration(rand.Int64N(int64(d)/2 + 1))
 	return max(d, min(asked, 5*r.cfg.RetryMost))
+}
+
+// short bounds an error's text.
+func short(s string) string {
+	if r := []rune(s); len(r) > 1000 {
+		return string(r[:1000]) + "…"
+	}
+	return s
 }
 
 // sleep waits for d. False says that the turn was cut off or the runner stops.

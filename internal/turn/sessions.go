@@ -275,5 +275,7 @@ func (r *Runner) GiveUp(tx store.Tx, s *plane.Session, reason string) error {
 	c.idle(api.StopReason{Type: api.StopRetriesExhausted}, nil)
 	_, err := c.flush()
 	s.UpdatedAt = c.now
+	// Should the transaction fail, the sweep takes the turn up again.
+	r.cut(s.ID, s.TurnFence)
 	return err
 }

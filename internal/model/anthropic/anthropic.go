@@ -137,9 +137,9 @@ func adaptive(id string) bool {
 	if !ok {
 		return false
 	}
-	_, version, ok := strings.Cut(rest, "-")
-	if !ok || version == "" {
-		return false
+	family, version, ok := strings.Cut(rest, "-")
+	if !ok || version == "" || family == "" || family[0] < 'a' {
+		return false // or one of the old names, with the version before the family
 	}
 	switch major := version[0]; {
 	case major < '4' || major > '9' || len(version) > 1 && version[1] != '-':
