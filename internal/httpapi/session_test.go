@@ -115,7 +115,7 @@ func kinds2(fs []frame) (k []string) {
 }
 
 // token is the sessions token in a polled item's secret.
-func token(t *testing.T, w api.Work) string {
+func token(t testing.TB, w api.Work) string {
 	t.Helper()
 	raw, err := base64.RawURLEncoding.DecodeString(strings.TrimRight(*w.Secret, "="))
 	if err != nil {

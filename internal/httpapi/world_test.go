@@ -25,8 +25,10 @@ import (
 
 // world is a whole control plane behind a test server.
 type world struct {
-	t      *testing.T
+	t      testing.TB
 	store  store.Store
+	turns  *turn.Runner
+	open   func() int64 // streams
 	keys   *auth.Keys
 	events *events.Log
 	queue  *queue.Queue
@@ -35,7 +37,7 @@ type world struct {
 	logs   *bytes.Buffer
 }
 
-func newWorld(t *testing.T, st store.Store, change ...func(*Config)) *world {
+func newWorld(t testing.TB, st store.Store, change ...func(*Config)) *world {
 	t.Helper()
 	w := &world{t: t, store: st, logs: &bytes.Buffer{}}
 	log := slog.New(slog.NewTextHandler(w.logs, nil))
@@ -55,7 +57,10 @@ func newWorld(t *testing.T, st store.Store, change ...func(*Config)) *world {
 	if err := turns.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	srv := httptest.NewServer(New(cfg))
+	w.turns = turns
+	h := New(cfg)
+	w.open = h.(*server).streams.open.Load
+	srv := httptest.NewServer(h)
 	w.url = srv.URL
 	t.Cleanup(func() {
 		w.events.Stop()
@@ -80,7 +85,7 @@ type reply struct {
 	body   []byte
 }
 
-func (r reply) json(t *testing.T, into any) {
+func (r reply) json(t testing.TB, into any) {
 	t.Helper()
 	if err := json.Unmarshal(r.body, into); err != nil {
 		t.Fatalf("answer %q: %v", r.body, err)
@@ -88,7 +93,7 @@ func (r reply) json(t *testing.T, into any) {
 }
 
 // failure is the envelope of an answer that is not 200.
-func (r reply) failure(t *testing.T) api.ErrorResponse {
+func (r reply) failure(t testing.TB) api.ErrorResponse {
 	t.Helper()
 	var e api.ErrorResponse
 	r.json(t, &e)
