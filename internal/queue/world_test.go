@@ -79,6 +79,8 @@ func (h *hand) advance(d time.Duration) {
 func (h *hand) awaitAlarm(d time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	lost := time.AfterFunc(patience, func() { panic("nobody set the alarm") })
+	defer lost.Stop()
 	for !slices.ContainsFunc(h.alarms, func(a *alarm) bool { return a.at.Equal(h.now.Add(d)) }) {
 		h.set.Wait()
 	}
