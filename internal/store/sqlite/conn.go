@@ -55,11 +55,18 @@ func (c *conn) prepare(sql string) (statement, error) {
 	return s, nil
 }
 
+// errNotStorable is what PostgreSQL would say as well.
+var errNotStorable = plane.Errorf(plane.Invalid, "text must be UTF-8 without NUL characters")
+
 // bind turns values into the driver's. Times are microseconds, NULL for none.
-func (c *conn) bind(values []any) []driver.NamedValue {
+func (c *conn) bind(values []any) ([]driver.NamedValue, error) {
 	c.args = c.args[:0]
 	for i, v := range values {
 		switch x := v.(type) {
+		case string:
+			if !record.Storable(x) {
+				return nil, errNotStorable
+			}
 		case time.Time:
 			if v = nil; !x.IsZero() {
 				v = x.UnixMicro()
@@ -77,7 +84,7 @@ func (c *conn) bind(values []any) []driver.NamedValue {
 		}
 		c.args = append(c.args, driver.NamedValue{Ordinal: i + 1, Value: v})
 	}
-	return c.args
+	return c.args, nil
 }
 
 // exec runs a statement and says how many rows it changed.
@@ -86,7 +93,11 @@ func (c *conn) exec(sql string, values ...any) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	res, err := s.exec.ExecContext(context.Background(), c.bind(values))
+	args, err := c.bind(values)
+	if err != nil {
+		return 0, err
+	}
+	res, err := s.exec.ExecContext(context.Background(), args)
 	if err != nil {
 		return 0, err
 	}
@@ -99,7 +110,11 @@ func list[T any](c *conn, read func(record.Row) (T, error), sql string, values .
 	if err != nil {
 		return nil, err
 	}
-	rows, err := s.query.QueryContext(context.Background(), c.bind(values))
+	args, err := c.bind(values)
+	if err != nil {
+		return nil, nil // so it is not stored
+	}
+	rows, err := s.query.QueryContext(context.Background(), args)
 	if err != nil {
 		return nil, err
 	}

@@ -52,7 +52,7 @@ func (t *tx) Rollback() {
 func (t *tx) exec(sql string, values ...any) (int64, error) {
 	n, err := t.c.exec(sql, values...)
 	if err != nil {
-		if !unique(err) && !foreign(err) {
+		if !unique(err) && !foreign(err) && err != errNotStorable {
 			t.err = err
 		}
 		return 0, err

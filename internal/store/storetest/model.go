@@ -1,0 +1,239 @@
+package storetest
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"testing"
+
+	gocmp "github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"github.com/berthdev/berth/api"
+	"github.com/berthdev/berth/internal/plane"
+	"github.com/berthdev/berth/internal/store"
+)
+
+// testModel runs random small transactions, some of which fail at their end,
+// and compares what the store then shows with a model of maps.
+func testModel(t *testing.T, st store.Store) {
+	world(t, st)
+	run := 0
+	rapid.Check(t, func(rt *rapid.T) {
+		run++
+		m := model{prefix: fmt.Sprintf("r%04d_", run), sessions: map[string]plane.Session{}, events: map[string][]plane.StoredEvent{}, work: map[string]plane.WorkItem{}}
+		for range rapid.IntRange(1, 12).Draw(rt, "transactions") {
+			next := m.clone()
+			var steps []func(store.Tx) error
+			for range rapid.IntRange(1, 4).Draw(rt, "steps") {
+				if step := next.step(rt); step != nil {
+					steps = append(steps, step)
+				}
+			}
+			fails := rapid.IntRange(0, 3).Draw(rt, "fails") == 0
+			err := st.Update(t.Context(), func(tx store.Tx) error {
+				for _, step := range steps {
+					if err := step(tx); err != nil {
+						return err
+					}
+				}
+				if fails {
+					return errOwn
+				}
+				return nil
+			})
+			switch {
+			case fails && err == errOwn:
+			case !fails && err == nil:
+				m = next
+			default:
+				rt.Fatalf("error %v", err)
+			}
+			m.check(rt, st)
+		}
+	})
+}
+
+type model struct {
+	prefix   string
+	count    int
+	sessions map[string]plane.Session
+	events   map[string][]plane.StoredEvent
+	work     map[string]plane.WorkItem
+}
+
+func (m model) clone() model {
+	m.sessions, m.work = maps.Clone(m.sessions), maps.Clone(m.work)
+	events := map[string][]plane.StoredEvent{}
+	for id, rows := range m.events {
+		events[id] = slices.Clone(rows)
+	}
+	m.events = events
+	return m
+}
+
+func (m *model) id(kind string) string {
+	m.count++
+	return fmt.Sprintf("%s_%s%04d", kind, m.prefix, m.count)
+}
+
+// step changes the model and gives the same change for the store.
+func (m *model) step(rt *rapid.T) func(store.Tx) error {
+	session := ""
+	if len(m.sessions) > 0 {
+		session = rapid.SampledFrom(slices.Sorted(maps.Keys(m.sessions))).Draw(rt, "session")
+	}
+	s := m.sessions[session]
+	kind := rapid.SampledFrom([]string{"create", "append", "queue", "process", "title", "delete", "offer", "stop"}).Draw(rt, "kind")
+	if session == "" {
+		kind = "create"
+	}
+	locked := func(then func(store.Tx, plane.Session) error) func(store.Tx) error {
+		want := m.sessions[session]
+		return func(tx store.Tx) error {
+			got, err := tx.LockSession(session)
+			if err != nil {
+				return err
+			}
+			if d := gocmp.Diff(want, got); d != "" {
+				return fmt.Errorf("locked session (-want +got):\n%s", d)
+			}
+			return then(tx, got)
+		}
+	}
+	switch kind {
+	case "create":
+		s = Session(m.id("sesn"), "env_1", at(m.count))
+		m.sessions[s.ID] = s
+		return func(tx store.Tx) error { return tx.InsertSession(s) }
+	case "append", "queue":
+		before := s
+		s.Emit++
+		e := event(session, m.id("sevt"), 0)
+		if kind == "append" {
+			s.Pos++
+			e.Pos, e.ProcessedAt = s.Pos, ptr(at(int(s.Pos)))
+		}
+		e.Emit = s.Emit
+		m.events[session] = append(m.events[session], e)
+		m.sessions[session] = s
+		return func(tx store.Tx) error {
+			got, err := tx.LockSession(session)
+			if err != nil {
+				return err
+			}
+			if d := gocmp.Diff(before, got); d != "" {
+				return fmt.Errorf("locked session (-want +got):\n%s", d)
+			}
+			if err := tx.InsertEvents(e); err != nil {
+				return err
+			}
+			return tx.UpdateSession(s)
+		}
+	case "process":
+		i := slices.IndexFunc(m.events[session], func(e plane.StoredEvent) bool { return e.Pos == 0 })
+		if i < 0 {
+			return nil
+		}
+		s.Pos++
+		s.Emit++
+		e := m.events[session][i]
+		e.Pos, e.Emit, e.ProcessedAt = s.Pos, s.Emit, ptr(at(int(s.Pos)))
+		m.events[session][i], m.sessions[session] = e, s
+		return func(tx store.Tx) error {
+			if err := tx.UpdateEvent(e); err != nil {
+				return err
+			}
+			return tx.UpdateSession(s)
+		}
+	case "title":
+		s.Title = ptr(rapid.StringMatching(`[a-zé"\\ ]{0,8}`).Draw(rt, "title"))
+		step := locked(func(tx store.Tx, got plane.Session) error {
+			got.Title = s.Title
+			return tx.UpdateSession(got)
+		})
+		m.sessions[session] = s
+		return step
+	case "delete":
+		delete(m.sessions, session)
+		delete(m.events, session)
+		maps.DeleteFunc(m.work, func(_ string, w plane.WorkItem) bool { return w.SessionID == session })
+		return func(tx store.Tx) error { return tx.DeleteSession(session) }
+	}
+	live := ""
+	for id, w := range m.work {
+		if w.SessionID == session && w.State != api.WorkStopped {
+			live = id
+		}
+	}
+	switch {
+	case kind == "offer" && live == "":
+		w := item(m.id("work"), session, m.count)
+		w.HasInput = rapid.Bool().Draw(rt, "input")
+		m.work[w.ID] = w
+		return func(tx store.Tx) error { return tx.InsertWork(w) }
+	case kind == "stop" && live != "":
+		w := m.work[live]
+		w.State, w.StoppedAt = api.WorkStopped, ptr(at(m.count))
+		m.work[live] = w
+		return func(tx store.Tx) error {
+			if _, err := tx.LockWork(live); err != nil {
+				return err
+			}
+			return tx.UpdateWork(w)
+		}
+	}
+	return nil
+}
+
+func (m *model) check(rt *rapid.T, st store.Store) {
+	differ := func(what string, got, want any) {
+		if d := gocmp.Diff(want, got); d != "" {
+			rt.Fatalf("%s (-want +got):\n%s", what, d)
+		}
+	}
+	err := st.View(rt.Context(), func(r store.Reader) error {
+		var want []plane.Session
+		for _, id := range slices.Sorted(maps.Keys(m.sessions)) {
+			want = append(want, m.sessions[id])
+		}
+		all, err := r.Sessions(store.SessionFilter{}, store.Window{After: "sesn_" + m.prefix, Asc: true})
+		if err != nil {
+			return err
+		}
+		differ("sessions", all, want)
+		var queue []plane.WorkItem
+		for id := range m.sessions {
+			events := slices.Clone(m.events[id])
+			slices.SortFunc(events, func(a, b plane.StoredEvent) int {
+				if (a.Pos == 0) != (b.Pos == 0) {
+					return cmp.Compare(b.Pos, a.Pos)
+				}
+				return cmp.Or(cmp.Compare(a.Pos, b.Pos), cmp.Compare(a.ID, b.ID))
+			})
+			rows, err := r.Events(id, store.EventQuery{})
+			if err != nil {
+				return err
+			}
+			differ("events of "+id, rows, events)
+			slices.SortFunc(events, func(a, b plane.StoredEvent) int { return cmp.Compare(a.Emit, b.Emit) })
+			if rows, err = r.Frames(id, 0, 0); err != nil {
+				return err
+			}
+			differ("frames of "+id, rows, events)
+		}
+		for _, id := range slices.Sorted(maps.Keys(m.work)) {
+			queue = append(queue, m.work[id])
+		}
+		items, err := r.WorkItems("env_1", store.Window{After: "work_" + m.prefix, Asc: true})
+		if err != nil {
+			return err
+		}
+		differ("work", items, queue)
+		return nil
+	})
+	if err != nil {
+		rt.Fatal(err)
+	}
+}
