@@ -3,6 +3,7 @@ package queue
 import (
 	"context"
 	"errors"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -54,7 +55,7 @@ func (w *world) inLine() int {
 // await spins until cond holds: the queue gives no sign that a test may see.
 func (w *world) await(what string, cond func() bool) {
 	w.Helper()
-	for deadline := time.Now().Add(patience); !cond(); {
+	for deadline := time.Now().Add(patience); !cond(); runtime.Gosched() {
 		if time.Now().After(deadline) {
 			w.Fatal("never: " + what)
 		}
@@ -253,10 +254,15 @@ func TestSweepByItself(t *testing.T) {
 		}
 		out := make(chan answer, 1)
 		w.polls(t.Context(), "w2", time.Hour, out)
-		w.await("the lapsed item is delivered", func() bool {
-			w.clock.advance(100 * time.Millisecond)
-			return len(out) == 1
-		})
+		nextLook := func() time.Time {
+			w.q.mu.Lock()
+			defer w.q.mu.Unlock()
+			return w.q.nextLook
+		}
+		for due := w.clock.Now().Add(10 * time.Second); !w.clock.Now().After(due); {
+			w.await("the sweep sleeps", func() bool { return nextLook().After(w.clock.Now()) })
+			w.clock.advance(nextLook().Sub(w.clock.Now()))
+		}
 		if got := w.next(out); got.work == nil || got.work.Data.ID != s || got.work.ID == d.ID {
 			t.Errorf("got %+v", got.work)
 		}

@@ -140,7 +140,7 @@ func (q *Queue) Start() {
 	quit := q.quit
 	q.loops.Go(func() { <-quit; cancel() })
 	q.loops.Go(func() { q.sweepLoop(ctx, quit) })
-	q.loops.Go(func() { q.markLoop(ctx, quit) })
+	q.loops.Go(func() { q.markLoop(quit) })
 }
 
 // Stop answers waiting polls with nothing and returns when all goroutines are

@@ -106,21 +106,23 @@ func (q *Queue) MarkStreamed(_ context.Context, session string) {
 }
 
 // markLoop writes down which holders have opened a stream.
-func (q *Queue) markLoop(ctx context.Context, quit <-chan struct{}) {
+func (q *Queue) markLoop(quit <-chan struct{}) {
 	for {
 		select {
 		case <-q.mark:
-			q.writeMarks(ctx)
+			q.writeMarks()
 		case <-quit:
-			last, cancel := context.WithTimeout(context.Background(), claimTime)
-			defer cancel()
-			q.writeMarks(last)
+			q.writeMarks()
 			return
 		}
 	}
 }
 
-func (q *Queue) writeMarks(ctx context.Context) {
+// writeMarks is finished when the queue stops: a mark says what a worker may
+// have done.
+func (q *Queue) writeMarks() {
+	ctx, cancel := context.WithTimeout(context.Background(), claimTime)
+	defer cancel()
 	q.mu.Lock()
 	marks := q.streamed
 	q.streamed = map[string]struct{}{}
@@ -141,7 +143,7 @@ func (q *Queue) writeMarks(ctx context.Context) {
 			}
 			return nil
 		})
-		if err != nil && !errors.Is(err, errNothing) && ctx.Err() == nil {
+		if err != nil && !errors.Is(err, errNothing) {
 			q.log.Warn("queue: opened streams were not written down", "sessions", len(some), "error", err)
 		}
 	}

@@ -283,6 +283,8 @@ func TestUnattended(t *testing.T) {
 		w.keep(d, h, 5*time.Minute)
 		w.wantState(d.ID, api.WorkActive, plane.EndedNot)
 
+		w.archive(s)
+
 		// And after it has heard: somebody else gets the session, at once.
 		s = w.session(false)
 		d, _ = w.held("w1", s)
@@ -298,6 +300,7 @@ func TestUnattended(t *testing.T) {
 		if it := w.item(d.ID); it.SupersededBy != next.ID {
 			t.Errorf("superseded by %q", it.SupersededBy)
 		}
+		w.archive(s)
 
 		// One that goes quietly leaves nothing behind.
 		s = w.session(false)
@@ -372,7 +375,7 @@ func TestPossiblyStarted(t *testing.T) {
 		}
 		w.q.MarkStreamed(t.Context(), s)
 		w.q.MarkStreamed(t.Context(), "sesn_none")
-		w.q.writeMarks(t.Context())
+		w.q.writeMarks()
 		if !w.item(d.ID).Streamed {
 			t.Fatal("not marked")
 		}
@@ -415,10 +418,12 @@ func TestAffinity(t *testing.T) {
 			t.Errorf("another worker is preferred: %s", d.Data.ID)
 		}
 		w.must("mine", s)
+		w.archive(s)
 
 		s = lapse(true)
 		w.clock.advance(500 * time.Millisecond)
 		w.must("other", s)
+		w.archive(s)
 
 		w.clock.advance(time.Minute)
 		s = lapse(false) // it has not been seen lately
@@ -489,6 +494,7 @@ func TestStall(t *testing.T) {
 		w.none("given up")
 		w.input(s)
 		w.must("w", s)
+		w.archive(s)
 
 		// Events keep it going.
 		s = w.session(true)
