@@ -96,7 +96,7 @@ func startShell(bash, dir, workdir string, env []string) (s *shell, err error) {
 	if err != nil {
 		return nil, fail("start "+bash, err)
 	}
-	if err := s.say("builtin cd -- " + quote(workdir) + " || builtin cd /; builtin unset OLDPWD\n"); err != nil {
+	if err := s.say("builtin cd -- " + quote(workdir) + " || builtin cd /; builtin unset OLDPWD; builtin export PS1= PS2=\n"); err != nil {
 		kill(s.pid)
 		return nil, err
 	}

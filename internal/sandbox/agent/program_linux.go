@@ -1,8 +1,12 @@
 package agent
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"strconv"
+	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -29,6 +33,32 @@ func sealed(b []byte) (*os.File, error) {
 	// The kernel runs no file that somebody has open for writing.
 	defer f.Close()
 	return os.Open("/proc/self/fd/" + strconv.Itoa(fd))
+}
+
+// UserNamespace makes a user namespace with one user and one group in it, and
+// no process.
+func (p *Program) UserNamespace(uid, gid syscall.SysProcIDMap) (*os.File, error) {
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return nil, fmt.Errorf("agent: %w", err)
+	}
+	defer null.Close()
+	// An agent on a pipe instead of a socket waits, until it is killed.
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("agent: %w", err)
+	}
+	defer r.Close()
+	defer w.Close()
+	proc, err := startProcess(p.path(4), []*os.File{null, null, null, r, p.file}, &syscall.SysProcAttr{
+		Cloneflags: unix.CLONE_NEWUSER, UidMappings: []syscall.SysProcIDMap{uid}, GidMappings: []syscall.SysProcIDMap{gid},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("agent: make a user namespace: %w", err)
+	}
+	defer proc.Release()
+	ns, err := os.Open("/proc/" + strconv.Itoa(proc.Handle.PID) + "/ns/user")
+	return ns, errors.Join(err, proc.Kill(), proc.Wait(10*time.Second))
 }
 
 // selfPath also finds a program that was replaced on disk while it runs.

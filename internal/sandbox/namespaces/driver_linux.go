@@ -132,7 +132,7 @@ func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (_ sandbox.Sandbo
 			files.Close()
 		}
 	}()
-	steps, mounts, err := d.plan(spec, h)
+	steps, mounts, err := d.plan(spec, h, program)
 	defer func() {
 		for _, m := range mounts {
 			m.Close()

@@ -16,5 +16,5 @@ func TestMain(m *testing.M) {
 }
 
 func TestDriver(t *testing.T) {
-	sandboxtest.Run(t, func(t *testing.T) sandbox.Driver { return namespaces.New(namespaces.Config{}) })
+	sandboxtest.Run(t, func() sandbox.Driver { return namespaces.New(namespaces.Config{}) })
 }

@@ -6,7 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -31,7 +31,7 @@ var etc = []string{
 }
 
 // plan is how the inside is built. The mounts are for the agent to inherit.
-func (d *Driver) plan(spec sandbox.Spec, h handle) (steps []agentwire.Step, mounts []*os.File, err error) {
+func (d *Driver) plan(spec sandbox.Spec, h handle, program *agent.Program) (steps []agentwire.Step, mounts []*os.File, err error) {
 	add := func(s ...agentwire.Step) { steps = append(steps, s...) }
 	dir := func(path string, mode uint32) {
 		add(agentwire.Step{Kind: agentwire.StepDir, Target: path, Mode: mode})
@@ -99,7 +99,7 @@ func (d *Driver) plan(spec sandbox.Spec, h handle) (steps []agentwire.Step, moun
 	link("/var/tmp", "/tmp")
 	link("/var/run", "/run")
 	dir("/opt", 0o755)
-	if mounts, err = d.places(spec, h, &steps); err != nil {
+	if mounts, err = d.places(spec, h, program, &steps); err != nil {
 		return nil, mounts, err
 	}
 	add(agentwire.Step{Kind: agentwire.StepFreeze}, agentwire.Step{Kind: agentwire.StepPivot},
@@ -111,39 +111,69 @@ func (d *Driver) plan(spec sandbox.Spec, h handle) (steps []agentwire.Step, moun
 // places adds the tree's parts and the shared directory. Where the session's
 // user cannot reach them by their paths, which is the rule under root, they
 // are cloned here and handed over detached.
-func (d *Driver) places(spec sandbox.Spec, h handle, steps *[]agentwire.Step) (mounts []*os.File, err error) {
+func (d *Driver) places(spec sandbox.Spec, h handle, program *agent.Program, steps *[]agentwire.Step) (mounts []*os.File, err error) {
+	bind := func(source, target string) error {
+		s := agentwire.Step{Kind: agentwire.StepBind, Source: source, Target: target}
+		if d.power {
+			m, err := clone(source)
+			if err != nil {
+				return err
+			}
+			s.FD = agent.MountFD(len(mounts))
+			mounts = append(mounts, m)
+		}
+		*steps = append(*steps, s)
+		return nil
+	}
 	for _, place := range agent.Places(spec) {
-		source := filepath.Join(spec.Tree, place)
 		if place == spec.Workdir && spec.Share != "" {
 			continue
 		}
-		if mounts, err = d.bind(mounts, steps, source, place, false); err != nil {
+		if err := bind(filepath.Join(spec.Tree, place), place); err != nil {
 			return mounts, err
 		}
 	}
-	if spec.Share != "" {
-		return d.bind(mounts, steps, spec.Share, spec.Workdir, true)
+	if spec.Share == "" {
+		return mounts, nil
+	}
+	if err := bind(spec.Share, spec.Workdir); err != nil {
+		return mounts, err
+	}
+	if d.power {
+		return mounts, disguise(mounts[len(mounts)-1], spec.Share, h, program)
 	}
 	return mounts, nil
 }
 
-func (d *Driver) bind(mounts []*os.File, steps *[]agentwire.Step, source, target string, recursive bool) ([]*os.File, error) {
-	s := agentwire.Step{Kind: agentwire.StepBind, Source: source, Target: target}
-	if d.power {
-		flags := uint(unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC)
-		if recursive {
-			flags |= unix.AT_RECURSIVE
-		}
-		fd, err := unix.OpenTree(unix.AT_FDCWD, source, flags)
-		if err != nil {
-			if errors.Is(err, unix.ENOSYS) {
-				return mounts, errors.New("the kernel is older than 5.12")
-			}
-			return mounts, fmt.Errorf("clone %s: %w", source, err)
-		}
-		s.FD = agent.MountFD(len(mounts))
-		mounts = append(mounts, os.NewFile(uintptr(fd), strings.TrimPrefix(target, "/")))
+// clone makes a detached mount of a directory.
+func clone(source string) (*os.File, error) {
+	fd, err := unix.OpenTree(unix.AT_FDCWD, source, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if errors.Is(err, unix.ENOSYS) {
+		return nil, errors.New("the kernel is older than 5.12")
 	}
-	*steps = append(*steps, s)
-	return mounts, nil
+	if err != nil {
+		return nil, fmt.Errorf("clone %s: %w", source, err)
+	}
+	return os.NewFile(uintptr(fd), source), nil
+}
+
+// disguise shows the files of a shared directory's owner as the session's
+// user's own: on disk they stay what they are.
+func disguise(mount *os.File, share string, h handle, program *agent.Program) error {
+	var st unix.Stat_t
+	if err := unix.Stat(share, &st); err != nil {
+		return fmt.Errorf("%s: %w", share, err)
+	}
+	ns, err := program.UserNamespace(
+		syscall.SysProcIDMap{ContainerID: int(st.Uid), HostID: h.UID, Size: 1},
+		syscall.SysProcIDMap{ContainerID: int(st.Gid), HostID: h.GID, Size: 1})
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(ns.Fd())}
+	if err := unix.MountSetattr(int(mount.Fd()), "", unix.AT_EMPTY_PATH, &attr); err != nil {
+		return fmt.Errorf("the file system of %s cannot lend its files to another user: %w", share, err)
+	}
+	return nil
 }

@@ -7,9 +7,11 @@ package tree
 import (
 	"fmt"
 	"io/fs"
+	"os"
 	"path"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/berthdev/berth/toolset"
 )
@@ -86,7 +88,7 @@ func Open(c Config) (*Tree, error) {
 		}
 	}
 	if c.Share != "" {
-		share, err := openHold(c.Share, owner{c.UID, c.GID})
+		share, err := openHold(c.Share, ownerOf(c))
 		if err != nil {
 			h.close()
 			return nil, fmt.Errorf("tree: %w", err)
@@ -94,6 +96,23 @@ func Open(c Config) (*Tree, error) {
 		t.hold = &joined{tree: h, at: workdir[1:], share: share}
 	}
 	return t, nil
+}
+
+// ownerOf says who owns what is made in the shared directory: whoever owns the
+// directory itself, where owners are given at all.
+func ownerOf(c Config) owner {
+	if c.UID < 0 && c.GID < 0 {
+		return owner{-1, -1}
+	}
+	info, err := os.Stat(c.Share)
+	if err != nil {
+		return owner{-1, -1}
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return owner{-1, -1}
+	}
+	return owner{int(st.Uid), int(st.Gid)}
 }
 
 // Close lets go of the tree's directory. Files that are open stay open.

@@ -1,0 +1,300 @@
+package sandboxtest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/berthdev/berth/internal/sandbox"
+	"github.com/berthdev/berth/internal/sandbox/agent"
+	"github.com/berthdev/berth/toolset"
+)
+
+func contextOf(t *testing.T) (context.Context, context.CancelFunc) {
+	return context.WithCancel(t.Context())
+}
+
+// forgetter is a sandbox whose supervisor can lose its memory.
+type forgetter interface {
+	Close()
+	Process() *agent.Process
+	Recall(ctx context.Context, id string) (toolset.Result, bool, error)
+}
+
+// testFlood checks that much output is quick, bounded, and keeps both ends.
+func testFlood(t *testing.T, d sandbox.Driver) {
+	w := Start(t, d, func(s *sandbox.Spec) { s.OutputBytes = 1000 })
+	r := w.Do("seq 100000")
+	var all bytes.Buffer
+	for i := 1; i <= 100000; i++ {
+		all.WriteString(strconv.Itoa(i) + "\n")
+	}
+	b := all.Bytes()
+	if !bytes.Equal(r.Head, b[:500]) || !bytes.Equal(r.Tail, b[len(b)-500:]) || r.Dropped != int64(len(b)-1000) {
+		t.Errorf("head %q, dropped %d of %d, tail %q", r.Head, r.Dropped, len(b), r.Tail)
+	}
+	const size = 200_000_000
+	began := time.Now()
+	r = w.Do("yes 0123456789 | head -c " + strconv.Itoa(size) + "; printf END")
+	took := time.Since(began)
+	if got := int64(len(r.Head)+len(r.Tail)) + r.Dropped; got != size+3 || !bytes.HasSuffix(r.Tail, []byte("END")) || !bytes.HasPrefix(r.Head, []byte("0123456789\n")) {
+		t.Errorf("of %d bytes %d are accounted for; head %.20q tail ends in %q", size+3, got, r.Head, r.Tail[len(r.Tail)-10:])
+	}
+	t.Logf("200 MB in %v: %.0f MB/s (bar: 100)", took, size/1e6/took.Seconds())
+	if f, ok := w.Sandbox.(forgetter); ok {
+		status, err := os.ReadFile("/proc/" + strconv.Itoa(f.Process().Handle.PID) + "/status")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(status)) {
+			if kb, ok := strings.CutPrefix(line, "VmHWM:"); ok {
+				n, _ := strconv.Atoi(strings.Fields(kb)[0])
+				t.Logf("the agent's memory at its highest: %d KiB", n)
+				if n > 100<<10 {
+					t.Errorf("the agent took %d KiB", n)
+				}
+			}
+		}
+	}
+}
+
+// testLife checks the beginning and the end of sandboxes, and coming back.
+func testLife(t *testing.T, driver func() sandbox.Driver) {
+	d := driver()
+	t.Run("files and shell see the same", func(t *testing.T) {
+		w := Start(t, d, nil)
+		for _, name := range []string{"/workspace/sub/a", "/mnt/session/outputs/b", "/tmp/c", "rel"} {
+			if err := w.Files().WriteFile(name, []byte("from outside\n")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.Want("cat sub/a /mnt/session/outputs/b /tmp/c rel && echo more >>rel && mv rel /mnt/session/outputs/moved",
+			strings.Repeat("from outside\n", 4), toolset.Exited, 0)
+		b, err := os.ReadFile(filepath.Join(w.Spec.Tree, "mnt/session/outputs/moved"))
+		if err != nil || string(b) != "from outside\nmore\n" {
+			t.Errorf("%q %v", b, err)
+		}
+		if w.Workdir() != "/workspace" {
+			t.Errorf("workdir %q", w.Workdir())
+		}
+	})
+	t.Run("another working directory", func(t *testing.T) {
+		w := Start(t, d, func(s *sandbox.Spec) { s.Workdir = "/srv/berth-test/app" })
+		w.Want("pwd; echo x >f; cat /srv/berth-test/app/f", "/srv/berth-test/app\nx\n", toolset.Exited, 0)
+		f, err := w.Files().Open("f")
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.Close()
+		if _, err := os.Stat("/srv/berth-test"); err == nil {
+			t.Error("the host got a directory")
+		}
+	})
+	t.Run("a shared directory", func(t *testing.T) {
+		share := t.TempDir()
+		if err := os.WriteFile(filepath.Join(share, "there"), []byte("here\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		w := Start(t, d, func(s *sandbox.Spec) { s.Workdir, s.Share = share, share })
+		w.Want("pwd; cat there; echo back >new", share+"\nhere\n", toolset.Exited, 0)
+		if b, err := os.ReadFile(filepath.Join(share, "new")); err != nil || string(b) != "back\n" {
+			t.Errorf("%q %v", b, err)
+		}
+		if err := w.Files().WriteFile("tool", []byte("x")); err != nil {
+			t.Error(err)
+		}
+		w.Want("cat tool", "x", toolset.Exited, 0)
+	})
+	t.Run("a spec that makes no sense", func(t *testing.T) {
+		for _, s := range []sandbox.Spec{
+			{}, {SessionID: "s", Workdir: "relative"}, {SessionID: "s", Workdir: "/usr/x"}, {SessionID: "s", Share: "/nowhere/at/all"},
+			{SessionID: "s", Env: map[string]string{"A=B": ""}},
+		} {
+			s.Dir = t.TempDir()
+			s.Tree = filepath.Join(s.Dir, "tree")
+			if err := os.Mkdir(s.Tree, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if sb, err := d.Start(t.Context(), s); err == nil {
+				t.Errorf("%+v started", s)
+				_ = sb.Stop(t.Context())
+			}
+			only(t, s.Dir, "tree")
+		}
+	})
+	t.Run("a long path", func(t *testing.T) {
+		long := filepath.Join(t.TempDir(), strings.Repeat("d", 100), strings.Repeat("e", 100))
+		w := Start(t, d, func(s *sandbox.Spec) { s.Dir, s.Tree = long, filepath.Join(long, "tree") })
+		w.Want("echo ok", "ok\n", toolset.Exited, 0)
+	})
+	t.Run("stop leaves nothing", func(t *testing.T) {
+		Start(t, d, nil).Want("true", "", toolset.Exited, 0) // whatever is made once is made now
+		mounts, err := os.ReadFile("/proc/self/mountinfo")
+		if err != nil {
+			t.Fatal(err)
+		}
+		fds := descriptors(t)
+		stay := nap()
+		w := Start(t, d, nil)
+		w.Want("echo kept >f; sleep "+stay+" & setsid nohup sleep "+stay+" >&- 2>&- & (setsid sleep "+stay+" &); trap '' TERM HUP INT", "", toolset.Exited, 0)
+		busy := make(chan error, 1)
+		go func() {
+			_, err := w.Bash(context.Background(), toolset.Command{Text: "sleep " + stay})
+			busy <- err
+		}()
+		began := time.Now()
+		if err := w.Stop(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("stop took %v", time.Since(began))
+		<-busy // it came back, with whatever it makes of it
+		if err := w.Stop(t.Context()); err != nil {
+			t.Errorf("a second stop: %v", err)
+		}
+		if left := running(t, stay); len(left) > 0 {
+			t.Errorf("processes are left: %v", left)
+		}
+		if _, err := w.Bash(t.Context(), toolset.Command{Text: "true"}); !errors.Is(err, sandbox.ErrGone) {
+			t.Errorf("a command after the end: %v", err)
+		}
+		only(t, w.Spec.Dir, "tree")
+		if b, err := os.ReadFile(filepath.Join(w.Spec.Tree, "workspace/f")); err != nil || string(b) != "kept\n" {
+			t.Errorf("the tree: %q %v", b, err)
+		}
+		if after, _ := os.ReadFile("/proc/self/mountinfo"); !bytes.Equal(mounts, after) {
+			t.Errorf("mounts before:\n%s\nafter:\n%s", mounts, after)
+		}
+		if after := descriptors(t); after > fds {
+			t.Errorf("%d descriptors before, %d after", fds, after)
+		}
+	})
+	if !d.Capabilities().Recover {
+		return
+	}
+	t.Run("a worker comes back", func(t *testing.T) { testRecover(t, d, driver()) })
+	t.Run("nobody comes back", func(t *testing.T) {
+		stay := nap()
+		w := Start(t, d, func(s *sandbox.Spec) { s.OrphanTTL = 200 * time.Millisecond })
+		w.Want("setsid sleep "+stay+" & sleep "+stay+" &", "", toolset.Exited, 0)
+		f := w.Sandbox.(forgetter)
+		rec := w.Record()
+		f.Close()
+		if err := f.Process().Wait(10 * time.Second); err != nil {
+			t.Fatal(err)
+		}
+		gone(t, stay)
+		if _, err := driver().Recover(t.Context(), rec); !errors.Is(err, sandbox.ErrGone) {
+			t.Errorf("recovered what is gone: %v", err)
+		}
+		only(t, w.Spec.Dir, "tree")
+	})
+	t.Run("the agent is killed", func(t *testing.T) {
+		stay := nap()
+		w := Start(t, d, nil)
+		w.Want("setsid sleep "+stay+" &", "", toolset.Exited, 0)
+		if err := w.Sandbox.(forgetter).Process().Kill(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Bash(t.Context(), toolset.Command{Text: "true"}); !errors.Is(err, sandbox.ErrGone) {
+			t.Errorf("a command after the agent's death: %v", err)
+		}
+		if err := w.Stop(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		gone(t, stay)
+	})
+}
+
+// testRecover checks that a second worker finds what the first one left.
+func testRecover(t *testing.T, d, d2 sandbox.Driver) {
+	w := Start(t, d, nil)
+	w.Call(toolset.Command{ID: "a", Text: "x=kept; echo run >>runs; echo first"})
+	rec, err := sandbox.ReadRecord(w.Spec.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Sandbox.(forgetter).Close()
+	again, err := d2.Recover(t.Context(), rec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := &World{again, t, w.Spec}
+	r, known, err := again.(forgetter).Recall(t.Context(), "a")
+	if err != nil || !known || Output(r) != "first\n" {
+		t.Errorf("recall: %q %v %v", Output(r), known, err)
+	}
+	if r := v.Call(toolset.Command{ID: "a", Text: "echo run >>runs; echo second"}); Output(r) != "first\n" {
+		t.Errorf("a repeated id: %q", Output(r))
+	}
+	if _, known, err := again.(forgetter).Recall(t.Context(), "never"); known || err != nil {
+		t.Errorf("recall of what never ran: %v %v", known, err)
+	}
+	v.Want("echo $x; cat runs", "kept\nrun\n", toolset.Exited, 0)
+	if err := again.Files().WriteFile("f", []byte("ok")); err != nil {
+		t.Error(err)
+	}
+
+	// The worker goes while a command runs; the next one waits for its result.
+	g := v.gate("gate")
+	lost := make(chan error, 1)
+	go func() {
+		_, err := again.Bash(context.Background(), toolset.Command{ID: "b", Text: "echo >gate; read y <gate; echo run >>runs; echo long"})
+		lost <- err
+	}()
+	g.reached()
+	again.(forgetter).Close()
+	if err := <-lost; !errors.Is(err, sandbox.ErrGone) {
+		t.Errorf("the call of the lost worker: %v", err)
+	}
+	third, err := d.Recover(t.Context(), rec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := make(chan toolset.Result, 1)
+	go func() {
+		r, _ := third.Bash(context.Background(), toolset.Command{ID: "b", Text: "echo run >>runs"})
+		got <- r
+	}()
+	g.open()
+	if r := <-got; Output(r) != "long\n" || r.End != toolset.Exited {
+		t.Errorf("the running command's result: %q %s", Output(r), r.End)
+	}
+	u := &World{third, t, w.Spec}
+	u.Want("cat runs", "run\nrun\n", toolset.Exited, 0)
+	stay := nap()
+	u.Want("setsid sleep "+stay+" &", "", toolset.Exited, 0)
+	if err := third.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	gone(t, stay)
+	only(t, w.Spec.Dir, "tree")
+}
+
+// only checks that a folder holds one thing.
+func only(t *testing.T, dir, name string) {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if e.Name() != name {
+			t.Errorf("%s is left in the sandbox's folder", e.Name())
+		}
+	}
+}
+
+func descriptors(t *testing.T) int {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(entries)
+}
