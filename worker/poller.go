@@ -205,10 +205,14 @@ func ack(ctx context.Context, c *client.Client, w api.Work, window time.Duration
 	}
 }
 
-// stop ends an item, also when ctx has ended. A conflict means that it is
-// over already.
+// stop ends an item, also when ctx has ended, but then it does not try for
+// long. A conflict means that it is over already.
 func stop(ctx context.Context, c *client.Client, w api.Work, force bool, log *slog.Logger) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+	limit := stopTimeout
+	if ctx.Err() != nil {
+		limit = farewell
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
 	defer cancel()
 	for pause := stopPause; ; pause *= 2 {
 		_, err := c.Stop(ctx, w.EnvironmentID, w.ID, force)

@@ -166,6 +166,16 @@ func (r *run) loop(take, work context.Context) (end End, err error) {
 	taking := take.Done()
 	var limit <-chan time.Time // of what is left to do once closing
 	for {
+		switch {
+		case work.Err() != nil:
+			return r.cancelled(work), nil
+		case taking != nil && take.Err() != nil:
+			taking = nil
+			r.close(endOf(take, EndDrained))
+			t := time.NewTimer(r.drainLimit)
+			defer t.Stop()
+			limit = t.C
+		}
 		r.settle(work, done)
 		if r.closing != "" && r.running == nil {
 			return r.closing, nil
@@ -215,16 +225,10 @@ func (r *run) loop(take, work context.Context) (end End, err error) {
 				r.close(EndIdle)
 			}
 		case <-taking:
-			taking = nil
-			r.close(endOf(take, EndDrained))
-			t := time.NewTimer(r.drainLimit)
-			defer t.Stop()
-			limit = t.C
 		case <-limit:
 			r.log.Warn("a call ran longer than the drain may last; cancelling it")
 			r.cancelRun(stopCause(EndDrained))
 		case <-work.Done():
-			return r.cancelled(work), nil
 		}
 	}
 }

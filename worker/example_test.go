@@ -1,0 +1,120 @@
+package worker_test
+
+import (
+	"context"
+	"fmt"
+	"log"
+	"os"
+	"os/signal"
+	"time"
+
+	"github.com/berthdev/berth/api"
+	"github.com/berthdev/berth/client"
+	"github.com/berthdev/berth/toolset"
+	"github.com/berthdev/berth/worker"
+)
+
+// greeter is a tool set of one's own.
+type greeter struct{}
+
+func (greeter) Owns(name string, custom bool) bool { return custom && name == "greet" }
+
+func (greeter) Run(_ context.Context, c worker.Call) ([]api.Block, bool) {
+	return []api.Block{api.Text("Hello!")}, false
+}
+
+// mine would open containers, or shells on another machine.
+var mine worker.Sandboxes = &boxes{}
+
+// A worker that serves an environment until it is asked to stop: the first
+// signal lets running calls finish, the second cancels them.
+func ExampleWorker_Run() {
+	w, err := worker.New(worker.Config{
+		BaseURL:        "http://127.0.0.1:8400",
+		EnvironmentID:  "env_01example",
+		EnvironmentKey: "sk-berth-env01-example",
+		Sandboxes:      mine,
+		MaxSessions:    16,
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	take, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	work, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	context.AfterFunc(take, func() {
+		again, stop := signal.NotifyContext(work, os.Interrupt)
+		defer stop()
+		<-again.Done()
+		cancel()
+	})
+
+	stop() // as a signal would
+	fmt.Println(w.Run(take, work))
+	// Output: <nil>
+}
+
+// An item that somebody else has claimed is served once.
+func ExampleWorker_HandleItem() {
+	w, err := worker.New(worker.Config{
+		BaseURL:       "http://127.0.0.1:8400",
+		EnvironmentID: "env_01example",
+		Sandboxes:     mine,
+		Tools:         func(toolset.Host) worker.Tools { return greeter{} },
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	work, cancel := context.WithCancel(context.Background())
+	cancel() // nobody answers here
+	end, err := w.HandleItem(work, work, worker.Item{
+		Work:  api.Work{ID: "work_01example", Data: api.WorkData{Type: "session", ID: "sesn_01example"}},
+		Acked: true,
+	})
+	fmt.Println(end, err)
+	// Output: cancelled <nil>
+}
+
+// A poller gives claimed items to a program that serves them by itself.
+func ExamplePoller() {
+	p, err := worker.NewPoller(worker.PollerConfig{
+		Client:        client.New("http://127.0.0.1:8400", client.Bearer("sk-berth-env01-example"), nil),
+		EnvironmentID: "env_01example",
+		Drain:         true,
+		AutoStop:      true,
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer p.Close()
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel() // nobody answers here
+	for {
+		item, err := p.Next(ctx)
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		fmt.Println("serve", item.Work.Data.ID)
+	}
+	// Output: context canceled
+}
+
+// A session that the caller holds by its own means.
+func ExampleToolRunner() {
+	r, err := worker.NewToolRunner(worker.RunnerConfig{
+		Client:    client.New("http://127.0.0.1:8400", client.APIKey("sk-berth-api01-example"), nil),
+		SessionID: "sesn_01example",
+		Tools:     greeter{},
+		MaxIdle:   time.Minute,
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel() // nobody answers here
+	end, err := r.Run(ctx, ctx)
+	fmt.Println(end, err)
+	// Output: cancelled <nil>
+}
