@@ -117,7 +117,7 @@ func inputSince(s *plane.Session, w plane.WorkItem) bool {
 	if at == nil {
 		at = w.StoppedAt
 	}
-	return s.LastInputAt != nil && (at == nil || s.LastInputAt.After(*at))
+	return s.LastInputAt != nil && (at == nil || !s.LastInputAt.Before(*at))
 }
 
 // lifted says that the client came back during the pause after an early stop:
