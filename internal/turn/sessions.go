@@ -158,7 +158,8 @@ func (r *Runner) Update(ctx context.Context, session string, u api.UpdateSession
 }
 
 // Archive ends a session that is not running: it takes no more events, its
-// open calls are void, its log stays readable. Archiving twice is fine.
+// open calls are void, session.status_terminated lets its worker go at once,
+// its log stays readable. Archiving twice is fine.
 func (r *Runner) Archive(ctx context.Context, session string) (plane.Session, error) {
 	var s plane.Session
 	err := r.cfg.Store.Update(ctx, func(tx store.Tx) (err error) {
@@ -169,7 +170,7 @@ func (r *Runner) Archive(ctx context.Context, session string) (plane.Session, er
 			return err
 		}
 		c := r.change(tx, &s)
-		if err := c.end(); err != nil {
+		if err := c.terminate(); err != nil {
 			return err
 		}
 		s.ArchivedAt = &c.now
@@ -223,12 +224,9 @@ func (r *Runner) Terminate(ctx context.Context, session string) (plane.Session, 
 			return err
 		}
 		c := r.change(tx, &s)
-		if err := c.end(); err != nil {
+		if err := c.terminate(); err != nil {
 			return err
 		}
-		s.Status = api.SessionTerminated
-		c.add(c.threadStatus(api.TypeSessionThreadStatusTerminated),
-			&api.SessionStatusTerminated{EventHead: at(api.TypeSessionStatusTerminated)})
 		return c.save()
 	})
 	if err == nil {
@@ -238,8 +236,12 @@ func (r *Runner) Terminate(ctx context.Context, session string) (plane.Session, 
 	return s, err
 }
 
-// end leaves nothing open: no request, no call, no work item.
-func (c *change) end() error {
+// terminate leaves nothing open, no request, no call, no work item, and says
+// so: a worker that reads the session's stream lets go at once.
+func (c *change) terminate() error {
+	if c.s.Status == api.SessionTerminated {
+		return nil
+	}
 	if err := c.cutOff(); err != nil {
 		return err
 	}
@@ -253,6 +255,9 @@ func (c *change) end() error {
 		c.s.TurnSince = nil
 	}
 	c.s.Turn = plane.TurnRest
+	c.s.Status = api.SessionTerminated
+	c.add(c.threadStatus(api.TypeSessionThreadStatusTerminated),
+		&api.SessionStatusTerminated{EventHead: at(api.TypeSessionStatusTerminated)})
 	return c.r.cfg.Queue.EndSession(c.tx, c.s.ID)
 }
 
