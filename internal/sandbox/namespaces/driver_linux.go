@@ -89,8 +89,10 @@ func cure(err error, power bool) string {
 	if errors.Is(err, unix.EPERM) || strings.Contains(err.Error(), "operation not permitted") {
 		return "inside a container, give it --privileged or use --sandbox process there; elsewhere let this user make user namespaces, or run as root"
 	}
-	if errors.Is(err, os.ErrNotExist) {
-		return "install bash"
+	for path, cure := range map[string]string{"/bin/bash": "install bash", "/proc/self/exe": "mount /proc", "/dev/null": "mount or make /dev"} {
+		if _, e := os.Lstat(path); e != nil {
+			return cure
+		}
 	}
 	return "it needs Linux 5.12 or newer with user namespaces, and bash"
 }

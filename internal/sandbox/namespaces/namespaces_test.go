@@ -2,6 +2,10 @@ package namespaces_test
 
 import (
 	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/berthdev/berth/internal/child"
@@ -15,6 +19,62 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-func TestDriver(t *testing.T) {
-	sandboxtest.Run(t, func() sandbox.Driver { return namespaces.New(namespaces.Config{}) })
+func newDriver() sandbox.Driver { return namespaces.New(namespaces.Config{}) }
+
+func TestDriver(t *testing.T) { sandboxtest.Run(t, newDriver) }
+
+// TestOrdinaryUser runs the whole suite again as a user without privileges.
+func TestOrdinaryUser(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("this is an ordinary user already: TestDriver is the test")
+	}
+	sandboxtest.AsOrdinaryUser(t, "^TestDriver$")
 }
+
+// TestProbeTellsTheCure takes user namespaces away and reads what Probe says.
+func TestProbeTellsTheCure(t *testing.T) {
+	if os.Getenv("BERTH_TEST_PROBE") != "" {
+		p := newDriver().Probe(t.Context())
+		if p.OK || p.Reason == "" || p.Cure == "" || strings.Contains(p.Reason+p.Cure, "\n") {
+			t.Errorf("%+v", p)
+		}
+		t.Logf("%+v", p)
+		return
+	}
+	// A process in a chroot, or one whose ids are not mapped, may make no
+	// user namespace; the first is easy to be.
+	if os.Getuid() != 0 {
+		t.Skip("needs root to make a chroot")
+	}
+	root := t.TempDir()
+	exe, err := os.ReadFile("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(root, "test"), exe, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range []string{"tmp", "dev", "proc"} {
+		if err := os.Mkdir(filepath.Join(root, dir), 0o777); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(root, "dev/null"), nil, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("/test", "-test.run", "^TestProbeTellsTheCure$", "-test.v")
+	cmd.Env = []string{"BERTH_TEST_PROBE=1", "TMPDIR=/tmp"}
+	cmd.Dir = "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: root}
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+	t.Logf("%s", out)
+}
+
+func BenchmarkStart(b *testing.B)    { sandboxtest.BenchmarkStart(b, newDriver()) }
+func BenchmarkTrue(b *testing.B)     { sandboxtest.BenchmarkTrue(b, newDriver()) }
+func BenchmarkChecked(b *testing.B)  { sandboxtest.BenchmarkChecked(b, newDriver()) }
+func BenchmarkFlood(b *testing.B)    { sandboxtest.BenchmarkFlood(b, newDriver()) }
+func BenchmarkSessions(b *testing.B) { sandboxtest.BenchmarkSessions(b, newDriver()) }

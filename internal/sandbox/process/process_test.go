@@ -2,12 +2,14 @@ package process_test
 
 import (
 	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/berthdev/berth/internal/child"
 	"github.com/berthdev/berth/internal/sandbox"
 	"github.com/berthdev/berth/internal/sandbox/process"
 	"github.com/berthdev/berth/internal/sandbox/sandboxtest"
+	"github.com/berthdev/berth/toolset"
 )
 
 func TestMain(m *testing.M) {
@@ -15,6 +17,35 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-func TestDriver(t *testing.T) {
-	sandboxtest.Run(t, func() sandbox.Driver { return process.New(process.Config{}) })
+func newDriver() sandbox.Driver { return process.New(process.Config{}) }
+
+func TestDriver(t *testing.T) { sandboxtest.Run(t, newDriver) }
+
+// TestOrdinaryUser runs the whole suite again as a user without privileges.
+func TestOrdinaryUser(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("this is an ordinary user already: TestDriver is the test")
+	}
+	sandboxtest.AsOrdinaryUser(t, "^TestDriver$")
 }
+
+// TestPlain checks the driver where the kernel allows no mounts: the shell
+// stands in the tree, and is told where the outputs go.
+func TestPlain(t *testing.T) {
+	w := sandboxtest.Start(t, process.New(process.Config{Plain: true}), nil)
+	w.Want("pwd; echo x >$BERTH_OUTPUTS/o; echo $BERTH_WORKSPACE", filepath.Join(w.Spec.Tree, "workspace")+"\n"+filepath.Join(w.Spec.Tree, "workspace")+"\n", toolset.Exited, 0)
+	f, err := w.Files().Open("/mnt/session/outputs/o")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	if _, err := os.Stat(filepath.Join(w.Spec.Dir, "run")); err != nil {
+		t.Error(err)
+	}
+}
+
+func BenchmarkStart(b *testing.B)    { sandboxtest.BenchmarkStart(b, newDriver()) }
+func BenchmarkTrue(b *testing.B)     { sandboxtest.BenchmarkTrue(b, newDriver()) }
+func BenchmarkChecked(b *testing.B)  { sandboxtest.BenchmarkChecked(b, newDriver()) }
+func BenchmarkFlood(b *testing.B)    { sandboxtest.BenchmarkFlood(b, newDriver()) }
+func BenchmarkSessions(b *testing.B) { sandboxtest.BenchmarkSessions(b, newDriver()) }

@@ -1,0 +1,149 @@
+package sandboxtest
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/berthdev/berth/internal/sandbox"
+	"github.com/berthdev/berth/toolset"
+)
+
+// BenchmarkStart measures Start and the first command's output.
+func BenchmarkStart(b *testing.B, d sandbox.Driver) {
+	var took []time.Duration
+	dirs := b.TempDir()
+	for i := 0; b.Loop(); i++ {
+		began := time.Now()
+		sb := begin(b, d, filepath.Join(dirs, strconv.Itoa(i)))
+		echo(b, sb)
+		took = append(took, time.Since(began))
+		if err := sb.Stop(context.Background()); err != nil {
+			b.Fatal(err)
+		}
+	}
+	percentiles(b, took)
+}
+
+// BenchmarkTrue measures the round trip of a command that does nothing.
+func BenchmarkTrue(b *testing.B, d sandbox.Driver) { roundTrip(b, d, "true") }
+
+// BenchmarkChecked measures one that bash parses twice, because only bash can
+// say whether it is whole.
+func BenchmarkChecked(b *testing.B, d sandbox.Driver) { roundTrip(b, d, "if true; then :; fi") }
+
+func roundTrip(b *testing.B, d sandbox.Driver, text string) {
+	w := Start(b, d, nil)
+	w.Do(text)
+	var took []time.Duration
+	for b.Loop() {
+		began := time.Now()
+		w.Do(text)
+		took = append(took, time.Since(began))
+	}
+	percentiles(b, took)
+}
+
+// BenchmarkFlood measures how quickly 200 MB of output are taken.
+func BenchmarkFlood(b *testing.B, d sandbox.Driver) {
+	w := Start(b, d, nil)
+	b.SetBytes(200_000_000)
+	for b.Loop() {
+		w.Do("yes 0123456789 | head -c 200000000")
+	}
+}
+
+// BenchmarkSessions measures whole sandboxes, two at a time: start, five
+// commands, stop.
+func BenchmarkSessions(b *testing.B, d sandbox.Driver) {
+	dirs := b.TempDir()
+	var all sync.WaitGroup
+	var before, after syscall.Rusage
+	_ = syscall.Getrusage(syscall.RUSAGE_CHILDREN, &before)
+	work := make(chan int)
+	for range 2 {
+		all.Go(func() {
+			for i := range work {
+				sb := begin(b, d, filepath.Join(dirs, strconv.Itoa(i)))
+				for range 5 {
+					echo(b, sb)
+				}
+				if err := sb.Stop(context.Background()); err != nil {
+					b.Error(err)
+				}
+			}
+		})
+	}
+	began := time.Now()
+	n := 0
+	for b.Loop() {
+		work <- n
+		n++
+	}
+	close(work)
+	all.Wait()
+	_ = syscall.Getrusage(syscall.RUSAGE_CHILDREN, &after)
+	b.ReportMetric(float64(n)/time.Since(began).Seconds(), "sessions/s")
+	cpu := after.Utime.Nano() - before.Utime.Nano() + after.Stime.Nano() - before.Stime.Nano()
+	b.ReportMetric(float64(cpu)/1e6/float64(n), "child-cpu-ms/op")
+}
+
+func begin(b *testing.B, d sandbox.Driver, dir string) sandbox.Sandbox {
+	spec := sandbox.Spec{SessionID: "sesn_" + filepath.Base(dir), Dir: dir, Tree: filepath.Join(dir, "tree")}
+	if err := os.MkdirAll(spec.Tree, 0o755); err != nil {
+		b.Fatal(err)
+	}
+	sb, err := d.Start(context.Background(), spec)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return sb
+}
+
+func echo(b *testing.B, sb sandbox.Sandbox) {
+	r, err := sb.Bash(context.Background(), toolset.Command{Text: "echo x"})
+	if err != nil || string(r.Head) != "x\n" {
+		b.Fatalf("%q %v", r.Head, err)
+	}
+}
+
+func percentiles(b *testing.B, took []time.Duration) {
+	slices.Sort(took)
+	b.ReportMetric(float64(took[len(took)/2])/1e6, "p50-ms")
+	b.ReportMetric(float64(took[len(took)*99/100])/1e6, "p99-ms")
+}
+
+// AsOrdinaryUser runs tests of this program again as nobody. What they skip
+// is skipped here, with their reason.
+func AsOrdinaryUser(t *testing.T, tests string) {
+	const nobody = 65534
+	dir, err := os.MkdirTemp("/tmp", "berth-nobody-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Chown(dir, nobody, nobody); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("/proc/self/exe", "-test.run", tests, "-test.v", "-test.timeout", "5m")
+	cmd.Env = []string{"TMPDIR=" + dir, "PATH=" + os.Getenv("PATH"), "HOME=" + dir}
+	cmd.Dir = "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("as nobody: %v\n%s", err, out)
+	}
+	for line := range strings.Lines(string(out)) {
+		if reason, ok := strings.CutPrefix(strings.TrimSpace(line), "--- SKIP"); ok {
+			t.Skipf("as nobody%s\n%s", reason, out)
+		}
+	}
+}
