@@ -34,7 +34,9 @@ func SQLite(t testing.TB) store.Store {
 // Postgres is an empty store in a database of the test's own.
 func Postgres(t testing.TB) store.Store {
 	t.Helper()
-	st, err := postgres.Open(t.Context(), pgtest.Database(t), store.Options{})
+	url := pgtest.Prepared(t, func(url string) error { return postgres.Migrate(t.Context(), url) },
+		"DELETE FROM environments; DELETE FROM agents; DELETE FROM settings; DELETE FROM keys")
+	st, err := postgres.Open(t.Context(), url, store.Options{NoMigrate: true})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -41,12 +41,13 @@ func (s *Server) do(database, sql string) error {
 	return err
 }
 
-// create makes a database, or takes one whose test is over.
-func (s *Server) create(t testing.TB) (string, error) {
+// create makes a database, or takes one whose test is over. clean empties
+// it for the next test, in the pool's own way.
+func (s *Server) create(t testing.TB, p *pool, prepare func(url string) error, clean string) (string, error) {
 	s.mu.Lock()
 	var name string
-	if n := len(s.free); n > 0 {
-		name, s.free = s.free[n-1], s.free[:n-1]
+	if n := len(p.free); n > 0 {
+		name, p.free = p.free[n-1], p.free[:n-1]
 	} else {
 		s.made++
 	}
@@ -57,18 +58,18 @@ func (s *Server) create(t testing.TB) (string, error) {
 		if err := s.do("postgres", "CREATE DATABASE "+name); err != nil {
 			return "", err
 		}
+		if err := prepare(s.url(name)); err != nil {
+			return "", err
+		}
 	}
 	t.Cleanup(func() {
 		// Whatever still holds on to it, a process that was killed say, goes.
-		err := s.do("postgres", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '"+name+"'")
-		if err == nil {
-			err = s.do(name, "DROP SCHEMA public CASCADE; CREATE SCHEMA public")
-		}
+		err := s.do(name, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid();"+clean)
 		if err != nil {
 			return // not to be used again
 		}
 		s.mu.Lock()
-		s.free = append(s.free, name)
+		p.free = append(p.free, name)
 		s.mu.Unlock()
 	})
 	return name, nil

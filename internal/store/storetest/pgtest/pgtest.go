@@ -24,6 +24,19 @@ import (
 // why, when this machine has no PostgreSQL; under CI=true it fails.
 func Database(t testing.TB) string {
 	t.Helper()
+	return database(t, func(s *Server) *pool { return &s.empty }, func(string) error { return nil }, "DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+}
+
+// Prepared is a database that prepare has been at and that holds no rows; it
+// is cheaper than Database. Every test of a binary names the same prepare,
+// and clean deletes all rows.
+func Prepared(t testing.TB, prepare func(url string) error, clean string) string {
+	t.Helper()
+	return database(t, func(s *Server) *pool { return &s.prepared }, prepare, clean)
+}
+
+func database(t testing.TB, of func(*Server) *pool, prepare func(string) error, clean string) string {
+	t.Helper()
 	s, err := start()
 	if errors.Is(err, errNone) {
 		if os.Getenv("CI") == "true" {
@@ -34,22 +47,25 @@ func Database(t testing.TB) string {
 	if err != nil {
 		t.Fatalf("start PostgreSQL: %v", err)
 	}
-	name, err := s.create(t)
+	name, err := s.create(t, of(s), prepare, clean)
 	if err != nil {
 		t.Fatalf("create a database: %v", err)
 	}
 	return s.url(name)
 }
 
-// Server is the private server, for tests that stop it or look inside.
+// Server is the private server.
 type Server struct {
 	dir  string
 	life io.Closer // the keeper's input: the server lives while it is open
 
-	mu   sync.Mutex
-	made int
-	free []string // emptied databases of tests that are over
+	mu              sync.Mutex
+	made            int
+	empty, prepared pool
 }
+
+// pool holds the databases of tests that are over.
+type pool struct{ free []string }
 
 var errNone = errors.New("no PostgreSQL server programs here (Debian: apt-get install postgresql)")
 
