@@ -1,7 +1,6 @@
 package turn_test
 
 import (
-	"context"
 	"encoding/json"
 	"slices"
 	"strings"
@@ -343,6 +342,5 @@ func TestCreate(t *testing.T) {
 		if plane.KindOf(err) != plane.Invalid || !strings.Contains(err.Error(), "environment_id") {
 			t.Error(err)
 		}
-		_ = context.Background
 	})
 }

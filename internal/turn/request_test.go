@@ -2,7 +2,6 @@ package turn_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -432,12 +431,6 @@ func TestStopLetsARunningRequestEnd(t *testing.T) {
 	w.idle(id, api.StopEndTurn)
 }
 
-// died makes the world's runner vanish as a killed process would: nothing it
-// holds is given up.
-func (w *world) died() {
-	w.r = nil
-}
-
 func TestACrashAmidARequestLosesAndDoublesNothing(t *testing.T) {
 	storetest.Each(t, func(t *testing.T, st store.Store) {
 		w, s := staged(t, st, func(c *turn.Config) { c.Lease, c.Sweep = 300*time.Millisecond, 50*time.Millisecond })
@@ -498,7 +491,6 @@ func TestReplicas(t *testing.T) {
 		// Held over several leases, it is not taken away.
 		fence := w.session(s1.ID).TurnFence
 		was := w.session(s1.ID).TurnUntil
-		w.until(s1.ID, "renewals", func([]api.Event, plane.Session) bool { return true })
 		deadline := time.Now().Add(10 * time.Second)
 		for w.session(s1.ID).TurnUntil.Sub(was) < time.Second {
 			if time.Now().After(deadline) {
@@ -516,9 +508,6 @@ func TestReplicas(t *testing.T) {
 		case <-sc.ctx.Done():
 		case <-time.After(10 * time.Second):
 			t.Fatal("the other replica's interrupt did not end the request")
-		}
-		if cause := context.Cause(sc.ctx); errors.Is(cause, context.DeadlineExceeded) {
-			t.Error(cause)
 		}
 		w.idle(s1.ID, api.StopEndTurn)
 	})

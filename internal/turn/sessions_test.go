@@ -95,7 +95,8 @@ func TestArchiveAndDelete(t *testing.T) {
 		if got.ArchivedAt == nil || got.Turn != plane.TurnRest {
 			t.Fatalf("%+v", got)
 		}
-		equal(t, tail(w.list(id), 1), []string{"session.status_terminated"})
+		l := types(w.list(id))
+		equal(t, l[len(l)-2:], []string{"session.thread_status_terminated", "session.status_terminated"})
 		w.refused(id, plane.Conflict, "archived", result(call, "late"))
 		if item := w.work(id); item.State != api.WorkStopping && item.State != api.WorkStopped {
 			t.Errorf("the work item is %s", item.State)

@@ -3,12 +3,13 @@ package turn_test
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"go.uber.org/goleak"
 
 	"github.com/berthdev/berth/api"
 	"github.com/berthdev/berth/internal/events"
@@ -20,6 +21,9 @@ import (
 	"github.com/berthdev/berth/internal/store/storetest"
 	"github.com/berthdev/berth/internal/turn"
 )
+
+// Whoever starts a goroutine waits for it: none is left when the worlds stop.
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // world is a control plane without HTTP: a store, its rooms, and a runner.
 type world struct {
@@ -318,5 +322,3 @@ func inOrder(t testing.TB, rows []plane.StoredEvent) {
 		}
 	}
 }
-
-var _ = fmt.Sprint
