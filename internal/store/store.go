@@ -61,6 +61,8 @@ type Options struct {
 	NoMigrate bool
 	// Readers bounds the connections that serve View, 4 when zero.
 	Readers int
+	// Writers is how many connections commit (postgres only), 2 when zero.
+	Writers int
 	// Log hears about reconnects and retries; nil discards.
 	Log *slog.Logger
 }

@@ -1,6 +1,8 @@
-// Package fold is group commit: one goroutine runs the transitions that wait
-// at the same time in one transaction and one commit, and tells listeners
-// what was committed. Both engines use it and supply the transaction.
+// Package fold is group commit: a goroutine runs the transitions that wait at
+// the same time in one transaction and one commit, and tells listeners what
+// was committed. Both engines use it and supply the transactions. An engine
+// may have several lanes, connections that each commit groups of their own;
+// Keys keeps them out of each other's way.
 package fold
 
 import (
@@ -27,7 +29,8 @@ type Engine interface {
 	Retry(error) bool
 }
 
-// Attempt is an open write transaction. After Commit or Rollback it is done.
+// Attempt is an open write transaction. After Commit or Rollback it is done,
+// and then it is closed.
 type Attempt interface {
 	store.Tx
 	// Mark begins a transition within the transaction.
@@ -38,10 +41,17 @@ type Attempt interface {
 	// Err is the first failure of the transaction itself, nil if it may
 	// commit.
 	Err() error
+	// Blocked is the attempt of another lane that has what the transition
+	// since the mark asked for; whatever that transition says then counts for
+	// nothing. Nil is the rule.
+	Blocked() *Ticket
 	// Commit makes it durable and gives the notes to be heard. An *Unsure
 	// error says that it may have been committed all the same.
 	Commit() ([]store.Note, error)
 	Rollback()
+	// Close lets other lanes have what this one held. The notes have been
+	// published.
+	Close()
 }
 
 // Unsure is the failure of a commit whose outcome is unknown. The transitions
@@ -57,22 +67,26 @@ const maxTries = 8
 // Writer runs transitions. Make one with Start; Stop waits for all that were
 // accepted.
 type Writer struct {
-	engine  Engine
-	publish func([]store.Note) // in commit order, from the writer's goroutine
+	publish func([]store.Note) // in commit order, from the lanes' goroutines
+	lanes   int
 
-	mu      sync.Mutex
-	waiting []*job
-	closed  bool
+	mu        sync.Mutex
+	some      sync.Cond // waiting, postponed or closed changed
+	waiting   []*job
+	postponed int // transitions that wait for another lane
+	closed    bool
 
-	wake    chan struct{}
-	stopped chan struct{}
+	running sync.WaitGroup
 	commits atomic.Int64
 }
 
-// Start starts the writer's goroutine.
-func Start(e Engine, publish func([]store.Note)) *Writer {
-	w := &Writer{engine: e, publish: publish, wake: make(chan struct{}, 1), stopped: make(chan struct{})}
-	go w.run()
+// Start starts a goroutine per engine, each of which is a lane.
+func Start(publish func([]store.Note), engines ...Engine) *Writer {
+	w := &Writer{publish: publish, lanes: len(engines)}
+	w.some.L = &w.mu
+	for _, e := range engines {
+		w.running.Go(func() { (&lane{Writer: w, engine: e}).run() })
+	}
 	return w
 }
 
@@ -82,17 +96,21 @@ func (w *Writer) Stop() {
 	w.mu.Lock()
 	w.closed = true
 	w.mu.Unlock()
-	w.nudge()
-	<-w.stopped
+	w.some.Broadcast()
+	w.running.Wait()
 }
 
 // Commits counts the commits so far.
 func (w *Writer) Commits() int64 { return w.commits.Load() }
 
+// Lanes is how many groups may be on their way at once.
+func (w *Writer) Lanes() int { return w.lanes }
+
 type job struct {
 	ctx   context.Context
 	fn    func(store.Tx) error
-	taken atomic.Bool // by the writer, or by a caller who gave up
+	taken atomic.Bool // by a lane, or by a caller who gave up
+	again bool        // it was taken before, and postponed
 	err   error       // set before done is closed
 	done  chan struct{}
 }
@@ -115,7 +133,7 @@ func (w *Writer) Update(ctx context.Context, fn func(store.Tx) error) error {
 	}
 	w.waiting = append(w.waiting, j)
 	w.mu.Unlock()
-	w.nudge()
+	w.some.Signal()
 	select {
 	case <-j.done:
 	case <-ctx.Done():
@@ -128,52 +146,72 @@ func (w *Writer) Update(ctx context.Context, fn func(store.Tx) error) error {
 	return j.err
 }
 
-func (w *Writer) nudge() {
-	select {
-	case w.wake <- struct{}{}:
-	default:
-	}
-}
-
-func (w *Writer) run() {
-	defer close(w.stopped)
-	for {
-		group, closed := w.take()
-		switch {
-		case len(group) > 0:
-			w.together(group)
-		case closed:
-			return
-		default:
-			<-w.wake
-		}
-	}
-}
-
-func (w *Writer) take() (group []*job, closed bool) {
+// take waits for transitions; none are left to come when it gives none.
+func (w *Writer) take() (group []*job) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	n := min(len(w.waiting), maxGroup)
-	for _, j := range w.waiting[:n] {
-		// A caller who has given up may be gone already: its closure must
-		// not run.
-		if j.taken.CompareAndSwap(false, true) {
-			group = append(group, j)
+	for {
+		for len(w.waiting) == 0 {
+			if w.closed && w.postponed == 0 {
+				w.some.Broadcast() // so that the other lanes see it too
+				return nil
+			}
+			w.some.Wait()
+		}
+		// A fair share: the other lanes want some as well.
+		n := min((len(w.waiting)+w.lanes-1)/w.lanes, maxGroup)
+		for _, j := range w.waiting[:n] {
+			// A caller who has given up may be gone already: its closure must
+			// not run.
+			if j.again || j.taken.CompareAndSwap(false, true) {
+				group = append(group, j)
+			}
+		}
+		w.waiting = append(w.waiting[:0:0], w.waiting[n:]...)
+		if len(group) > 0 {
+			return group
 		}
 	}
-	w.waiting = append(w.waiting[:0:0], w.waiting[n:]...)
-	return group, w.closed && len(w.waiting) == 0
+}
+
+// postpone puts a transition first in line once t is over.
+func (w *Writer) postpone(j *job, t *Ticket) {
+	w.mu.Lock()
+	w.postponed++
+	w.mu.Unlock()
+	t.Then(func() {
+		w.mu.Lock()
+		w.postponed--
+		j.again = true
+		w.waiting = append([]*job{j}, w.waiting...)
+		w.mu.Unlock()
+		w.some.Signal()
+	})
+}
+
+// lane is one goroutine that commits.
+type lane struct {
+	*Writer
+	engine Engine
+}
+
+func (l *lane) run() {
+	for group := l.take(); len(group) > 0; group = l.take() {
+		l.together(group)
+	}
 }
 
 // together runs a group in one transaction, or each by itself when that fails.
-func (w *Writer) together(group []*job) {
+func (l *lane) together(group []*job) {
 	if len(group) == 1 {
-		w.alone(group[0])
+		l.alone(group[0])
 		return
 	}
-	tx, err := w.engine.Begin()
+	tx, err := l.engine.Begin()
 	if err != nil {
-		w.eachAlone(group)
+		for _, j := range group {
+			j.finish(failed(err))
+		}
 		return
 	}
 	passed := make([]*job, 0, len(group))
@@ -184,91 +222,107 @@ func (w *Writer) together(group []*job) {
 		}
 		tx.Mark()
 		err := call(j, tx)
-		if tx.Err() == nil && (err == nil || tx.Undo()) {
-			if err == nil {
-				passed = append(passed, j)
-			} else {
-				j.finish(err)
-			}
-			continue
+		blocked := tx.Blocked()
+		switch {
+		case tx.Err() == nil && err == nil && blocked == nil:
+			passed = append(passed, j)
+		case tx.Err() != nil || !tx.Undo():
+			tx.Rollback()
+			tx.Close()
+			l.eachAlone(append(passed, group[i:]...))
+			return
+		case blocked != nil:
+			l.postpone(j, blocked)
+		default:
+			j.finish(err)
 		}
-		tx.Rollback()
-		w.eachAlone(append(passed, group[i:]...))
-		return
 	}
 	if len(passed) == 0 {
 		tx.Rollback()
+		tx.Close()
 		return
 	}
 	notes, err := tx.Commit()
 	if err != nil {
+		tx.Close()
 		if unsure(err) {
 			for _, j := range passed {
 				j.finish(failed(err))
 			}
 			return
 		}
-		w.eachAlone(passed)
+		l.eachAlone(passed)
 		return
 	}
-	w.committed(notes)
+	l.committed(notes)
+	tx.Close()
 	for _, j := range passed {
 		j.finish(nil)
 	}
 }
 
-func (w *Writer) eachAlone(group []*job) {
+func (l *lane) eachAlone(group []*job) {
 	for _, j := range group {
-		w.alone(j)
+		l.alone(j)
 	}
 }
 
-func (w *Writer) alone(j *job) {
-	for try := 1; ; try++ {
+func (l *lane) alone(j *job) {
+	for try := 1; ; {
 		if err := j.ctx.Err(); err != nil {
 			j.finish(err)
 			return
 		}
-		err, lost := w.once(j)
-		if !lost {
+		err, lost, blocked := l.once(j)
+		switch {
+		case blocked != nil:
+			// It holds nothing any more, so it may wait.
+			l.postpone(j, blocked)
+			return
+		case !lost:
 			j.finish(err)
 			return
-		}
-		if unsure(err) || try == maxTries || !w.engine.Retry(err) {
+		case unsure(err) || try == maxTries || !l.engine.Retry(err):
 			j.finish(failed(err))
 			return
 		}
+		try++
 	}
 }
 
 // once runs a transition in a transaction of its own. lost says that the
 // transaction failed, as opposed to the transition.
-func (w *Writer) once(j *job) (err error, lost bool) {
-	tx, err := w.engine.Begin()
+func (l *lane) once(j *job) (err error, lost bool, blocked *Ticket) {
+	tx, err := l.engine.Begin()
 	if err != nil {
-		return err, true
+		return failed(err), false, nil
 	}
+	defer tx.Close()
 	tx.Mark()
 	err = call(j, tx)
+	if blocked := tx.Blocked(); blocked != nil {
+		tx.Rollback()
+		return nil, false, blocked
+	}
 	if broken := tx.Err(); broken != nil {
 		tx.Rollback()
 		// A transition may have translated the failure; a kind it chose, such
 		// as Conflict, says more than the failure.
 		if err != nil && plane.KindOf(err) != plane.Internal {
-			return err, false
+			return err, false, nil
 		}
-		return broken, true
+		return broken, true, nil
 	}
 	if err != nil {
 		tx.Rollback()
-		return err, false
+		return err, false, nil
 	}
 	notes, err := tx.Commit()
 	if err != nil {
-		return err, true
+		return err, true, nil
 	}
-	w.committed(notes)
-	return nil, false
+	l.committed(notes)
+	return nil, false, nil
 }
 
 func (w *Writer) committed(notes []store.Note) {

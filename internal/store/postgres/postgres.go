@@ -5,6 +5,7 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,13 +26,16 @@ const (
 	// connectTries bounds how often a transition waits for a connection.
 	connectTries = 5
 	minVersion   = 150000
+	// defaultWriters is measured: see docs/design/0002-store.md.
+	defaultWriters = 2
 )
 
 // Store is a store.Store.
 type Store struct {
 	cfg     *pgconn.Config
 	log     *slog.Logger
-	write   *conn // the writer's goroutine only
+	lanes   []*lane
+	keys    fold.Keys
 	writer  *fold.Writer
 	hub     *fold.Hub
 	ears    *ears
@@ -64,20 +68,29 @@ func Open(ctx context.Context, url string, o store.Options) (*Store, error) {
 	// A group that another process has crossed gives way soon, and its
 	// transitions run one by one.
 	writing.RuntimeParams["lock_timeout"] = "250"
-	if s.write, err = dial(ctx, writing); err != nil {
-		return nil, err
-	}
 	s.hub = fold.StartHub()
 	if s.ears, err = listen(ctx, cfg, s.hub, s.log); err != nil {
-		s.write.close()
 		s.hub.Stop()
 		return nil, err
 	}
-	s.ears.mine(s.write.pg.PID())
+	var engines []fold.Engine
+	for range cmp.Or(o.Writers, defaultWriters) {
+		c, err := dial(ctx, writing)
+		if err != nil {
+			s.closeLanes()
+			s.ears.stop()
+			s.hub.Stop()
+			return nil, err
+		}
+		s.ears.mine(c.pg.PID())
+		l := &lane{s: s, cfg: writing, c: c}
+		s.lanes = append(s.lanes, l)
+		engines = append(engines, l)
+	}
 	for range n {
 		s.readers <- nil
 	}
-	s.writer = fold.Start(&engine{s: s, cfg: writing}, s.hub.Publish)
+	s.writer = fold.Start(s.hub.Publish, engines...)
 	return s, nil
 }
 
@@ -140,6 +153,9 @@ func (s *Store) Shared() bool { return true }
 // Commits counts the commits since Open.
 func (s *Store) Commits() int64 { return s.writer.Commits() }
 
+// Lanes is how many groups of transitions may be on their way at once.
+func (s *Store) Lanes() int { return s.writer.Lanes() }
+
 // Close waits for every Update, View and Note that has begun. Twice is fine.
 func (s *Store) Close() error {
 	s.closing.Do(func() {
@@ -152,11 +168,17 @@ func (s *Store) Close() error {
 				c.close()
 			}
 		}
-		if s.write.usable() {
-			s.write.close()
-		}
+		s.closeLanes()
 	})
 	return nil
+}
+
+func (s *Store) closeLanes() {
+	for _, l := range s.lanes {
+		if l.c.usable() {
+			l.c.close()
+		}
+	}
 }
 
 // view is one snapshot on a reading connection.
@@ -239,20 +261,21 @@ func unavailable(err error) error {
 	return plane.Wrap(plane.Unavailable, err, "the store could not read; try again")
 }
 
-// engine begins transactions on the writing connection.
-type engine struct {
+// lane is a writing connection: a fold.Engine.
+type lane struct {
 	s   *Store
 	cfg *pgconn.Config
+	c   *conn
 }
 
 // Begin sends nothing yet: BEGIN goes out with the first question.
-func (e *engine) Begin() (fold.Attempt, error) {
-	for try := 1; !e.s.write.usable(); try++ {
-		c, err := dial(context.Background(), e.cfg)
+func (l *lane) Begin() (fold.Attempt, error) {
+	for try := 1; !l.c.usable(); try++ {
+		c, err := dial(context.Background(), l.cfg)
 		if err == nil {
-			e.s.log.Info("connected to PostgreSQL again", "try", try)
-			e.s.ears.mine(c.pg.PID())
-			e.s.write = c
+			l.s.log.Info("connected to PostgreSQL again", "try", try)
+			l.s.ears.mine(c.pg.PID())
+			l.c = c
 			break
 		}
 		if try == connectTries {
@@ -260,13 +283,13 @@ func (e *engine) Begin() (fold.Attempt, error) {
 		}
 		pause(time.Duration(try) * 50 * time.Millisecond)
 	}
-	e.s.write.pg.Conn().SetDeadline(time.Now().Add(roundTripLimit))
-	return newTx(e.s.write), nil
+	l.c.pg.Conn().SetDeadline(time.Now().Add(roundTripLimit))
+	return newTx(l.c, l.s.keys.Begin()), nil
 }
 
 // Retry: another process was in the way, or the connection was lost before
 // the commit left.
-func (e *engine) Retry(err error) bool {
+func (l *lane) Retry(err error) bool {
 	switch sqlState(err) {
 	case stateSerialize, stateDeadlock, stateLocked:
 		pause(5 * time.Millisecond)
@@ -274,10 +297,10 @@ func (e *engine) Retry(err error) bool {
 	}
 	if lostConnection(err) {
 		// What the server no longer wants is not asked again.
-		if e.s.write.usable() && sqlState(err) != "" {
-			e.s.write.close()
+		if l.c.usable() && sqlState(err) != "" {
+			l.c.close()
 		}
-		e.s.log.Warn("lost the connection to PostgreSQL", "error", err)
+		l.s.log.Warn("lost the connection to PostgreSQL", "error", err)
 		return true
 	}
 	return false

@@ -1,6 +1,7 @@
 package postgres_test
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/berthdev/berth/internal/store"
@@ -8,5 +9,11 @@ import (
 )
 
 func TestSuite(t *testing.T) {
-	storetest.Run(t, func(t *testing.T) store.Store { return storetest.Postgres(t) })
+	for _, writers := range []int{1, 2, 4} {
+		t.Run(fmt.Sprintf("writers=%d", writers), func(t *testing.T) {
+			storetest.Run(t, func(t *testing.T) store.Store {
+				return storetest.PostgresWith(t, store.Options{Writers: writers})
+			})
+		})
+	}
 }

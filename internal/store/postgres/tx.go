@@ -1,9 +1,11 @@
 package postgres
 
 import (
+	"cmp"
 	"encoding/json"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -25,21 +27,35 @@ type tx struct {
 	sent     int               // writes that left
 	profiles map[string]string // of sessions read here, as they are stored
 	notes    []store.Note
+	saw      []sight
 	err      error
 
-	marked struct{ writes, notes int }
+	hold    *fold.Hold // of rows this writes or locks
+	blocked *fold.Ticket
+
+	marked struct{ writes, notes, saw int }
 }
 
-func newTx(c *conn) *tx {
-	t := &tx{c: c}
+// sight is a worker that polled.
+type sight struct {
+	EnvironmentID string    `json:"environment_id"`
+	Worker        string    `json:"worker"`
+	SeenAt        time.Time `json:"seen_at"`
+}
+
+func newTx(c *conn, hold *fold.Hold) *tx {
+	t := &tx{c: c, hold: hold}
 	t.reader.ask = t.ask
 	return t
 }
 
-func (t *tx) Mark() { t.marked.writes, t.marked.notes = t.sent+len(t.waiting), len(t.notes) }
+func (t *tx) Mark() {
+	t.marked.writes, t.marked.notes, t.marked.saw = t.sent+len(t.waiting), len(t.notes), len(t.saw)
+	t.blocked = nil
+}
 
 func (t *tx) Undo() bool {
-	t.notes = t.notes[:t.marked.notes]
+	t.notes, t.saw = t.notes[:t.marked.notes], t.saw[:min(t.marked.saw, len(t.saw))]
 	if t.err != nil || t.sent > t.marked.writes {
 		return false
 	}
@@ -49,6 +65,24 @@ func (t *tx) Undo() bool {
 }
 
 func (t *tx) Err() error { return t.err }
+
+func (t *tx) Blocked() *fold.Ticket { return t.blocked }
+
+func (t *tx) Close() { t.hold.End() }
+
+// errElsewhere ends a transition that is put off. Nobody hears it.
+var errElsewhere = plane.Errorf(plane.Unavailable, "another transition has this row")
+
+// take claims a row for this attempt among the lanes of this process.
+func (t *tx) take(kind, id string) error {
+	if t.blocked == nil {
+		t.blocked = t.hold.Take(kind + id)
+	}
+	if t.blocked != nil {
+		return errElsewhere
+	}
+	return nil
+}
 
 // flush sends what waits, and last in one round trip.
 func (t *tx) flush(last call, read func(*pgconn.ResultReader) error) error {
@@ -141,9 +175,13 @@ func broken(err error, taken string) error {
 }
 
 func (t *tx) Commit() ([]store.Note, error) {
-	if t.sent == 0 && len(t.waiting) == 0 && len(t.notes) == 0 {
+	if t.sent == 0 && len(t.waiting) == 0 && len(t.notes) == 0 && len(t.saw) == 0 {
 		t.Rollback()
 		return nil, nil
+	}
+	if err := t.writeSights(); err != nil {
+		t.Rollback()
+		return nil, err
 	}
 	if said := payloads(t.notes); len(said) > 0 {
 		list, err := json.Marshal(said)
@@ -221,6 +259,9 @@ func (t *tx) InsertKey(k plane.Key) error {
 }
 
 func (t *tx) UpdateKey(k plane.Key) error {
+	if err := t.take("key ", k.ID); err != nil {
+		return err
+	}
 	return t.update("key", `UPDATE keys SET name = $1, last_used_at = $2, revoked_at = coalesce(revoked_at, $3) WHERE id = $4`, k.Name, k.LastUsedAt, k.RevokedAt, k.ID)
 }
 
@@ -233,6 +274,9 @@ func (t *tx) InsertEnvironment(e plane.Environment) error {
 }
 
 func (t *tx) UpdateEnvironment(e plane.Environment) error {
+	if err := t.take("environment ", e.ID); err != nil {
+		return err
+	}
 	values, err := record.EnvironmentValues(e)
 	if err != nil {
 		return err
@@ -241,6 +285,9 @@ func (t *tx) UpdateEnvironment(e plane.Environment) error {
 }
 
 func (t *tx) DeleteEnvironment(id string) error {
+	if err := t.take("environment ", id); err != nil {
+		return err
+	}
 	live, err := t.LiveSessions(id)
 	if err != nil {
 		return err
@@ -252,6 +299,9 @@ func (t *tx) DeleteEnvironment(id string) error {
 }
 
 func (t *tx) InsertAgentVersion(a plane.AgentVersion) error {
+	if err := t.take("agent ", a.ID); err != nil {
+		return err
+	}
 	values, err := record.AgentVersionValues(a)
 	if err != nil {
 		return err
@@ -266,6 +316,9 @@ func (t *tx) InsertAgentVersion(a plane.AgentVersion) error {
 }
 
 func (t *tx) UpdateAgent(a plane.AgentVersion) error {
+	if err := t.take("agent ", a.ID); err != nil {
+		return err
+	}
 	values, err := record.AgentVersionValues(a)
 	if err != nil {
 		return err
@@ -274,6 +327,9 @@ func (t *tx) UpdateAgent(a plane.AgentVersion) error {
 }
 
 func (t *tx) InsertSession(s plane.Session) error {
+	if err := t.take("session ", s.ID); err != nil {
+		return err
+	}
 	values, err := record.SessionValues(&s)
 	if err != nil {
 		return err
@@ -292,6 +348,9 @@ func (t *tx) InsertSession(s plane.Session) error {
 }
 
 func (t *tx) LockSession(id string) (plane.Session, error) {
+	if err := t.take("session ", id); err != nil {
+		return plane.Session{}, err
+	}
 	type stored struct {
 		s       plane.Session
 		profile string
@@ -314,6 +373,9 @@ func (t *tx) remember(session, profile string) {
 }
 
 func (t *tx) UpdateSession(s plane.Session) error {
+	if err := t.take("session ", s.ID); err != nil {
+		return err
+	}
 	v, err := record.SessionValues(&s)
 	if err != nil {
 		return err
@@ -336,6 +398,9 @@ func (t *tx) UpdateSession(s plane.Session) error {
 }
 
 func (t *tx) DeleteSession(id string) error {
+	if err := t.take("session ", id); err != nil {
+		return err
+	}
 	delete(t.profiles, id)
 	return t.update("session", `DELETE FROM sessions WHERE id = $1`, id)
 }
@@ -389,10 +454,16 @@ func (t *tx) InsertWork(w plane.WorkItem) error {
 }
 
 func (t *tx) LockWork(id string) (plane.WorkItem, error) {
+	if err := t.take("work ", id); err != nil {
+		return plane.WorkItem{}, err
+	}
 	return one(&t.reader, "work item", record.Work, `SELECT `+workColumns+` FROM work WHERE id = $1 FOR NO KEY UPDATE`, id)
 }
 
 func (t *tx) UpdateWork(w plane.WorkItem) error {
+	if err := t.take("work ", w.ID); err != nil {
+		return err
+	}
 	v, err := record.WorkValues(&w)
 	if err != nil {
 		return err
@@ -406,16 +477,51 @@ func (t *tx) UpdateWork(w plane.WorkItem) error {
 }
 
 func (t *tx) ClaimWork(c store.Claim) (plane.WorkItem, error) {
-	return one(&t.reader, "work item", record.Work, `SELECT `+workColumns+` FROM work
+	w, err := one(&t.reader, "work item", record.Work, `SELECT `+workColumns+` FROM work
 		WHERE environment_id = $1 AND state = 'queued' AND (not_before IS NULL OR not_before <= $2)
 			AND (delivered_at IS NULL OR delivered_at < $3)
 			AND (prefer_worker = '' OR prefer_worker = $4 OR prefer_until IS NULL OR prefer_until <= $5)
 		ORDER BY has_input DESC, created_at, id LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED`, c.Environment, c.Now, c.ReclaimBefore, c.Worker, c.Now)
+	if err != nil {
+		return w, err
+	}
+	return w, t.take("work ", w.ID)
 }
 
+// SawWorker waits for the commit: the sights of a group are one statement,
+// and in one order, so that lanes and processes do not cross.
 func (t *tx) SawWorker(environment, worker string, at time.Time) error {
-	return t.insert("", `INSERT INTO workers (environment_id, worker, seen_at) VALUES ($1, $2, $3)
-		ON CONFLICT (environment_id, worker) DO UPDATE SET seen_at = greatest(workers.seen_at, excluded.seen_at)`, environment, worker, at)
+	if !record.Storable(worker) {
+		return errNotStorable
+	}
+	t.saw = append(t.saw, sight{environment, worker, at.UTC().Truncate(time.Microsecond)})
+	return nil
+}
+
+func (t *tx) writeSights() error {
+	if len(t.saw) == 0 {
+		return nil
+	}
+	slices.SortFunc(t.saw, func(a, b sight) int {
+		return cmp.Or(strings.Compare(a.EnvironmentID, b.EnvironmentID), strings.Compare(a.Worker, b.Worker), b.SeenAt.Compare(a.SeenAt))
+	})
+	latest := slices.CompactFunc(t.saw, func(a, b sight) bool { return a.EnvironmentID == b.EnvironmentID && a.Worker == b.Worker })
+	text, err := json.Marshal(latest)
+	if err != nil {
+		return err
+	}
+	t.saw = nil
+	return t.insert("", `INSERT INTO workers (environment_id, worker, seen_at)
+		SELECT environment_id, worker, seen_at
+		FROM json_to_recordset($1::json) AS sights (environment_id text, worker text, seen_at timestamptz)
+		ON CONFLICT (environment_id, worker) DO UPDATE SET seen_at = greatest(workers.seen_at, excluded.seen_at)`, string(text))
+}
+
+func (t *tx) WorkStats(environment string, now time.Time) (store.WorkStats, error) {
+	if err := t.writeSights(); err != nil {
+		return store.WorkStats{}, err
+	}
+	return t.reader.WorkStats(environment, now)
 }
 
 func (t *tx) PruneWork(stoppedBefore time.Time) error {
@@ -426,6 +532,9 @@ func (t *tx) PruneWork(stoppedBefore time.Time) error {
 }
 
 func (t *tx) SetSetting(name, value string) error {
+	if err := t.take("setting ", name); err != nil {
+		return err
+	}
 	return t.insert("", `INSERT INTO settings (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value`, name, value)
 }
 

@@ -79,7 +79,7 @@ func Open(ctx context.Context, path string, o store.Options) (*Store, error) {
 	}
 	s.write = s.all[0]
 	s.hub = fold.StartHub()
-	s.writer = fold.Start(engine{s}, s.hub.Publish)
+	s.writer = fold.Start(s.hub.Publish, engine{s})
 	return s, nil
 }
 
@@ -134,6 +134,9 @@ func (s *Store) Shared() bool { return false }
 
 // Commits counts the commits since Open.
 func (s *Store) Commits() int64 { return s.writer.Commits() }
+
+// Lanes is how many groups of transitions may be on their way at once.
+func (s *Store) Lanes() int { return s.writer.Lanes() }
 
 // Close waits for every Update, View and Note that has begun. Twice is fine.
 func (s *Store) Close() error {

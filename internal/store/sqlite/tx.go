@@ -5,6 +5,7 @@ import (
 
 	"github.com/berthdev/berth/internal/plane"
 	"github.com/berthdev/berth/internal/store"
+	"github.com/berthdev/berth/internal/store/fold"
 	"github.com/berthdev/berth/internal/store/record"
 )
 
@@ -28,6 +29,11 @@ func (t *tx) Undo() bool {
 }
 
 func (t *tx) Err() error { return t.err }
+
+// Blocked: there is one lane.
+func (t *tx) Blocked() *fold.Ticket { return nil }
+
+func (t *tx) Close() {}
 
 func (t *tx) Commit() ([]store.Note, error) {
 	if t.writes == 0 {

@@ -34,9 +34,16 @@ func SQLite(t testing.TB) store.Store {
 // Postgres is an empty store in a database of the test's own.
 func Postgres(t testing.TB) store.Store {
 	t.Helper()
+	return PostgresWith(t, store.Options{})
+}
+
+// PostgresWith is Postgres with options of the test's own.
+func PostgresWith(t testing.TB, o store.Options) store.Store {
+	t.Helper()
+	o.NoMigrate = true
 	url := pgtest.Prepared(t, func(url string) error { return postgres.Migrate(t.Context(), url) },
 		"DELETE FROM environments; DELETE FROM agents; DELETE FROM settings; DELETE FROM keys")
-	st, err := postgres.Open(t.Context(), url, store.Options{NoMigrate: true})
+	st, err := postgres.Open(t.Context(), url, o)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -18,22 +19,25 @@ func setting(t testing.TB, st store.Store, name string) string {
 	return see(t, st, func(r store.Reader) (string, error) { return r.Setting(name) })
 }
 
-// hold occupies the writer until release, so that what is sent meanwhile
-// waits together and shares a group. It returns once the writer is occupied.
+// hold occupies every lane of the writer until release, so that what is sent
+// meanwhile waits together. It returns once they are occupied.
 func hold(st store.Store) (release func()) {
-	in, out, done := make(chan struct{}), make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(done)
-		st.Update(context.Background(), func(store.Tx) error {
-			close(in)
-			<-out
-			return nil
+	out := make(chan struct{})
+	var holders sync.WaitGroup
+	for range st.(interface{ Lanes() int }).Lanes() {
+		in := make(chan struct{})
+		holders.Go(func() {
+			st.Update(context.Background(), func(store.Tx) error {
+				close(in)
+				<-out
+				return nil
+			})
 		})
-	}()
-	<-in
+		<-in
+	}
 	return func() {
 		close(out)
-		<-done
+		holders.Wait()
 	}
 }
 
@@ -70,6 +74,10 @@ func (a *announce) Done() <-chan struct{} {
 func set(name, value string) func(store.Tx) error {
 	return func(tx store.Tx) error { return tx.SetSetting(name, value) }
 }
+
+// split says that a store has several lanes, which may share a group of
+// transitions between them: what is said of one group cannot be seen then.
+func split(st store.Store) bool { return st.(interface{ Lanes() int }).Lanes() > 1 }
 
 var errOwn = errors.New("the transition's own error")
 
@@ -115,6 +123,9 @@ func testUpdateTogether(t *testing.T, st store.Store) {
 
 // A transition that fails before it wrote leaves its group alone.
 func testUpdateDropsOut(t *testing.T, st store.Store) {
+	if split(st) {
+		return
+	}
 	var runs [3]atomic.Int32
 	commits := st.(interface{ Commits() int64 }).Commits
 	before := commits()
@@ -166,8 +177,10 @@ func testUpdateAlone(t *testing.T, st store.Store) {
 	if errs[0] != nil || errs[1] != errOwn || errs[2] != nil {
 		t.Fatalf("errors %v", errs)
 	}
-	same(t, "runs", n, [3]int{2, 2, 1})
-	same(t, "first", setting(t, st, "a"), "2")
+	if !split(st) {
+		same(t, "runs", n, [3]int{2, 2, 1})
+		same(t, "first", setting(t, st, "a"), "2")
+	}
 	same(t, "undone", setting(t, st, "b"), "")
 	view(t, st, func(r store.Reader) error { _, err := r.Environment("env_1"); return err })
 
@@ -393,6 +406,9 @@ func testNotesOfTheUndone(t *testing.T, st store.Store) {
 	var got []string
 	for range 4 {
 		got = append(got, (<-heard).Environment)
+	}
+	if split(st) {
+		slices.Sort(got)
 	}
 	same(t, "heard", got, []string{"a", "c", "d", "f"})
 	select {
