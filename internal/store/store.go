@@ -119,7 +119,7 @@ type Reader interface {
 	WorkByToken(publicID string) (plane.WorkItem, error)
 	// LiveWork is the session's item that is not stopped; NotFound if none.
 	LiveWork(session string) (plane.WorkItem, error)
-	// LastWork is the session's newest item; NotFound if none.
+	// LastWork is the session's live item, or its newest; NotFound if none.
 	LastWork(session string) (plane.WorkItem, error)
 	// WorkItems lists an environment's items, newest first.
 	WorkItems(environment string, w Window) ([]plane.WorkItem, error)
