@@ -76,6 +76,11 @@ func surelyWhole(text string) bool {
 			}
 		case '`', '(', ')', '{', '}':
 			return false
+		case '[':
+			if !start { // a subscript may run to the end
+				return false
+			}
+			word = i
 		default:
 			if start {
 				word = i

@@ -17,9 +17,10 @@ const outputs = 8
 type shell struct {
 	dir    string // holds the FIFOs and the text file
 	pid    int
-	script int // write end of the script FIFO
-	report int // the report FIFO
-	text   int // the file that the command's text is put in
+	made   [outputs]bool // the output FIFOs that are there
+	script int           // write end of the script FIFO
+	report int           // the report FIFO
+	text   int           // the file that the command's text is put in
 	out    [outputs]output
 }
 
@@ -32,7 +33,7 @@ type output struct {
 // quote makes one word of a path.
 func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
 
-// startShell starts bash in a directory of its own. The FIFOs are made new:
+// startShell starts bash in a directory of its own. The FIFOs are made anew:
 // what an earlier shell or its jobs hold is of no use to this one.
 func startShell(bash, dir, workdir string, env []string) (s *shell, err error) {
 	s = &shell{dir: dir, script: -1, report: -1, text: -1}
@@ -47,25 +48,10 @@ func startShell(bash, dir, workdir string, env []string) (s *shell, err error) {
 	if err := unix.Mkdir(dir, 0o700); err != nil && err != unix.EEXIST {
 		return nil, fail("mkdir "+dir, err)
 	}
-	fifo := func(name string) error {
-		path := dir + "/" + name
-		if err := unix.Unlink(path); err != nil && err != unix.ENOENT {
-			return fail("unlink "+path, err)
-		}
-		if err := unix.Mkfifo(path, 0o600); err != nil {
-			return fail("mkfifo "+path, err)
-		}
-		return nil
-	}
-	for i := range s.out {
-		if err := fifo(outName(i)); err != nil {
-			return nil, err
-		}
-	}
-	if err := fifo("bash"); err != nil {
+	if err := s.fifo("bash"); err != nil {
 		return nil, err
 	}
-	if err := fifo("report"); err != nil {
+	if err := s.fifo("report"); err != nil {
 		return nil, err
 	}
 	if s.script, err = openFIFO(dir + "/bash"); err != nil {
@@ -101,6 +87,19 @@ func startShell(bash, dir, workdir string, env []string) (s *shell, err error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+// fifo makes a FIFO in the place of whatever has its name.
+func (s *shell) fifo(name string) error {
+	path := s.dir + "/" + name
+	err := unix.Mkfifo(path, 0o600)
+	if err == unix.EEXIST {
+		if err := unix.Unlink(path); err != nil {
+			return fail("unlink "+path, err)
+		}
+		err = unix.Mkfifo(path, 0o600)
+	}
+	return fail("mkfifo "+path, err)
 }
 
 func outName(i int) string { return "out" + strconv.Itoa(i) }
@@ -179,6 +178,12 @@ func (s *shell) takeOutput(turn int) (int, error) {
 		pick = turn % outputs
 		unix.Close(s.out[pick].fd)
 		s.out[pick].fd = -1
+	}
+	if !s.made[pick] {
+		if err := s.fifo(outName(pick)); err != nil {
+			return -1, err
+		}
+		s.made[pick] = true
 	}
 	fd, err := unix.Open(s.dir+"/"+outName(pick), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
@@ -26,7 +27,7 @@ func Try(ctx context.Context, d sandbox.Driver) error {
 	if err := os.Mkdir(tree, 0o755); err != nil {
 		return err
 	}
-	sb, err := d.Start(ctx, sandbox.Spec{SessionID: "probe", Dir: dir, Tree: tree})
+	sb, err := d.Start(ctx, sandbox.Spec{SessionID: "probe" + rand.Text(), Dir: dir, Tree: tree})
 	if err != nil {
 		return err
 	}

@@ -25,10 +25,7 @@ const (
 
 // etc are the parts of the host's /etc that its programs do not work without.
 // They say nothing of the host's people or services.
-var etc = []string{
-	"alternatives", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "ssl/certs", "ssl/openssl.cnf", "ca-certificates",
-	"pki", "mime.types", "magic", "terminfo", "fonts", "localtime",
-}
+var etc = []string{"alternatives", "ld.so.cache", "ssl/certs", "ssl/openssl.cnf", "pki", "fonts", "localtime"}
 
 // plan is how the inside is built. The mounts are for the agent to inherit.
 func (d *Driver) plan(spec sandbox.Spec, h handle, program *agent.Program) (steps []agentwire.Step, mounts []*os.File, err error) {

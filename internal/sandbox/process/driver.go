@@ -129,6 +129,9 @@ func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (_ sandbox.Sandbo
 		}
 	}()
 	attr.group = group
+	if group.mark != "" {
+		boot.Env = append(boot.Env, group.mark)
+	}
 	var rec sandbox.Record
 	live, err := agent.Start(ctx, agent.Launch{
 		Program: program, Dir: spec.Dir, Boot: boot, Sys: attr.sys(),
@@ -153,7 +156,7 @@ func (d *Driver) Recover(_ context.Context, rec sandbox.Record) (sandbox.Sandbox
 	if err := json.Unmarshal(rec.Handle, &h); err != nil {
 		return nil, fmt.Errorf("record: %w", err)
 	}
-	group := oldGroup(h.Group)
+	group := oldGroup(h.Group, rec.SessionID)
 	live, err := agent.Recover(rec.Spec.Dir, h.Handle)
 	if err != nil {
 		if errors.Is(err, sandbox.ErrGone) {

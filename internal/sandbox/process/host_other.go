@@ -28,10 +28,10 @@ func mountPlan(sandbox.Spec) ([]agentwire.Step, error) {
 }
 
 // group stands for Linux's cgroup; there is none here.
-type group struct{ dir string }
+type group struct{ dir, mark string }
 
-func newGroup(string) *group     { return &group{} }
-func oldGroup(dir string) *group { return &group{dir: dir} }
-func (g *group) started()        {}
-func (g *group) kill()           {}
-func (g *group) remove()         {}
+func newGroup(string) *group        { return &group{} }
+func oldGroup(dir, _ string) *group { return &group{dir: dir} }
+func (g *group) started()           {}
+func (g *group) kill()              {}
+func (g *group) remove()            {}
