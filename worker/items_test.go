@@ -221,7 +221,7 @@ func TestOperatorsStop(t *testing.T) {
 		s := p.Session(workertest.Calls("slow", "next"))
 		<-g.entered
 		p.StopWork(s, false)
-		l.wait("a beat that hears of it", func() bool { return routes(p, workertest.Beat) >= 2 })
+		l.wait("a beat that hears of it, and one more", func() bool { return routes(p, workertest.Beat) >= 3 })
 		g.let()
 		l.wait("the stop", func() bool { return routes(p, workertest.Stop) == 1 })
 		if got := texts(s); len(got) < 1 || got[0] != "ran slow false" {
@@ -246,6 +246,53 @@ func TestOperatorsStop(t *testing.T) {
 			t.Errorf("answers %v", texts(s))
 		}
 	})
+}
+
+func TestACancelledCallThatHangsLosesItsSandbox(t *testing.T) {
+	t.Parallel()
+	p := workertest.New(t)
+	p.SetTTL(2 * time.Second)
+	l := startAt(t, p)
+	g := l.kit.gate("slow")
+	g.stubborn = true
+	s := p.Session(workertest.Calls("slow"))
+	<-g.entered
+	p.StopWork(s, true)
+	<-g.cancelled
+	l.wait("the sandbox's end", func() bool { _, closed, _ := l.boxes.count(); return closed == 1 })
+	if routes(p, workertest.Stop) != 0 {
+		t.Error("let go while the call hangs")
+	}
+	g.let()
+	l.wait("the stop", func() bool { return routes(p, workertest.Stop) == 1 })
+}
+
+func TestAnUnsentResultIsPostedByTheNextHistoryPass(t *testing.T) {
+	t.Parallel()
+	p := workertest.New(t)
+	s := p.Session(workertest.Calls("a", "b"))
+	p.Inject(workertest.Fault{Route: workertest.Send, Times: 2, Status: 500})
+	k := newKit()
+	hc := &http.Client{Transport: &http.Transport{}}
+	defer hc.CloseIdleConnections()
+	r, err := worker.NewToolRunner(worker.RunnerConfig{
+		Client: client.New(p.URL, client.Bearer(workertest.EnvironmentKey), hc), SessionID: s.ID, Tools: k,
+		SendWindow: time.Millisecond, MaxIdle: 10 * time.Millisecond,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if end, err := r.Run(t.Context(), t.Context()); end != worker.EndIdle || err != nil {
+		t.Errorf("%s, %v", end, err)
+	}
+	if diff := cmp.Diff([]string{"ran a false", "ran b false"}, texts(s)); diff != "" {
+		t.Error(diff)
+	}
+	for _, id := range s.CallIDs() {
+		if k.ran(id) != 1 {
+			t.Errorf("%s ran %d times", id, k.ran(id))
+		}
+	}
 }
 
 func TestDrainLetsRunningCallsFinish(t *testing.T) {
