@@ -95,7 +95,9 @@ type status int
 
 func (s status) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
 
-// fail prints an error on one line and gives its exit status.
+// fail prints an error on one line and gives its exit status: 2 for a command
+// line or setting that cannot be used, 130 for work that a signal cut off, 1
+// for anything else.
 func (t *term) fail(err error) int {
 	if err == nil {
 		return 0
@@ -104,6 +106,9 @@ func (t *term) fail(err error) int {
 		return int(s)
 	}
 	fmt.Fprintln(t.errs, "berth:", oneLine(explain(err)))
+	if _, ok := errors.AsType[*stopped](err); ok {
+		return 130
+	}
 	if _, ok := errors.AsType[*config.Error](err); ok {
 		return 2
 	}

@@ -103,7 +103,7 @@ func (t *transcript) show(e api.Event) {
 			return // it comes again when its turn begins
 		}
 		t.block()
-		t.folded(dim, "> ", "  ", blockText(e.Content), foldPrompt)
+		t.folded(dim, "> ", "  ", strings.TrimSpace(blockText(e.Content)), foldPrompt)
 	case *api.EventStart:
 		t.start(e.Event)
 	case *api.EventDelta:
