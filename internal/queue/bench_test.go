@@ -77,21 +77,12 @@ func life(b *testing.B, q *Queue, free chan plane.Session) error {
 	if err != nil || work == nil {
 		return fmt.Errorf("poll: %v, %w", work, err)
 	}
-	w, err := q.token(b, work.ID)
-	if err != nil {
-		return fmt.Errorf("token: %w", err)
-	}
-	if _, err := q.StopWork(b.Context(), w, env, work.ID, true); err != nil {
+	// As httpapi has it from auth's Check.
+	who := auth.Identity{Kind: plane.CallerSessions, EnvironmentID: env, SessionID: work.Data.ID, WorkID: work.ID, Standing: plane.Live}
+	if _, err := q.StopWork(b.Context(), who, env, work.ID, true); err != nil {
 		return fmt.Errorf("stop: %w", err)
 	}
 	s.ID = work.Data.ID
 	free <- s
 	return nil
-}
-
-// token is the identity of a delivery's holder, as httpapi has it from Check.
-func (q *Queue) token(b *testing.B, id string) (auth.Identity, error) {
-	var it plane.WorkItem
-	err := q.st.View(b.Context(), func(r store.Reader) (err error) { it, err = r.Work(id); return err })
-	return auth.Identity{Kind: plane.CallerSessions, KeyID: it.TokenID, EnvironmentID: env, SessionID: it.SessionID, WorkID: id, Standing: plane.Live}, err
 }

@@ -225,60 +225,90 @@ func lost(message string, st api.LeaseState) error {
 // force a lease that a sessions token holds.
 func (q *Queue) StopWork(ctx context.Context, who auth.Identity, environment, id string, force bool) (api.Work, error) {
 	var out plane.WorkItem
-	err := q.settled(ctx, id, func(tx store.Tx, late bool) error {
-		session := who.SessionID
-		if session == "" {
-			w, err := tx.Work(id)
-			if err != nil {
-				return err
-			}
-			session = w.SessionID
-		}
-		s, err := tx.LockSession(session)
-		if err != nil {
-			return err
-		}
+	// Most stops leave nothing behind and need no session: look first.
+	err := q.settled(ctx, id, func(tx store.Tx, late bool) (err error) {
 		w, err := lock(tx, who, environment, id)
 		if err != nil {
 			return err
 		}
-		now := q.now()
-		out = w
-		if w.State == api.WorkStopped {
-			return nil
-		}
-		if w.Lapsed(now) && !late {
-			return errSettle
-		}
-		by := plane.EndedHolder
-		if who.Kind == plane.CallerAPI || w.State == api.WorkQueued && w.DeliveredAt == nil {
-			by = plane.EndedOperator
-		}
-		if force && who.Kind == plane.CallerEnvironment && w.BeatByToken {
-			return plane.Errorf(plane.Conflict, "the work item is held by another worker")
-		}
-		if !force && w.State != api.WorkQueued {
-			if w.State == api.WorkStopping && (w.EndedBy != plane.EndedHolder || by == plane.EndedHolder) {
-				return nil
-			}
-			q.ask(&w, by, now)
-			out = w
-			return tx.UpdateWork(w)
-		}
-		// Whoever asked for the stop first is its author.
-		if w.State == api.WorkStopping && w.EndedBy != plane.EndedNot && by != plane.EndedOperator {
-			by = w.EndedBy
-		}
-		if w.StopRequestedAt == nil {
-			w.StopRequestedAt = &now
-		}
-		stop(&w, by, now)
-		out = w
-		return q.conclude(tx, w, &s, now)
+		out, err = q.stopItem(tx, w, nil, who, force, late)
+		return err
 	})
+	if errors.Is(err, errBoth) {
+		err = q.settled(ctx, id, func(tx store.Tx, late bool) error {
+			w, err := tx.Work(id)
+			if err != nil {
+				return err
+			}
+			s, err := tx.LockSession(w.SessionID)
+			if err != nil {
+				return err
+			}
+			if w, err = lock(tx, who, environment, id); err != nil {
+				return err
+			}
+			out, err = q.stopItem(tx, w, &s, who, force, late)
+			return err
+		})
+	}
 	if err != nil {
 		return api.Work{}, err
 	}
 	q.alarm(out.DueAt)
 	return Wire(out), nil
+}
+
+// errBoth says that a stop needs the session too.
+var errBoth = errors.New("the session must be locked first")
+
+// stopItem stops a locked item. Without its session (nil) it is errBoth when
+// something may follow from it.
+func (q *Queue) stopItem(tx store.Tx, w plane.WorkItem, s *plane.Session, who auth.Identity, force, late bool) (plane.WorkItem, error) {
+	now := q.now()
+	if w.State == api.WorkStopped {
+		return w, nil
+	}
+	if w.Lapsed(now) && !late {
+		return w, errSettle
+	}
+	by := plane.EndedHolder
+	if who.Kind == plane.CallerAPI || w.State == api.WorkQueued && w.DeliveredAt == nil {
+		by = plane.EndedOperator
+	}
+	if force && who.Kind == plane.CallerEnvironment && w.BeatByToken {
+		return w, plane.Errorf(plane.Conflict, "the work item is held by another worker")
+	}
+	if !force && w.State != api.WorkQueued {
+		if w.State == api.WorkStopping && (w.EndedBy != plane.EndedHolder || by == plane.EndedHolder) {
+			return w, nil
+		}
+		q.ask(&w, by, now)
+		return w, tx.UpdateWork(w)
+	}
+	asked := w.StopRequestedAt != nil
+	// Whoever asked for the stop first is its author.
+	if w.State == api.WorkStopping && w.EndedBy != plane.EndedNot && by != plane.EndedOperator {
+		by = w.EndedBy
+	}
+	if !asked {
+		w.StopRequestedAt = &now
+	}
+	stop(&w, by, now)
+	if s != nil {
+		return w, q.conclude(tx, w, s, now)
+	}
+	switch {
+	case by == plane.EndedSession, by == plane.EndedOperator && !asked:
+	case by == plane.EndedHolder:
+		calls, err := tx.OpenCalls(w.SessionID)
+		if err != nil {
+			return w, err
+		}
+		if len(calls) > 0 {
+			return w, errBoth
+		}
+	default:
+		return w, errBoth
+	}
+	return w, tx.UpdateWork(w)
 }

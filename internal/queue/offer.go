@@ -37,28 +37,32 @@ func (q *Queue) Offer(tx store.Tx, s *plane.Session) error {
 	// A reclaim may replace the item between look and lock, not for ever.
 	for range 10 {
 		w, err := tx.LastWork(s.ID)
-		if err == nil && w.State == api.WorkStopped {
-			last := w
-			// Ids of two processes sort by two clocks: make sure.
-			if w, err = tx.LiveWork(s.ID); notFound(err) {
-				return q.offerAgain(tx, s, last, now)
-			}
-		}
 		if notFound(err) {
 			return q.offerFirst(tx, s, now)
 		}
-		if err != nil {
-			return fmt.Errorf("offer: %w", err)
+		if err == nil && w.State == api.WorkStopped {
+			return q.offerAgain(tx, s, w, now)
 		}
-		if !q.stale(w, s, now) {
+		if err == nil {
+			// Locked even when it stays as it is: a holder that stops now
+			// must see what this transition writes.
+			w, err = tx.LockWork(w.ID)
+		}
+		switch {
+		case err != nil:
+			return fmt.Errorf("offer: %w", err)
+		case w.State == api.WorkStopped && w.SupersededBy == "":
+			return q.offerAgain(tx, s, w, now)
+		case w.State == api.WorkStopped:
+			continue
+		case !q.stale(w, s, now):
+			if w.State == api.WorkQueued && w.DeliveredAt == nil {
+				// A poll may have passed over the locked row.
+				tx.Notify(store.Note{Environment: w.EnvironmentID})
+			}
 			return nil
 		}
-		if w, err = tx.LockWork(w.ID); err != nil {
-			return fmt.Errorf("offer: %w", err)
-		}
-		if w.State != api.WorkStopped {
-			return q.refresh(tx, w, s, now)
-		}
+		return q.refresh(tx, w, s, now)
 	}
 	return plane.Errorf(plane.Unavailable, "the session's work item keeps changing; try again")
 }

@@ -9,7 +9,7 @@
 // All limits are in rows and survive a restart.
 //
 // Locks are taken in one order: the session, then its item. A delivery, an
-// ack and a beat lock the item alone.
+// ack, a beat and a stop that leaves nothing behind lock the item alone.
 package queue
 
 import (
