@@ -9,6 +9,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"net/http"
+	"os"
 	"os/exec"
 	"regexp"
 	"slices"
@@ -385,16 +386,46 @@ func queueAlone(ctx context.Context) ([]figure, error) {
 }
 
 func resultToModel(ctx context.Context) ([]figure, error) {
-	got, err := goBench(ctx, "./internal/turn", "BenchmarkResultToModel", "500x")
+	sync, err := fsync()
 	if err != nil {
 		return nil, err
 	}
-	m := got["BenchmarkResultToModel/sqlite"]
-	over, p99 := m["p50-ms"]-m["fsync-ms"], m["p99-ms"]
-	return []figure{
-		{"tool result accepted → next model request starts, p50 over one fsync", fmt.Sprintf("%.2f ms (p50 %.2f, fsync %.2f)", over, m["p50-ms"], m["fsync-ms"]), "≤ 3 ms", m["p50-ms"] > 0 && over <= 3},
-		{"tool result accepted → next model request starts, p99", fmt.Sprintf("%.2f ms", p99), "≤ 20 ms", p99 > 0 && p99 <= 20},
-	}, nil
+	got, err := goBench(ctx, "./internal/turn", "BenchmarkResultToRequest", "500x")
+	if err != nil {
+		return nil, err
+	}
+	var figures []figure
+	for _, engine := range []string{"sqlite", "postgres"} {
+		m := got["BenchmarkResultToRequest/"+engine]
+		p50, p99 := m["p50-ms"], m["p99-ms"]
+		figures = append(figures,
+			figure{"tool result accepted → next model request starts, p50, " + engine, fmt.Sprintf("%.2f ms (one fsync %s)", p50, ms(sync)), "≤ 3 ms over one fsync",
+				p50 > 0 && p50-sync.Seconds()*1000 <= 3},
+			figure{"tool result accepted → next model request starts, p99, " + engine, fmt.Sprintf("%.2f ms", p99), "≤ 20 ms", p99 > 0 && p99 <= 20})
+	}
+	return figures, nil
+}
+
+// fsync is the median cost of making 4 KB durable here.
+func fsync() (time.Duration, error) {
+	f, err := os.CreateTemp("", "berth-bench-fsync-")
+	if err != nil {
+		return 0, err
+	}
+	defer os.Remove(f.Name())
+	defer f.Close()
+	var took []time.Duration
+	for range 200 {
+		if _, err := f.Write(make([]byte, 4<<10)); err != nil {
+			return 0, err
+		}
+		began := time.Now()
+		if err := f.Sync(); err != nil {
+			return 0, err
+		}
+		took = append(took, time.Since(began))
+	}
+	return quantile(took, .5), nil
 }
 
 // streams: a thousand open streams, an event a second on each.
