@@ -250,7 +250,8 @@ func (r *reader) LiveWork(session string) (plane.WorkItem, error) {
 }
 
 func (r *reader) LastWork(session string) (plane.WorkItem, error) {
-	return one(r, "work item", record.Work, `SELECT `+workColumns+` FROM work WHERE session_id = $1 ORDER BY state = 'stopped', id DESC LIMIT 1`, session)
+	return one(r, "work item", record.Work, `SELECT `+workColumns+` FROM work WHERE id = coalesce(
+		(SELECT id FROM work WHERE session_id = $1 AND state <> 'stopped'), (SELECT max(id) FROM work WHERE session_id = $1))`, session)
 }
 
 func (r *reader) WorkItems(environment string, w store.Window) ([]plane.WorkItem, error) {

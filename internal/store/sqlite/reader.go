@@ -221,7 +221,8 @@ func (r *reader) LiveWork(session string) (plane.WorkItem, error) {
 }
 
 func (r *reader) LastWork(session string) (plane.WorkItem, error) {
-	return one(r.c, "work item", record.Work, `SELECT `+workColumns+` FROM work WHERE session_id = ? ORDER BY state = 'stopped', id DESC LIMIT 1`, session)
+	return one(r.c, "work item", record.Work, `SELECT `+workColumns+` FROM work WHERE id = coalesce(
+		(SELECT id FROM work WHERE session_id = ? AND state <> 'stopped'), (SELECT max(id) FROM work WHERE session_id = ?))`, session, session)
 }
 
 func (r *reader) WorkItems(environment string, w store.Window) ([]plane.WorkItem, error) {
