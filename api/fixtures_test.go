@@ -81,7 +81,13 @@ func fullAgent() Agent {
 func bareAgent() Agent {
 	return Agent{
 		ID: agentID, Type: "agent", Version: 1, Name: "Bare", Model: ModelConfig{ID: "scripted", Speed: "standard"},
-		Tools:      []Tool{{Type: ToolAgentToolset, DefaultConfig: &ToolConfig{Enabled: ref(true), PermissionPolicy: &PermissionPolicy{"always_allow"}}}},
+		Tools: []Tool{
+			{Type: ToolAgentToolset, DefaultConfig: &ToolConfig{Enabled: ref(true), PermissionPolicy: &PermissionPolicy{"always_allow"}}},
+			{
+				Type: ToolAgentToolset, DefaultConfig: &ToolConfig{Enabled: ref(false), PermissionPolicy: &PermissionPolicy{"always_allow"}},
+				Configs: []ToolConfig{{Name: "web_fetch", Type: "web_fetch", Enabled: ref(false), PermissionPolicy: &PermissionPolicy{"always_allow"}}},
+			},
+		},
 		MCPServers: []MCPServer{}, Skills: []SkillRef{}, ExecutionIdentity: ExecutionIdentity{Type: "service_account"},
 		Metadata: Metadata{}, CreatedAt: noon, UpdatedAt: noon,
 	}

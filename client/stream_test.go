@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 	"testing/iotest"
+	"testing/synctest"
 	"time"
 
 	"github.com/berthdev/berth/api"
@@ -115,6 +116,27 @@ func TestStreamGivesUpOnSilence(t *testing.T) {
 	if _, err := s.Next(); !errors.Is(err, ErrSilence) {
 		t.Errorf("%v", err)
 	}
+}
+
+// Whatever comes puts the silence off.
+func TestSilenceBeginsAnewWithEveryByte(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancelCause(t.Context())
+		s := &Stream{ctx: ctx, cancel: cancel, silence: time.Second}
+		s.watch = time.AfterFunc(s.silence, func() { cancel(ErrSilence) })
+		r := &watched{s, zeros{}}
+		for range 5 {
+			time.Sleep(900 * time.Millisecond)
+			if _, err := r.Read(make([]byte, 1)); err != nil || ctx.Err() != nil {
+				t.Fatalf("given up although something came: %v", context.Cause(ctx))
+			}
+		}
+		time.Sleep(1100 * time.Millisecond)
+		synctest.Wait()
+		if !errors.Is(context.Cause(ctx), ErrSilence) {
+			t.Error("not given up after a silence")
+		}
+	})
 }
 
 func TestCloseWakesNext(t *testing.T) {
