@@ -182,3 +182,15 @@ func TestWhenASessionHasWorkHere(t *testing.T) {
 		t.Error("a session whose history is not read yet has no work")
 	}
 }
+
+func TestARunningCallHearsThatItsAnswerIsInTheLog(t *testing.T) {
+	s := newScript()
+	s.call("c", "bash", "", "")
+	s.calls["c"].state = callRunning
+	for range 2 {
+		s.see(&api.UserToolResult{EventHead: s.head(api.TypeUserToolResult, ""), ToolUseID: "c"})
+	}
+	if c := s.calls["c"]; !closed(c.echoed) || c.state != callRunning {
+		t.Errorf("echoed %v, state %v", closed(c.echoed), c.state)
+	}
+}
