@@ -42,12 +42,27 @@ var groupHome = sync.OnceValue(func() string {
 		dir := filepath.Join(root, own)
 		if _, err := os.Stat(filepath.Join(dir, "cgroup.procs")); err == nil {
 			if _, err := os.Stat(filepath.Join(root, "cgroup.controllers")); err == nil {
+				removeLeftovers(dir)
 				return dir
 			}
 		}
 	}
 	return ""
 })
+
+// removeLeftovers removes the groups of sandboxes that outlived their worker
+// and then ended by themselves. The kernel removes none that is in use; one
+// that is young may be about to be.
+func removeLeftovers(home string) {
+	dirs, _ := filepath.Glob(filepath.Join(home, "berth-*"))
+	for _, dir := range dirs {
+		if st, err := os.Stat(dir); err == nil && time.Since(st.ModTime()) > leftoverAge {
+			_ = unix.Rmdir(dir)
+		}
+	}
+}
+
+const leftoverAge = 10 * time.Minute
 
 // newGroup makes a group, or none where that is not possible.
 func newGroup(session string) *group {
