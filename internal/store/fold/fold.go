@@ -23,7 +23,10 @@ const maxGroup = 128
 
 // Engine begins write transactions, one at a time.
 type Engine interface {
-	Begin() (Attempt, error)
+	// Begin begins one for a transition alone, or for a group. In a group
+	// nothing may wait for another process while it holds something: what
+	// would have to is Blocked by Busy.
+	Begin(alone bool) (Attempt, error)
 	// Retry says that the error is no fault of the transition and that the
 	// same one may well pass when it runs again.
 	Retry(error) bool
@@ -42,8 +45,8 @@ type Attempt interface {
 	// commit.
 	Err() error
 	// Blocked is the attempt of another lane that has what the transition
-	// since the mark asked for; whatever that transition says then counts for
-	// nothing. Nil is the rule.
+	// since the mark asked for, or Busy; whatever that transition says then
+	// counts for nothing. Nil is the rule.
 	Blocked() *Ticket
 	// Commit makes it durable and gives the notes to be heard. An *Unsure
 	// error says that it may have been committed all the same.
@@ -207,7 +210,7 @@ func (l *lane) together(group []*job) {
 		l.alone(group[0])
 		return
 	}
-	tx, err := l.engine.Begin()
+	tx, err := l.engine.Begin(false)
 	if err != nil {
 		for _, j := range group {
 			j.finish(failed(err))
@@ -215,6 +218,8 @@ func (l *lane) together(group []*job) {
 		return
 	}
 	passed := make([]*job, 0, len(group))
+	var later []*job // alone, when this group holds nothing any more
+	defer func() { l.eachAlone(later) }()
 	for i, j := range group {
 		if err := j.ctx.Err(); err != nil {
 			j.finish(err)
@@ -231,6 +236,8 @@ func (l *lane) together(group []*job) {
 			tx.Close()
 			l.eachAlone(append(passed, group[i:]...))
 			return
+		case blocked == Busy:
+			later = append(later, j)
 		case blocked != nil:
 			l.postpone(j, blocked)
 		default:
@@ -293,7 +300,7 @@ func (l *lane) alone(j *job) {
 // once runs a transition in a transaction of its own. lost says that the
 // transaction failed, as opposed to the transition.
 func (l *lane) once(j *job) (err error, lost bool, blocked *Ticket) {
-	tx, err := l.engine.Begin()
+	tx, err := l.engine.Begin(true)
 	if err != nil {
 		return failed(err), false, nil
 	}

@@ -9,6 +9,10 @@ type Ticket struct {
 	after []func()
 }
 
+// Busy blocks a transition of a group whose row another process has: it runs
+// alone instead, where it may wait.
+var Busy = new(Ticket)
+
 // Then calls f when the attempt is over, at once if it is.
 func (t *Ticket) Then(f func()) {
 	t.mu.Lock()

@@ -269,7 +269,7 @@ type lane struct {
 }
 
 // Begin sends nothing yet: BEGIN goes out with the first question.
-func (l *lane) Begin() (fold.Attempt, error) {
+func (l *lane) Begin(alone bool) (fold.Attempt, error) {
 	for try := 1; !l.c.usable(); try++ {
 		c, err := dial(context.Background(), l.cfg)
 		if err == nil {
@@ -284,7 +284,7 @@ func (l *lane) Begin() (fold.Attempt, error) {
 		pause(time.Duration(try) * 50 * time.Millisecond)
 	}
 	l.c.pg.Conn().SetDeadline(time.Now().Add(roundTripLimit))
-	return newTx(l.c, l.s.keys.Begin()), nil
+	return newTx(l.c, l.s.keys.Begin(), alone), nil
 }
 
 // Retry: another process was in the way, or the connection was lost before

@@ -30,6 +30,7 @@ type tx struct {
 	saw      []sight
 	err      error
 
+	alone   bool       // one transition, as opposed to a group
 	hold    *fold.Hold // of rows this writes or locks
 	blocked *fold.Ticket
 
@@ -43,8 +44,8 @@ type sight struct {
 	SeenAt        time.Time `json:"seen_at"`
 }
 
-func newTx(c *conn, hold *fold.Hold) *tx {
-	t := &tx{c: c, hold: hold}
+func newTx(c *conn, hold *fold.Hold, alone bool) *tx {
+	t := &tx{c: c, hold: hold, alone: alone}
 	t.reader.ask = t.ask
 	return t
 }
@@ -69,6 +70,20 @@ func (t *tx) Err() error { return t.err }
 func (t *tx) Blocked() *fold.Ticket { return t.blocked }
 
 func (t *tx) Close() { t.hold.End() }
+
+// lock reads and locks one row. In a group that may hold something it does not
+// wait: a row that another process has is Busy.
+func lock[T any](t *tx, what string, read func(record.Row) (T, error), sql string, id string) (v T, err error) {
+	if t.alone || !t.begun && len(t.waiting) == 0 {
+		return one(&t.reader, what, read, sql+` FOR NO KEY UPDATE`, id)
+	}
+	v, err = one(&t.reader, what, read, sql+` FOR NO KEY UPDATE SKIP LOCKED`, id)
+	if plane.KindOf(err) == plane.NotFound {
+		// Or there is none; alone it will be seen.
+		t.blocked = fold.Busy
+	}
+	return v, err
+}
 
 // errElsewhere ends a transition that is put off. Nobody hears it.
 var errElsewhere = plane.Errorf(plane.Unavailable, "another transition has this row")
@@ -355,10 +370,10 @@ func (t *tx) LockSession(id string) (plane.Session, error) {
 		s       plane.Session
 		profile string
 	}
-	v, err := one(&t.reader, "session", func(r record.Row) (v stored, err error) {
+	v, err := lock(t, "session", func(r record.Row) (v stored, err error) {
 		v.s, v.profile, err = record.SessionAndProfile(r)
 		return v, err
-	}, `SELECT `+sessionColumns+sessionTables+`WHERE s.id = $1 FOR NO KEY UPDATE`, id)
+	}, `SELECT `+sessionColumns+sessionTables+`WHERE s.id = $1`, id)
 	if err == nil {
 		t.remember(id, v.profile)
 	}
@@ -457,7 +472,7 @@ func (t *tx) LockWork(id string) (plane.WorkItem, error) {
 	if err := t.take("work ", id); err != nil {
 		return plane.WorkItem{}, err
 	}
-	return one(&t.reader, "work item", record.Work, `SELECT `+workColumns+` FROM work WHERE id = $1 FOR NO KEY UPDATE`, id)
+	return lock(t, "work item", record.Work, `SELECT `+workColumns+` FROM work WHERE id = $1`, id)
 }
 
 func (t *tx) UpdateWork(w plane.WorkItem) error {

@@ -84,11 +84,22 @@ func Open(ctx context.Context, path string, o store.Options) (*Store, error) {
 }
 
 // create makes the file itself, so that nobody else may read it or the files
-// beside it, which take its mode.
+// beside it, which take its mode. One that exists is not touched: to close a
+// file drops the locks that this process has on it.
 func create(path string) error {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if errors.Is(err, fs.ErrNotExist) {
+	info, err := os.Stat(path)
+	if err == nil && !info.Mode().IsRegular() {
+		return fmt.Errorf("open database: %s is not a regular file", path)
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if _, err := os.Stat(filepath.Dir(path)); errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("open database: directory %s does not exist", filepath.Dir(path))
+	}
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("open database: %w", err)
@@ -159,7 +170,7 @@ func (s *Store) Close() error {
 // engine begins transactions on the writing connection.
 type engine struct{ s *Store }
 
-func (e engine) Begin() (fold.Attempt, error) {
+func (e engine) Begin(_ bool) (fold.Attempt, error) {
 	if _, err := e.s.write.exec("BEGIN IMMEDIATE"); err != nil {
 		return nil, err
 	}
