@@ -16,8 +16,7 @@ const (
 	apiKey         access = 1 << iota // an API key of the workspace
 	environmentKey                    // a key of the environment in the path
 	sessionsToken                     // a live token of the item or session in the path
-	endedToken                        // also one whose item ended normally, for a while
-	deadToken                         // also one that was superseded: the queue answers it
+	deadToken                         // also one whose item has ended: the queue knows what is left to it
 )
 
 // admit finds out who calls and whether the route is for them.
@@ -91,7 +90,7 @@ func admitToken(c *call, a access) error {
 		}
 	}
 	switch {
-	case c.who.Live(), a&deadToken != 0, a&endedToken != 0 && c.who.MayFinish():
+	case c.who.Live(), a&deadToken != 0:
 		return nil
 	}
 	return plane.Errorf(plane.Unauthenticated, "the work item of this sessions token has ended or was given to another worker")
