@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -30,7 +31,11 @@ func TestScripts(t *testing.T) {
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		Setup: func(e *testscript.Env) error {
-			e.Vars = append(e.Vars, "XDG_DATA_HOME="+e.WorkDir+"/data", "XDG_STATE_HOME="+e.WorkDir+"/state", "TERM=dumb")
+			examples, err := filepath.Abs("../../examples")
+			if err != nil {
+				return err
+			}
+			e.Vars = append(e.Vars, "EXAMPLES="+examples, "XDG_DATA_HOME="+e.WorkDir+"/data", "XDG_STATE_HOME="+e.WorkDir+"/state", "TERM=dumb")
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){

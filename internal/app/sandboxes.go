@@ -26,8 +26,7 @@ var later = []string{"gvisor", "docker", "command", "kubernetes"}
 
 // chooseDriver gives the driver of a name, or for "auto" the best one that
 // isolates and works here.
-func chooseDriver(ctx context.Context, name string, log *slog.Logger) (sandbox.Driver, error) {
-	all := drivers(log)
+func chooseDriver(ctx context.Context, name string, all []sandbox.Driver) (sandbox.Driver, error) {
 	names := make([]string, len(all))
 	var refused []string
 	var cure string

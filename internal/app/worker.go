@@ -43,7 +43,7 @@ type workerHalf struct {
 
 // startWorker locks the state directory and takes over the sandboxes in it.
 func startWorker(ctx context.Context, c WorkerConfig) (_ *workerHalf, err error) {
-	driver, err := chooseDriver(ctx, c.Sandbox, c.Log)
+	driver, err := chooseDriver(ctx, c.Sandbox, drivers(c.Log))
 	if err != nil {
 		return nil, err
 	}
