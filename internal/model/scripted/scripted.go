@@ -47,6 +47,9 @@ type Model struct{ cfg Config }
 
 var _ model.Model = (*Model)(nil)
 
+// asItIs keeps the mark that howTo explains.
+var asItIs = []string{"{{result 0}}"}
+
 // howTo answers a message that has no script.
 const howTo = "I am the scripted model: I play a part instead of thinking one up. Put a fenced script block into your message, like this:\n\n" +
 	"```script\n{\"turns\": [\n  {\"text\": \"Let me look.\", \"tools\": [{\"name\": \"bash\", \"input\": {\"command\": \"ls\"}}]},\n  {\"text\": \"I found: {{result 0}}\"}\n]}\n```\n\n" +
@@ -186,11 +189,11 @@ func (m *Model) next(history []model.Message) (Turn, []string, error) {
 	}
 	switch {
 	case script == nil:
-		return Turn{Text: howTo}, nil, nil
+		return Turn{Text: howTo}, asItIs, nil
 	case played < len(script.Turns):
 		return script.Turns[played], results, nil
 	case asked:
-		return Turn{Text: "The script has been played to its end. " + howTo}, nil, nil
+		return Turn{Text: "The script has been played to its end. " + howTo}, asItIs, nil
 	}
 	return Turn{}, nil, nil
 }
