@@ -39,16 +39,7 @@ func run(args []string, in io.Reader, out, errs io.Writer) int {
 	config.DropEmpty()
 	t := newTerm(in, out, errs)
 	var c cli
-	parser, err := kong.New(&c,
-		kong.Name("berth"),
-		kong.Description("Managed Agents, self-hosted: agents' sessions from a queue, their tools in sandboxes.\n\nTry: berth run \"hello\""),
-		kong.Vars(config.Vars()),
-		kong.DefaultEnvars("BERTH"),
-		kong.Writers(out, errs),
-		kong.ConfigureHelp(kong.HelpOptions{Compact: true, FlagsLast: true, WrapUpperBound: 110}),
-		kong.ValueFormatter(flagHelp),
-		kong.Bind(t, &c.Log),
-	)
+	parser, err := newParser(&c, t, config.Vars())
 	if err != nil {
 		return t.fail(err)
 	}
@@ -68,6 +59,21 @@ func run(args []string, in io.Reader, out, errs io.Writer) int {
 	t.modelKeyGiven = config.ModelKeyInWorker()
 	config.Scrub()
 	return t.fail(ctx.Run())
+}
+
+// newParser reads a command line into c. vars are the defaults that depend on
+// the machine.
+func newParser(c *cli, t *term, vars map[string]string) (*kong.Kong, error) {
+	return kong.New(c,
+		kong.Name("berth"),
+		kong.Description("Managed Agents, self-hosted: agents' sessions from a queue, their tools in sandboxes.\n\nTry: berth run \"hello\""),
+		kong.Vars(vars),
+		kong.DefaultEnvars("BERTH"),
+		kong.Writers(t.out, t.errs),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, FlagsLast: true, WrapUpperBound: 110}),
+		kong.ValueFormatter(flagHelp),
+		kong.Bind(t, &c.Log),
+	)
 }
 
 // usage makes a parse error one line that says where to look.
