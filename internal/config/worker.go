@@ -7,9 +7,9 @@ import (
 
 // Engine is how a worker runs sessions, whatever control plane it serves.
 type Engine struct {
-	Workdir      string        `help:"Working directory of the tools; an absolute path that exists here shows its content to every session." default:"/workspace" placeholder:"DIR"`
+	Workdir      string        `help:"Working directory of the tools; a directory that exists here needs --workdir-mode share." default:"/workspace" placeholder:"DIR"`
 	WorkdirMode  string        `help:"private: each session has its own; share: all sessions use the directory itself." enum:"private,share" default:"private"`
-	MaxSessions  int           `help:"Sessions with work to do at one time; 0 means by CPUs and memory." default:"0"`
+	MaxSessions  int           `help:"Sessions with work to do at one time; 0 means four for each CPU, at least 8." default:"0"`
 	MaxParked    int           `help:"Idle sessions whose sandboxes are kept beside them; they give way when room is needed." default:"64"`
 	MaxIdle      time.Duration `help:"How long a session whose turn has ended keeps its worker and its sandbox; 0 means for ever." default:"60s"`
 	DrainTimeout time.Duration `help:"How long running calls may take to end after the first stop signal." default:"150s"`
