@@ -1,10 +1,12 @@
 package events
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -290,6 +292,60 @@ func TestRemoteAndLostNotes(t *testing.T) {
 		if _, err := sub.Take(t.Context()); err != io.EOF {
 			t.Errorf("after the deletion: %v", err)
 		}
+	})
+}
+
+// amid runs during a read of the store, after its snapshot was taken.
+type amid struct {
+	store.Store
+	once *func()
+}
+
+func (a amid) View(ctx context.Context, fn func(store.Reader) error) error {
+	err := a.Store.View(ctx, fn)
+	if f := *a.once; f != nil {
+		*a.once = nil
+		f()
+	}
+	return err
+}
+
+// heard waits until the session's hub has heard of a frame.
+func (w world) heard(emit int64) {
+	w.Helper()
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); runtime.Gosched() {
+		w.log.mu.Lock()
+		h := w.log.hubs[session]
+		w.log.mu.Unlock()
+		h.mu.Lock()
+		done := h.heard >= emit
+		h.mu.Unlock()
+		if done {
+			return
+		}
+	}
+	w.Fatalf("frame %d was never heard of", emit)
+}
+
+// A frame whose note is heard while a reader looks into the store, and finds
+// the time before it, is not lost.
+func TestANoteDuringARead(t *testing.T) {
+	each(t, func(w world) {
+		w.append("a")
+		var meanwhile func()
+		w.log.st = amid{w.st, &meanwhile}
+		sub := w.subscribe(From{Resume: true})
+		meanwhile = func() {
+			w.append("b")
+			w.heard(2)
+		}
+		w.want(w.until(sub, 2), "a", "b")
+
+		meanwhile = func() {
+			w.append("c")
+			w.heard(3)
+		}
+		w.want(w.until(w.subscribe(From{}), 1), "c") // committed while it began
 	})
 }
 

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -32,15 +33,28 @@ type answer struct {
 	err    error
 }
 
-// polls begins a poll that waits, and returns once it stands in line.
+// looks counts the transitions of a queue, so that a test knows when a poll
+// has looked and found nothing.
+type looks struct {
+	store.Store
+	n atomic.Int64
+}
+
+func (l *looks) Update(ctx context.Context, fn func(store.Tx) error) error {
+	defer l.n.Add(1)
+	return l.Store.Update(ctx, fn)
+}
+
+// polls begins a poll that waits, and returns once it stands in line and has
+// looked.
 func (w *world) polls(ctx context.Context, worker string, block time.Duration, out chan answer) {
 	w.Helper()
-	before := w.inLine()
+	before, looked := w.inLine(), w.looks.n.Load()
 	go func() {
 		work, err := w.q.Poll(ctx, env, worker, block, 5*time.Second)
 		out <- answer{worker, work, err}
 	}()
-	w.await("the poll stands in line", func() bool { return w.inLine() == before+1 })
+	w.await("the poll stands in line", func() bool { return w.inLine() == before+1 && w.looks.n.Load() > looked })
 }
 
 func (w *world) inLine() int {

@@ -91,6 +91,7 @@ func (h *hand) awaitAlarm(d time.Duration) {
 type world struct {
 	testing.TB
 	st    store.Store
+	looks *looks
 	q     *Queue
 	clock *hand
 
@@ -108,10 +109,10 @@ var (
 )
 
 func newWorld(t testing.TB, st store.Store, cfg Config) *world {
-	w := &world{TB: t, st: st, clock: newHand()}
+	w := &world{TB: t, st: st, looks: &looks{Store: st}, clock: newHand()}
 	cfg.Clock, cfg.GiveUp = w.clock, w.giveUp
 	cfg.Log = slog.New(slog.NewTextHandler(io.Discard, nil))
-	w.q = New(st, cfg)
+	w.q = New(w.looks, cfg)
 	w.update(func(tx store.Tx) error {
 		return errors.Join(tx.InsertEnvironment(storetest.Environment(env, "one", w.clock.now)),
 			tx.InsertEnvironment(storetest.Environment("env_2", "two", w.clock.now)))
