@@ -102,6 +102,9 @@ func (l *lease) beat(ctx context.Context) (next time.Duration, news leaseNews) {
 	if err == nil {
 		return l.accepted(hb, sent)
 	}
+	if ctx.Err() != nil {
+		return l.every(), "" // cut off by the item's end: no failure
+	}
 	status := client.StatusOf(err)
 	if status == http.StatusPreconditionFailed {
 		if state, ok := leaseState(err); ok && l.ours(state, sent) {
