@@ -478,6 +478,7 @@ func TestASlowReaderCatchesUpOrIsDropped(t *testing.T) {
 		sub.hub.mu.Unlock()
 		w.want(w.until(sub, len(want)), want...)
 
+		w.heard(int64(len(want)))
 		if frames, err := sub.Take(t.Context()); len(frames) != 0 || err != nil {
 			t.Fatalf("more: %v %v", texts(frames), err)
 		}
@@ -485,6 +486,7 @@ func TestASlowReaderCatchesUpOrIsDropped(t *testing.T) {
 		// Again, and this time it never comes back.
 		w.append(want...)
 		w.until(quick, len(want))
+		w.heard(int64(2 * len(want)))
 		mu.Lock()
 		now = now.Add(slowAfter)
 		mu.Unlock()
