@@ -76,7 +76,7 @@ type Queue struct {
 	quit     chan struct{} // closed by Stop
 	loops    sync.WaitGroup
 	unlisten func()
-	nextLook time.Time // when the sweep wakes up by itself
+	nextLook time.Time // when the sweep wakes up by itself; zero while it looks
 	streamed map[string]struct{}
 
 	rooms rooms // waiting polls, by environment

@@ -23,6 +23,9 @@ const (
 func (q *Queue) sweepLoop(ctx context.Context, quit <-chan struct{}) {
 	var pruned time.Time
 	for {
+		q.mu.Lock()
+		q.nextLook = time.Time{}
+		q.mu.Unlock()
 		next, err := q.sweep(ctx)
 		if err == nil && q.now().Sub(pruned) >= pruneEvery {
 			pruned = q.now()
@@ -42,8 +45,8 @@ func (q *Queue) sweepLoop(ctx context.Context, quit <-chan struct{}) {
 		}
 		q.mu.Lock()
 		q.nextLook = wake
-		q.mu.Unlock()
 		disarm := q.cfg.Clock.AfterFunc(wake.Sub(now), q.look)
+		q.mu.Unlock()
 		select {
 		case <-q.poke:
 			disarm()
@@ -67,7 +70,7 @@ func (q *Queue) alarm(at time.Time) {
 		return
 	}
 	q.mu.Lock()
-	sooner := at.Before(q.nextLook)
+	sooner := q.nextLook.IsZero() || at.Before(q.nextLook)
 	q.mu.Unlock()
 	if sooner {
 		q.look()
