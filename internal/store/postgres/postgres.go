@@ -106,6 +106,12 @@ func config(url string) (*pgconn.Config, error) {
 	}
 	set("application_name", "berth")
 	set("jit", "off") // its start-up costs more than any query here
+	// Every query here has its index. Plans are made once, often on tables
+	// that are still empty, and must not depend on how full they were then.
+	set("plan_cache_mode", "force_generic_plan")
+	set("enable_seqscan", "off")
+	set("enable_bitmapscan", "off")
+	set("enable_sort", "off")
 	set("idle_in_transaction_session_timeout", "60000")
 	// Acknowledged means durable, whatever the server's default.
 	switch cfg.RuntimeParams["synchronous_commit"] {

@@ -54,8 +54,8 @@ func SessionAndProfile(r Row) (s plane.Session, text string, err error) {
 		}
 		s.Stats, s.Usage = c.Stats, c.Usage
 	}
-	var p profile
-	if err := json.Unmarshal(stored, &p); err != nil {
+	p, err := decodeProfile(stored)
+	if err != nil {
 		return s, "", err
 	}
 	s.Title, s.Agent, s.Resources, s.Metadata, s.VaultIDs = p.Title, p.Agent, p.Resources, p.Metadata, p.VaultIDs
