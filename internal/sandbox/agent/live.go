@@ -20,6 +20,11 @@ const (
 	dialTime = 5 * time.Second
 	// killTime is how long an interrupted command may take to be gone.
 	killTime = 15 * time.Second
+	// defaultLimit is the agent's for a command that names none.
+	defaultLimit = 120 * time.Second
+	// lateTime is how long an agent may be late with what it was to do by
+	// itself, before it counts as stuck: it may have been stopped from inside.
+	lateTime = 30 * time.Second
 	// busyPause lies between two tries while the command of an earlier
 	// supervisor still runs.
 	busyPause = 50 * time.Millisecond
@@ -33,6 +38,7 @@ type Live struct {
 	dir  string // holds the socket
 	proc *Process
 	turn chan struct{} // held by the command that runs; waiters come first in, first out
+	late time.Duration // lateTime, shorter in tests
 
 	mu      sync.Mutex
 	conn    *conn // nil before the first use of a recovered agent and after a loss
@@ -62,7 +68,11 @@ func (l *Live) Bash(ctx context.Context, c toolset.Command) (toolset.Result, err
 		c.ID = "call." + rand.Text()
 	}
 	run := agentwire.Run{ID: c.ID, Text: c.Text, Limit: c.Timeout}
-	a, err := l.ask(ctx, agentwire.KindRun, c.ID, run.Encode())
+	limit := c.Timeout
+	if limit <= 0 {
+		limit = defaultLimit
+	}
+	a, err := l.ask(ctx, agentwire.KindRun, c.ID, run.Encode(), limit+l.late)
 	if err != nil {
 		if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 			return toolset.Result{End: toolset.Interrupted, Elapsed: time.Since(began)}, nil
@@ -79,7 +89,7 @@ func (l *Live) Bash(ctx context.Context, c toolset.Command) (toolset.Result, err
 // Recall gives the result of a command by its id without running it: known is
 // false for an id that never ran here. It waits for a command that runs.
 func (l *Live) Recall(ctx context.Context, id string) (r toolset.Result, known bool, err error) {
-	a, err := l.ask(ctx, agentwire.KindAsk, id, agentwire.EncodeText(id))
+	a, err := l.ask(ctx, agentwire.KindAsk, id, agentwire.EncodeText(id), 0)
 	if err != nil {
 		return toolset.Result{}, false, err
 	}
@@ -98,8 +108,9 @@ func result(r agentwire.Result) toolset.Result {
 
 // ask sends a Run or an Ask and waits for its answer, over a new connection
 // when the old one breaks: asking twice is safe. When ctx ends, a Run is
-// interrupted and its answer still awaited.
-func (l *Live) ask(ctx context.Context, kind agentwire.Kind, id string, body []byte) (answer, error) {
+// interrupted and its answer still awaited. An agent that says nothing for as
+// long as within, unless that is 0, is stuck.
+func (l *Live) ask(ctx context.Context, kind agentwire.Kind, id string, body []byte, within time.Duration) (answer, error) {
 	for try := 0; ; try++ {
 		k, err := l.connection()
 		if err != nil {
@@ -107,7 +118,7 @@ func (l *Live) ask(ctx context.Context, kind agentwire.Kind, id string, body []b
 		}
 		ch := k.expect(id)
 		if err := k.send(kind, body); err == nil {
-			a, err := l.await(ctx, k, ch, kind, id)
+			a, err := l.await(ctx, k, ch, kind, id, within)
 			switch {
 			case err == nil && a.kind == agentwire.KindRefused && a.reason == agentwire.Busy:
 				t := time.NewTimer(busyPause)
@@ -133,15 +144,26 @@ func (l *Live) ask(ctx context.Context, kind agentwire.Kind, id string, body []b
 	}
 }
 
-var errBroken = errors.New("agent: the connection broke")
+var (
+	errBroken = errors.New("agent: the connection broke")
+	errStuck  = fmt.Errorf("agent: it is stuck: %w", sandbox.ErrGone)
+)
 
 // await waits for an answer.
-func (l *Live) await(ctx context.Context, k *conn, ch chan answer, kind agentwire.Kind, id string) (answer, error) {
+func (l *Live) await(ctx context.Context, k *conn, ch chan answer, kind agentwire.Kind, id string, within time.Duration) (answer, error) {
+	var stuck <-chan time.Time
+	if within > 0 {
+		t := time.NewTimer(within)
+		defer t.Stop()
+		stuck = t.C
+	}
 	select {
 	case a := <-ch:
 		return a, nil
 	case <-k.done:
 		return drained(ch)
+	case <-stuck:
+		return answer{}, errStuck
 	case <-ctx.Done():
 	}
 	if kind != agentwire.KindRun {
@@ -183,9 +205,13 @@ func (l *Live) Restart(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("agent: restart: %w", err)
 	}
+	t := time.NewTimer(l.late)
+	defer t.Stop()
 	select {
 	case <-ch:
 		return nil
+	case <-t.C:
+		return errStuck
 	case <-k.done:
 		return fmt.Errorf("agent: restart: %w", sandbox.ErrGone)
 	case <-ctx.Done():

@@ -55,7 +55,7 @@ func Start(ctx context.Context, l Launch) (*Live, error) {
 	if err != nil {
 		return nil, fmt.Errorf("agent: start: %w", err)
 	}
-	live := &Live{dir: l.Dir, proc: proc, turn: make(chan struct{}, 1)}
+	live := &Live{dir: l.Dir, proc: proc, turn: make(chan struct{}, 1), late: lateTime}
 	undo := func() {
 		live.Close()
 		_ = proc.Kill()
@@ -109,7 +109,7 @@ func Recover(dir string, h Handle) (*Live, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Live{dir: dir, proc: proc, turn: make(chan struct{}, 1)}
+	l := &Live{dir: dir, proc: proc, turn: make(chan struct{}, 1), late: lateTime}
 	if _, err := l.connection(); err != nil {
 		l.Close()
 		// It is there and does not speak: it is of no use to anybody.
