@@ -472,7 +472,7 @@ func TestACrashAmidARequestLosesAndDoublesNothing(t *testing.T) {
 func TestReplicas(t *testing.T) {
 	storetest.Each(t, func(t *testing.T, st store.Store) {
 		if !st.Shared() {
-			t.Skip("one process alone has this store")
+			t.Skip("by design: one process alone has this store")
 		}
 		w, s := staged(t, st, func(c *turn.Config) {
 			c.Lease, c.Renew, c.Sweep = 400*time.Millisecond, 50*time.Millisecond, 50*time.Millisecond

@@ -48,7 +48,9 @@ func locate() (*Program, error) {
 		if err == nil {
 			return p, nil
 		}
-		if !errors.Is(err, os.ErrNotExist) {
+		// One that is not there, or not for this user's eyes: this program
+		// holds an agent too.
+		if !errors.Is(err, os.ErrNotExist) && !errors.Is(err, os.ErrPermission) {
 			return nil, err
 		}
 	}
