@@ -379,7 +379,7 @@ func (q *Queue) conclude(tx store.Tx, w plane.WorkItem, s *plane.Session, now ti
 			}
 			notBefore = from.Add(q.pause(w.Tries))
 		}
-	case plane.EndedOperator, plane.EndedUnattended:
+	case plane.EndedOperator, plane.EndedUnattended, plane.EndedStall:
 		if again = inputSince(s, w) && (calls.any || s.Turn == plane.TurnWanted); again {
 			w.Tries = 0
 		}

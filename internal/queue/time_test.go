@@ -472,6 +472,27 @@ func TestEndSession(t *testing.T) {
 	})
 }
 
+// What a client sends after a session was given up, and before its holder has
+// let go, is served by somebody.
+func TestInputWhileAStalledHolderLetsGo(t *testing.T) {
+	each(t, func(w *world) {
+		s := w.session(true)
+		w.tool(s, "sevt_1")
+		d, h := w.held("w", s)
+		w.keep(d, h, time.Hour-time.Second)
+		w.clock.advance(time.Second)
+		if err := w.q.settle(w.Context(), d.ID); err != nil {
+			w.Fatal(err)
+		}
+		w.wantState(d.ID, api.WorkStopping, plane.EndedStall)
+		w.clock.advance(time.Second)
+		w.input(s)
+		w.tool(s, "sevt_2")
+		w.stop(d.who, d.ID, true)
+		w.must("w2", s)
+	})
+}
+
 // A silent run: beats come, and nothing else for the stall budget.
 func TestStall(t *testing.T) {
 	each(t, func(w *world) {
