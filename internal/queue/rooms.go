@@ -99,16 +99,6 @@ func (r *rooms) wakeOne(env string) {
 	}
 }
 
-// wakeAll calls everybody who waits for an environment.
-func (r *rooms) wakeAll(env string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if rm := r.byEnv[env]; rm != nil {
-		rm.callAll()
-		r.tidy(env, rm)
-	}
-}
-
 func (rm *room) callAll() {
 	for _, w := range rm.waiting {
 		w.woken <- struct{}{}
