@@ -43,6 +43,7 @@ const (
 	StepHostname                     // the host is called Source
 	StepPlain                        // the capabilities of the steps are not for the shell
 	StepNoUsers                      // no further user namespaces may be made; best effort
+	StepMemory                       // Target is a tmpfs of its own; Data holds mount options
 )
 
 // Step is one step. FD is the number of an inherited descriptor of a detached

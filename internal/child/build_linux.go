@@ -75,6 +75,11 @@ func (b *builder) step(i int, s agentwire.Step) error {
 		return b.bind(i, s, at)
 	case agentwire.StepSelf:
 		return fail("mount "+s.Target, unix.Mount(at, at, "", unix.MS_BIND, ""))
+	case agentwire.StepMemory:
+		if err := makeDirs(at, 0o755); err != nil {
+			return err
+		}
+		return fail("mount "+s.Target, unix.Mount("run", at, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, string(s.Data)))
 	case agentwire.StepProc:
 		return fail("mount proc", unix.Mount("proc", at, "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""))
 	case agentwire.StepPts:

@@ -91,6 +91,9 @@ func (d *Driver) plan(spec sandbox.Spec, h handle, program *agent.Program) (step
 		dir(path, mode)
 		add(agentwire.Step{Kind: agentwire.StepSelf, Target: path})
 	}
+	// The shell's pipes have room of their own: a command that fills the rest
+	// does not cut the agent off from its shell.
+	add(agentwire.Step{Kind: agentwire.StepMemory, Target: runDir, Data: []byte("mode=0700,size=24m,nr_inodes=64")})
 	dir(home, 0o755)
 	dir("/var/lib", 0o755)
 	link("/var/tmp", "/tmp")

@@ -49,6 +49,7 @@ func testIsolation(t *testing.T, d sandbox.Driver) {
 	if promised.Processes && promised.Files {
 		t.Run("planted keys", func(t *testing.T) { testPlanted(t, d) })
 		t.Run("the host's files", func(t *testing.T) { testFiles(t, d) })
+		t.Run("full scratch", func(t *testing.T) { testFullScratch(t, d) })
 		t.Run("a neighbour", func(t *testing.T) { testNeighbour(t, d) })
 	}
 	if promised.Network {
@@ -186,7 +187,7 @@ func testFiles(t *testing.T, d sandbox.Driver) {
 	}
 	// Only what the session may write to is writable.
 	mounts := bufio.NewScanner(strings.NewReader(Output(w.Do("cat /proc/self/mounts"))))
-	writable := map[string]bool{"/workspace": true, "/tmp": true, "/mnt/session": true, "/mnt/memory": true, "/run": true, "/home": true, "/dev/shm": true, "/proc": true, "/dev/pts": true}
+	writable := map[string]bool{"/workspace": true, "/tmp": true, "/mnt/session": true, "/mnt/memory": true, "/run": true, "/run/berth": true, "/home": true, "/dev/shm": true, "/proc": true, "/dev/pts": true}
 	for mounts.Scan() {
 		f := strings.Fields(mounts.Text())
 		if len(f) < 4 {
