@@ -155,7 +155,7 @@ func runHere(taking, working context.Context, c RunConfig, inputs []input, w Wat
 func runRemote(taking, working context.Context, c RunConfig, w Watcher) (RunResult, error) {
 	switch {
 	case c.EnvironmentID == "":
-		return RunResult{}, &config.Error{Problem: "with --base-url the environment is not named", Cure: "give --environment, or leave --base-url away to run on this machine"}
+		return RunResult{}, &config.Error{Problem: "with --base-url the environment is not named", Cure: "give --environment, or leave --base-url and BERTH_BASE_URL away to run on this machine"}
 	case c.APIKey == "":
 		return RunResult{}, &config.Error{Problem: "with --base-url an API key is needed", Cure: "set BERTH_API_KEY or --api-key"}
 	case len(c.Files) > 0 || c.Outputs != "":
