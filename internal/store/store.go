@@ -61,7 +61,7 @@ type Options struct {
 	NoMigrate bool
 	// Readers bounds the connections that serve View, 4 when zero.
 	Readers int
-	// Writers is how many connections commit (postgres only), 2 when zero.
+	// Writers is how many connections commit (postgres only), 4 when zero.
 	Writers int
 	// Log hears about reconnects and retries; nil discards.
 	Log *slog.Logger

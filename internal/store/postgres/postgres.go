@@ -26,8 +26,8 @@ const (
 	// connectTries bounds how often a transition waits for a connection.
 	connectTries = 5
 	minVersion   = 150000
-	// defaultWriters is measured: see docs/design/0002-store.md.
-	defaultWriters = 2
+	// defaultWriters is measured: see docs/design/0004-store.md.
+	defaultWriters = 4
 )
 
 // Store is a store.Store.

@@ -17,7 +17,7 @@ import (
 
 func eachEngine(b *testing.B, f func(b *testing.B, st store.Store)) {
 	b.Run("sqlite", func(b *testing.B) { f(b, storetest.SQLite(b)) })
-	for _, n := range []int{1, 2, 3, 4} {
+	for _, n := range []int{1, 2, 4} {
 		b.Run(fmt.Sprintf("postgres/writers=%d", n), func(b *testing.B) { f(b, storetest.PostgresWith(b, store.Options{Writers: n})) })
 	}
 }
