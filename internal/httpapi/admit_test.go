@@ -267,6 +267,29 @@ func TestSupersededToken(t *testing.T) {
 	})
 }
 
+// A worker's stream says that its session was archived, though the worker's
+// item ends by the same transition: clients that read to that end let go at
+// once, others come back only to be refused.
+func TestWorkerHearsThatItsSessionEnded(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, st store.Store) {
+		w := newWorld(t, st)
+		env := w.environment("lab")
+		sess := w.session(env.ID, w.agent().ID, "hello")
+		l := w.listen(w.key, "/v1/sessions/"+sess.ID+"/events/stream", "Last-Event-ID", "0")
+		l.until(t, api.TypeSessionStatusIdle)
+		w.ok("POST", "/v1/sessions/"+sess.ID+"/events", map[string]any{"events": []any{message("again")}}, nil)
+		var item api.Work
+		w.do(w.environmentKey(env.ID), "GET", "/v1/environments/"+env.ID+"/work/poll?block_ms=999", nil).json(t, &item)
+		stream := w.listen(token(t, item), "/v1/sessions/"+sess.ID+"/events/stream")
+		l.until(t, api.TypeSessionStatusIdle)
+		w.ok("POST", "/v1/sessions/"+sess.ID+"/archive", map[string]any{}, nil)
+		tail := stream.ended(t)
+		if len(tail) == 0 || tail[len(tail)-1].event != api.TypeSessionStatusTerminated {
+			t.Errorf("the worker's stream ended with %v", tail)
+		}
+	})
+}
+
 func TestMethodsAndRoutes(t *testing.T) {
 	w := newWorld(t, storetest.SQLite(t))
 	for _, tc := range []struct {

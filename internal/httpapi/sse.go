@@ -54,7 +54,7 @@ func streamEvents(c *call) (any, error) {
 	if c.who.Kind == plane.CallerSessions {
 		c.s.cfg.Queue.MarkStreamed(c.ctx(), session)
 	}
-	st := stream{c: c, ctl: http.NewResponseController(c.w)}
+	st := stream{c: c, ctl: http.NewResponseController(c.w), checked: time.Now()}
 	if err := st.open(); err != nil {
 		return nil, nil // the client is gone, and its answer has begun
 	}
@@ -79,6 +79,8 @@ type stream struct {
 	c   *call
 	ctl *http.ResponseController
 	buf []byte // the head of a frame
+
+	checked time.Time // when the credential was last good
 }
 
 var (
@@ -110,7 +112,7 @@ func (s *stream) run(sub *events.Subscription) error {
 		case <-ctx.Done():
 			return nil
 		case <-ping.C:
-			if err := s.standing(ctx); err != nil {
+			if _, err := s.standing(ctx); err != nil {
 				return s.end(err)
 			}
 			if err := s.write([]byte(": ping\n\n")); err != nil {
@@ -136,34 +138,44 @@ func (s *stream) drain(ctx context.Context, sub *events.Subscription) (last bool
 		if len(frames) == 0 {
 			return false, s.flush()
 		}
-		// A worker whose item went to another must see nothing more.
+		// A worker whose item went to another must see nothing more; one whose
+		// item ended because the session did is still told that it did.
+		farewell := false
 		if s.c.who.Kind == plane.CallerSessions {
-			if err := s.standing(ctx); err != nil {
+			standing, err := s.standing(ctx)
+			if farewell = standing == plane.Grace; err != nil && !farewell {
 				return false, err
 			}
 		}
 		for _, f := range frames {
+			last := f.Type == api.TypeSessionStatusTerminated || f.Type == api.TypeSessionDeleted
+			if farewell && !last {
+				continue
+			}
 			if err := s.frame(f); err != nil {
 				return false, gone{err}
 			}
-			if f.Type == api.TypeSessionStatusTerminated || f.Type == api.TypeSessionDeleted {
+			if last {
 				return true, s.flush()
 			}
 		}
 	}
 }
 
-// standing looks whether the caller may still read.
-func (s *stream) standing(ctx context.Context) error {
+// standing looks whether the caller may still read; errStreamKey when not.
+func (s *stream) standing(ctx context.Context) (plane.Standing, error) {
 	presented, err := credential(s.c.r, true)
 	if err != nil {
-		return errStreamKey
+		return plane.Dead, errStreamKey
 	}
 	who, err := s.c.s.cfg.Keys.Check(ctx, presented)
-	if plane.KindOf(err) == plane.Unauthenticated && err != nil || err == nil && !who.Live() {
-		return errStreamKey
+	if err != nil && plane.KindOf(err) == plane.Unauthenticated {
+		return plane.Dead, errStreamKey
 	}
-	return err
+	if err == nil && !who.Live() {
+		err = errStreamKey
+	}
+	return who.Standing, err
 }
 
 // gone is a failed write: the client does not read any more.
