@@ -80,7 +80,7 @@ type stream struct {
 	ctl *http.ResponseController
 	buf []byte // the head of a frame
 
-	checked time.Time // when the credential was last good
+	checked time.Time // when the credential was last looked at
 }
 
 var (
@@ -146,6 +146,11 @@ func (s *stream) drain(ctx context.Context, sub *events.Subscription) (last bool
 			if farewell = standing == plane.Grace; err != nil && !farewell {
 				return false, err
 			}
+		} else if time.Since(s.checked) >= s.c.s.cfg.PingEvery {
+			// A busy stream never comes to a ping.
+			if _, err := s.standing(ctx); err != nil {
+				return false, err
+			}
 		}
 		for _, f := range frames {
 			last := f.Type == api.TypeSessionStatusTerminated || f.Type == api.TypeSessionDeleted
@@ -175,6 +180,7 @@ func (s *stream) standing(ctx context.Context) (plane.Standing, error) {
 	if err == nil && !who.Live() {
 		err = errStreamKey
 	}
+	s.checked = time.Now()
 	return who.Standing, err
 }
 

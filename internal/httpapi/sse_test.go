@@ -117,6 +117,39 @@ func TestStreamEndsWhenItsKeyIsRevoked(t *testing.T) {
 	l.ended(t)
 }
 
+// A busy stream is asked for its credential as often as a quiet one.
+func TestBusyStreamEndsWhenItsKeyIsRevoked(t *testing.T) {
+	w := newWorld(t, storetest.SQLite(t), func(c *Config) { c.PingEvery = 500 * time.Millisecond })
+	sess := w.session(w.environment("e").ID, w.agent().ID, "")
+	secret, key, err := w.keys.Create(t.Context(), plane.KeyAPI, "", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := w.listen(secret, "/v1/sessions/"+sess.ID+"/events/stream")
+	over := make(chan struct{})
+	var talk sync.WaitGroup
+	talk.Go(func() {
+		for i := 0; ; i++ {
+			select {
+			case <-over:
+				return
+			default:
+				if r := w.do(w.key, "POST", "/v1/sessions/"+sess.ID, map[string]any{"title": fmt.Sprint("title ", i)}); r.status != 200 {
+					t.Errorf("%d %s", r.status, r.body)
+					return
+				}
+			}
+		}
+	})
+	defer talk.Wait()
+	defer close(over)
+	l.until(t, api.TypeSessionUpdated)
+	if _, err := w.keys.Revoke(t.Context(), key.ID); err != nil {
+		t.Fatal(err)
+	}
+	l.ended(t)
+}
+
 func TestStreamEndsWhenTheServerStops(t *testing.T) {
 	w := newWorld(t, storetest.SQLite(t))
 	sess := w.session(w.environment("e").ID, w.agent().ID, "")
