@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
@@ -25,8 +26,12 @@ import (
 
 // walLimit is how far the log may grow before readers are held for a moment
 // so that it can be emptied. Ordinary checkpoints keep it near 4 MiB; only
-// readers that always overlap let it grow.
-const walLimit = 64 << 20
+// readers that always overlap let it grow. patience is how long the writer
+// waits for them.
+const (
+	walLimit = 64 << 20
+	patience = 100 * time.Millisecond
+)
 
 // Store is a store.Store.
 type Store struct {
@@ -35,10 +40,10 @@ type Store struct {
 	writer *fold.Writer
 	hub    *fold.Hub
 
-	// views is held shared by every reader, and alone to empty the WAL.
-	views   sync.RWMutex
 	readers chan *conn
 	all     []*conn
+
+	walLimit int64 // of the writer's goroutine
 
 	closing sync.Once
 	closed  chan struct{}
@@ -58,7 +63,7 @@ func Open(ctx context.Context, path string, o store.Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
-	s := &Store{path: path, closed: make(chan struct{})}
+	s := &Store{path: path, walLimit: walLimit, closed: make(chan struct{})}
 	n := o.Readers
 	if n <= 0 {
 		n = 4
@@ -128,8 +133,6 @@ func (s *Store) View(ctx context.Context, fn func(store.Reader) error) error {
 		return plane.Errorf(plane.Unavailable, "the store is closed")
 	case c := <-s.readers:
 		defer func() { s.readers <- c }()
-		s.views.RLock()
-		defer s.views.RUnlock()
 		if _, err := c.exec("BEGIN"); err != nil {
 			return unavailable(err)
 		}
@@ -206,14 +209,32 @@ func unavailable(err error) error {
 	return plane.Wrap(plane.Unavailable, err, "the store could not read; try again")
 }
 
-// boundLog empties the WAL when it has grown beyond its limit.
+// boundLog empties the WAL when it has grown beyond its limit. A reader that
+// does not end in time, because it waits for this very commit say, puts that
+// off until the log has grown some more.
 func (s *Store) boundLog() {
 	info, err := os.Stat(s.path + "-wal")
-	if err != nil || info.Size() < walLimit {
+	if err != nil || info.Size() < s.walLimit {
 		return
 	}
-	s.views.Lock()
-	defer s.views.Unlock()
+	held := make([]*conn, 0, cap(s.readers))
+	defer func() {
+		for _, c := range held {
+			s.readers <- c
+		}
+	}()
+	timeout := time.NewTimer(patience)
+	defer timeout.Stop()
+	for range cap(s.readers) {
+		select {
+		case c := <-s.readers:
+			held = append(held, c)
+		case <-timeout.C:
+			s.walLimit = info.Size() + walLimit/4
+			return
+		}
+	}
 	// What fails here fails again, loudly, at the next commit.
 	list(s.write, record.Int, "PRAGMA wal_checkpoint(TRUNCATE)")
+	s.walLimit = min(s.walLimit, walLimit)
 }
