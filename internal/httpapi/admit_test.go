@@ -1,7 +1,9 @@
 package httpapi
 
 import (
+	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -288,6 +290,71 @@ func TestWorkerHearsThatItsSessionEnded(t *testing.T) {
 			t.Errorf("the worker's stream ended with %v", tail)
 		}
 	})
+}
+
+// A worker that stalls in the middle of its post and comes back after its
+// delivery went to another does not get its result in.
+func TestPostThatOutlivesItsLease(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, st store.Store) {
+		w := newWorld(t, st)
+		env := w.environment("lab")
+		worker := w.environmentKey(env.ID)
+		sess := w.session(env.ID, w.agent().ID, script)
+		l := w.listen(w.key, "/v1/sessions/"+sess.ID+"/events/stream", "Last-Event-ID", "0")
+		var call struct {
+			ID string `json:"id"`
+		}
+		for _, f := range l.until(t, api.TypeAgentToolUse) {
+			if f.event == api.TypeAgentToolUse {
+				if err := json.Unmarshal(f.data, &call); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		base := "/v1/environments/" + env.ID + "/work/"
+		var item, next api.Work
+		w.do(worker, "GET", base+"poll?block_ms=999", nil).json(t, &item)
+
+		body, err := json.Marshal(map[string]any{"events": []any{map[string]any{"type": "user.tool_result", "tool_use_id": call.ID,
+			"content": []any{map[string]any{"type": "text", "text": "late"}}}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		begun := make(chan struct{})
+		rd, wr := io.Pipe()
+		post := make(chan reply, 1)
+		go func() { post <- w.do(token(t, item), "POST", "/v1/sessions/"+sess.ID+"/events", &begins{rd, begun}) }()
+		<-begun // the request's head has left
+		wr.Write(body[:len(body)/2])
+		// Once the first half has been taken the request was admitted, or is
+		// refused at its head: both will do.
+		w.do(worker, "GET", base+"poll?block_ms=999&reclaim_older_than_ms=0", nil).json(t, &next)
+		if next.ID == "" {
+			t.Fatal("nothing was reclaimed")
+		}
+		wr.Write(body[len(body)/2:])
+		wr.Close()
+		if r := <-post; r.status != 401 {
+			t.Errorf("a post that began before: %d %s", r.status, r.body)
+		}
+		if r := w.do(token(t, next), "POST", "/v1/sessions/"+sess.ID+"/events", string(body)); r.status != 200 {
+			t.Errorf("the successor's post: %d %s", r.status, r.body)
+		}
+	})
+}
+
+// begins is a body that says when it is first read.
+type begins struct {
+	io.Reader
+	at chan struct{}
+}
+
+func (b *begins) Read(p []byte) (int, error) {
+	if b.at != nil {
+		close(b.at)
+		b.at = nil
+	}
+	return b.Reader.Read(p)
 }
 
 func TestMethodsAndRoutes(t *testing.T) {

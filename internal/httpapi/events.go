@@ -23,7 +23,7 @@ func sendEvents(c *call) (any, error) {
 	if req.Events == nil {
 		return nil, plane.Errorf(plane.Invalid, "is required").In("events")
 	}
-	sent, err := c.s.cfg.Turn.Accept(c.ctx(), c.path("session"), req.Events)
+	sent, err := c.s.cfg.Turn.AcceptFrom(c.ctx(), c.who, c.path("session"), req.Events)
 	if err != nil {
 		return nil, noSession(err, c.path("session"))
 	}

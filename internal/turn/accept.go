@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/berthdev/berth/api"
 	"github.com/berthdev/berth/internal/crash"
@@ -17,6 +18,13 @@ import (
 // gives the stored event. Errors name the field at fault: Invalid for what
 // repeating will not help, Conflict for an archived session, NotFound.
 func (r *Runner) Accept(ctx context.Context, session string, raws []json.RawMessage) (api.EventList, error) {
+	return r.AcceptFrom(ctx, plane.Identity{}, session, raws)
+}
+
+// AcceptFrom is Accept for a caller whose sessions token, if it has one, must
+// still be good when the events are written: Unauthenticated otherwise. A
+// request may have been admitted long before its body arrived.
+func (r *Runner) AcceptFrom(ctx context.Context, who plane.Identity, session string, raws []json.RawMessage) (api.EventList, error) {
 	if len(raws) == 0 {
 		return nil, plane.Errorf(plane.Invalid, "needs at least one event").In("events")
 	}
@@ -28,6 +36,9 @@ func (r *Runner) Accept(ctx context.Context, session string, raws []json.RawMess
 	err = r.cfg.Store.Update(ctx, func(tx store.Tx) error {
 		s, err := tx.LockSession(session)
 		if err != nil {
+			return err
+		}
+		if err := fenced(tx, who); err != nil {
 			return err
 		}
 		if s.ArchivedAt != nil {
@@ -60,6 +71,22 @@ func (r *Runner) Accept(ctx context.Context, session string, raws []json.RawMess
 		r.wake(session)
 	}
 	return a.out, nil
+}
+
+// fenced refuses a sessions token whose delivery has ended. The session's
+// lock is held: a lapse, which takes it too, comes before or after.
+func fenced(tx store.Tx, who plane.Identity) error {
+	if who.Kind != plane.CallerSessions {
+		return nil
+	}
+	w, err := tx.Work(who.WorkID)
+	if err != nil && plane.KindOf(err) != plane.NotFound {
+		return err
+	}
+	if err != nil || w.TokenID != who.KeyID || w.TokenStanding(time.Now()) != plane.Live {
+		return plane.Errorf(plane.Unauthenticated, "the work item of this sessions token has ended or was given to another worker")
+	}
+	return nil
 }
 
 // accepting is one request's events on their way into the log.
