@@ -125,6 +125,11 @@ func (a *accepting) take(at string, e api.Event) error {
 func (a *accepting) message(e *api.UserMessage) error {
 	a.s.HasInput = true
 	if a.resting {
+		if a.cut { // what was queued when the interrupt came was said before
+			if err := a.process(); err != nil {
+				return err
+			}
+		}
 		a.started = true
 		a.give(e)
 		return nil

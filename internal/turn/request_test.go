@@ -242,13 +242,20 @@ func TestInterruptAmidARequest(t *testing.T) {
 		got := types(l)
 		equal(t, got[3:], []string{"span.model_request_start", "user.interrupt", "span.model_request_end",
 			"session.thread_status_idle", "session.usage", "session.status_idle",
-			"user.message", "session.status_running", "session.thread_status_running", "user.message",
+			"user.message", "user.message", "session.status_running", "session.thread_status_running",
 			"span.model_request_start", "agent.message", "span.model_request_end", "session.thread_status_idle", "session.usage", "session.status_idle"})
 		if end := l[5].(*api.SpanModelRequestEnd); !end.IsError || end.ModelRequestStartID != l[3].Head().ID {
 			t.Errorf("%+v", end)
 		}
 		equal(t, texts(l), []string{"second"})
 		inOrder(t, w.rows(id))
+		var said []string // in the order it was sent
+		for _, e := range l {
+			if m, ok := e.(*api.UserMessage); ok {
+				said = append(said, m.Content[0].Text)
+			}
+		}
+		equal(t, said, []string{"hi", "queued before", "instead"})
 	})
 }
 
