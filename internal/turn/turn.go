@@ -358,7 +358,8 @@ func (r *Runner) lost(session string, s plane.Session, fence int64, err error) {
 		if r.work.Err() == nil {
 			r.cfg.Logger.Error("looking after a turn's lease", "session", session, "error", err)
 		}
-	case err != nil || s.TurnOwner != r.owner || s.TurnFence != fence:
+	case err != nil || s.TurnOwner != r.owner:
+		// A newer fence under our own name is our own next try.
 		r.cut(session, fence+1)
 	}
 }
