@@ -280,7 +280,7 @@ func (l *lane) alone(j *job) {
 			j.finish(err)
 			return
 		}
-		err, lost, blocked := l.once(j)
+		lost, blocked, err := l.once(j)
 		switch {
 		case blocked != nil:
 			// It holds nothing any more, so it may wait.
@@ -299,37 +299,37 @@ func (l *lane) alone(j *job) {
 
 // once runs a transition in a transaction of its own. lost says that the
 // transaction failed, as opposed to the transition.
-func (l *lane) once(j *job) (err error, lost bool, blocked *Ticket) {
+func (l *lane) once(j *job) (lost bool, blocked *Ticket, err error) {
 	tx, err := l.engine.Begin(true)
 	if err != nil {
-		return failed(err), false, nil
+		return false, nil, failed(err)
 	}
 	defer tx.Close()
 	tx.Mark()
 	err = call(j, tx)
 	if blocked := tx.Blocked(); blocked != nil {
 		tx.Rollback()
-		return nil, false, blocked
+		return false, blocked, nil
 	}
 	if broken := tx.Err(); broken != nil {
 		tx.Rollback()
-		// A transition may have translated the failure; a kind it chose, such
-		// as Conflict, says more than the failure.
-		if err != nil && plane.KindOf(err) != plane.Internal {
-			return err, false, nil
+		// A broken rule is final, and the kind that the transition gives it
+		// says more; any other failure may pass.
+		if _, rule := errors.AsType[*plane.Error](broken); rule && err != nil && plane.KindOf(err) != plane.Internal {
+			return false, nil, err
 		}
-		return broken, true, nil
+		return true, nil, broken
 	}
 	if err != nil {
 		tx.Rollback()
-		return err, false, nil
+		return false, nil, err
 	}
 	notes, err := tx.Commit()
 	if err != nil {
-		return err, true, nil
+		return true, nil, err
 	}
 	l.committed(notes)
-	return nil, false, nil
+	return false, nil, nil
 }
 
 func (w *Writer) committed(notes []store.Note) {

@@ -66,7 +66,7 @@ func split(target string) (engine, where string, err error) {
 	scheme, rest, found := strings.Cut(target, ":")
 	switch {
 	case target == "":
-		return "", "", fmt.Errorf("no database given: want sqlite:PATH, a path or postgres://...")
+		return "", "", fmt.Errorf("no database given: want sqlite:PATH, a path or postgres://USER@HOST/NAME")
 	case found && scheme == "sqlite":
 		if rest == "" {
 			return "", "", fmt.Errorf("sqlite: has no path: want sqlite:PATH")
@@ -78,7 +78,7 @@ func split(target string) (engine, where string, err error) {
 		}
 		return "postgres", target, nil
 	case found && strings.HasPrefix(rest, "//"):
-		return "", "", fmt.Errorf("database URL of unknown kind %q: want sqlite:PATH, a path or postgres://...", scheme)
+		return "", "", fmt.Errorf("database URL of unknown kind %q: want sqlite:PATH, a path or postgres://USER@HOST/NAME", scheme)
 	}
 	return "sqlite", target, nil
 }

@@ -5,7 +5,6 @@ import (
 	"log/slog"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -24,16 +23,14 @@ type ears struct {
 	cfg  *pgconn.Config
 	hub  *fold.Hub
 	log  *slog.Logger
+	self string // whose notes are our own
 	quit context.CancelFunc
 	done chan struct{}
-
-	mu  sync.Mutex
-	own map[uint32]bool // backends of this process's writer
 }
 
 // listen starts the goroutine once it hears.
-func listen(ctx context.Context, cfg *pgconn.Config, hub *fold.Hub, log *slog.Logger) (*ears, error) {
-	e := &ears{hub: hub, log: log, done: make(chan struct{}), own: make(map[uint32]bool)}
+func listen(ctx context.Context, cfg *pgconn.Config, self string, hub *fold.Hub, log *slog.Logger) (*ears, error) {
+	e := &ears{hub: hub, log: log, self: self, done: make(chan struct{})}
 	e.cfg = cfg.Copy()
 	e.cfg.OnNotification = func(_ *pgconn.PgConn, n *pgconn.Notification) { e.heard(n) }
 	c, err := e.open(ctx)
@@ -50,13 +47,6 @@ func listen(ctx context.Context, cfg *pgconn.Config, hub *fold.Hub, log *slog.Lo
 func (e *ears) stop() {
 	e.quit()
 	<-e.done
-}
-
-// mine says that notes of this backend are our own.
-func (e *ears) mine(pid uint32) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.own[pid] = true
 }
 
 func (e *ears) open(ctx context.Context) (*conn, error) {
@@ -117,14 +107,14 @@ func (e *ears) hear(ctx context.Context, c *conn) error {
 	}
 }
 
+// heard passes on what other processes said. The sender stands in the note:
+// the backend's number would be another's after a restart of the server.
 func (e *ears) heard(n *pgconn.Notification) {
-	e.mu.Lock()
-	own := e.own[n.PID]
-	e.mu.Unlock()
-	if own || n.Channel != channel {
+	sender, said, _ := strings.Cut(n.Payload, " ")
+	if sender == e.self || n.Channel != channel {
 		return
 	}
-	if note, ok := parse(n.Payload); ok {
+	if note, ok := parse(said); ok {
 		e.hub.Publish([]store.Note{note})
 	}
 }

@@ -7,10 +7,11 @@ package postgres
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
+	mathrand "math/rand/v2"
 	"sync"
 	"time"
 
@@ -34,6 +35,7 @@ const (
 type Store struct {
 	cfg     *pgconn.Config
 	log     *slog.Logger
+	self    string // tells our notes from those of other processes
 	lanes   []*lane
 	keys    fold.Keys
 	writer  *fold.Writer
@@ -60,7 +62,7 @@ func Open(ctx context.Context, url string, o store.Options) (*Store, error) {
 	if n <= 0 {
 		n = 4
 	}
-	s := &Store{cfg: cfg, log: o.Log, readers: make(chan *conn, n), closed: make(chan struct{})}
+	s := &Store{cfg: cfg, log: o.Log, self: rand.Text()[:12], readers: make(chan *conn, n), closed: make(chan struct{})}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -69,7 +71,7 @@ func Open(ctx context.Context, url string, o store.Options) (*Store, error) {
 	// transitions run one by one.
 	writing.RuntimeParams["lock_timeout"] = "250"
 	s.hub = fold.StartHub()
-	if s.ears, err = listen(ctx, cfg, s.hub, s.log); err != nil {
+	if s.ears, err = listen(ctx, cfg, s.self, s.hub, s.log); err != nil {
 		s.hub.Stop()
 		return nil, err
 	}
@@ -82,7 +84,6 @@ func Open(ctx context.Context, url string, o store.Options) (*Store, error) {
 			s.hub.Stop()
 			return nil, err
 		}
-		s.ears.mine(c.pg.PID())
 		l := &lane{s: s, cfg: writing, c: c}
 		s.lanes = append(s.lanes, l)
 		engines = append(engines, l)
@@ -280,7 +281,6 @@ func (l *lane) Begin(alone bool) (fold.Attempt, error) {
 		c, err := dial(context.Background(), l.cfg)
 		if err == nil {
 			l.s.log.Info("connected to PostgreSQL again", "try", try)
-			l.s.ears.mine(c.pg.PID())
 			l.c = c
 			break
 		}
@@ -290,7 +290,7 @@ func (l *lane) Begin(alone bool) (fold.Attempt, error) {
 		pause(time.Duration(try) * 50 * time.Millisecond)
 	}
 	l.c.pg.Conn().SetDeadline(time.Now().Add(roundTripLimit))
-	return newTx(l.c, l.s.keys.Begin(), alone), nil
+	return newTx(l.c, l.s.self, l.s.keys.Begin(), alone), nil
 }
 
 // Retry: another process was in the way, or the connection was lost before
@@ -314,5 +314,5 @@ func (l *lane) Retry(err error) bool {
 
 // pause waits about d, so that processes that collided part.
 func pause(d time.Duration) {
-	time.Sleep(d/2 + rand.N(d))
+	time.Sleep(d/2 + mathrand.N(d))
 }

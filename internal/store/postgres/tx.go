@@ -22,6 +22,7 @@ import (
 type tx struct {
 	reader
 	c        *conn
+	self     string // of notes
 	begun    bool
 	waiting  []call
 	sent     int               // writes that left
@@ -44,8 +45,8 @@ type sight struct {
 	SeenAt        time.Time `json:"seen_at"`
 }
 
-func newTx(c *conn, hold *fold.Hold, alone bool) *tx {
-	t := &tx{c: c, hold: hold, alone: alone}
+func newTx(c *conn, self string, hold *fold.Hold, alone bool) *tx {
+	t := &tx{c: c, self: self, hold: hold, alone: alone}
 	t.reader.ask = t.ask
 	return t
 }
@@ -198,7 +199,7 @@ func (t *tx) Commit() ([]store.Note, error) {
 		t.Rollback()
 		return nil, err
 	}
-	if said := payloads(t.notes); len(said) > 0 {
+	if said := payloads(t.self, t.notes); len(said) > 0 {
 		list, err := json.Marshal(said)
 		if err == nil {
 			err = t.write(nil, `SELECT pg_notify('`+channel+`', said) FROM json_array_elements_text($1::json) AS said`, string(list))
@@ -248,21 +249,22 @@ func (t *tx) Rollback() {
 // channel is where replicas tell each other what was committed.
 const channel = "berth"
 
-// payloads are the notes as other processes hear them: ids only.
-func payloads(notes []store.Note) (said []string) {
+// payloads are the notes as other processes hear them: who says it, and ids
+// only.
+func payloads(self string, notes []store.Note) (said []string) {
 	for _, n := range notes {
 		switch {
 		case n.Deleted:
-			said = append(said, "d "+n.Session)
+			said = append(said, self+" d "+n.Session)
 		case n.Session != "":
-			s := "s " + n.Session + " " + strconv.FormatInt(n.Emit, 10)
+			s := self + " s " + n.Session + " " + strconv.FormatInt(n.Emit, 10)
 			if n.Turn {
 				s += " t"
 			}
 			said = append(said, s)
 		}
 		if n.Environment != "" {
-			said = append(said, "q "+n.Environment)
+			said = append(said, self+" q "+n.Environment)
 		}
 	}
 	return said
