@@ -572,8 +572,26 @@ func (a *agent) killAll() {
 		return
 	}
 	kill(a.shell.pid)
-	sweep(a.shell.pid, 0)
 	a.buryShell()
+	// What the shell left behind is the agent's by now. The process table is
+	// read only when there is something.
+	if !a.alone() {
+		sweep(0, 0)
+	}
+}
+
+// alone collects the ended children and says that no other process descends
+// from the agent.
+func (a *agent) alone() bool {
+	for {
+		pid, err := unix.Wait4(-1, nil, unix.WNOHANG, nil)
+		if err == unix.ECHILD {
+			return true
+		}
+		if err != unix.EINTR && pid <= 0 {
+			return false
+		}
+	}
 }
 
 // restart replaces the shell and ends all that earlier ones have started.
