@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/berthdev/berth/internal/store"
@@ -31,11 +32,11 @@ func TestPayloads(t *testing.T) {
 	for _, n := range []store.Note{
 		{Session: "sesn_1", Emit: 12}, {Session: "sesn_1", Emit: 12, Turn: true}, {Session: "sesn_1", Deleted: true}, {Environment: "env_1"},
 	} {
-		said := payloads([]store.Note{n})
-		if len(said) != 1 {
+		said := payloads("us", []store.Note{n})
+		if len(said) != 1 || !strings.HasPrefix(said[0], "us ") {
 			t.Fatalf("%+v became %q", n, said)
 		}
-		got, ok := parse(said[0])
+		got, ok := parse(said[0][3:])
 		if !ok || got.Session != n.Session || got.Emit != n.Emit || got.Turn != n.Turn || got.Deleted != n.Deleted || got.Environment != n.Environment {
 			t.Errorf("%+v became %q and then %+v", n, said, got)
 		}
