@@ -49,8 +49,9 @@ type Note struct {
 	Environment string              // its queue has something to offer
 	Deleted     bool                // Session is gone
 	Local       bool
-	// Lost says that notes of other processes may have been missed: whoever
-	// hears it looks at everything again. All else is zero then.
+	// Lost says that notes may have been missed, of other processes or of a
+	// commit whose outcome is unknown: whoever hears it looks at everything
+	// again. All else is zero then.
 	Lost bool
 }
 

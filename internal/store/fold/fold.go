@@ -253,6 +253,7 @@ func (l *lane) together(group []*job) {
 	if err != nil {
 		tx.Close()
 		if unsure(err) {
+			l.mayHave()
 			for _, j := range passed {
 				j.finish(failed(err))
 			}
@@ -289,7 +290,11 @@ func (l *lane) alone(j *job) {
 		case !lost:
 			j.finish(err)
 			return
-		case unsure(err) || try == maxTries || !l.engine.Retry(err):
+		case unsure(err):
+			l.mayHave()
+			j.finish(failed(err))
+			return
+		case try == maxTries || !l.engine.Retry(err):
 			j.finish(failed(err))
 			return
 		}
@@ -331,6 +336,10 @@ func (l *lane) once(j *job) (lost bool, blocked *Ticket, err error) {
 	l.committed(notes)
 	return false, nil, nil
 }
+
+// mayHave has listeners look for what an unsure commit wrote, if it did: its
+// notes are never published.
+func (w *Writer) mayHave() { w.publish([]store.Note{{Lost: true}}) }
 
 func (w *Writer) committed(notes []store.Note) {
 	w.commits.Add(1)
