@@ -20,9 +20,31 @@ const (
 	bootFD    = 5
 )
 
+// maxProcesses bounds the processes and threads of a sandbox, where each has a
+// user or a user namespace of its own.
+const maxProcesses = 2048
+
 // seal gives up every privilege for good: the bounding set, all capabilities,
-// privileges that a program could bring, and being looked into.
+// privileges that a program could bring, the supervisor's keys, system calls
+// that no tool needs, and being looked into.
 func (a *agent) seal(boot []byte) error {
+	// A keyring passes to children; a kernel without keys has nothing to pass.
+	if _, err := unix.KeyctlJoinSessionKeyring("sandbox"); err != nil && err != unix.ENOSYS {
+		return fail("leave the keyring", err)
+	}
+	for resource, most := range map[int]uint64{
+		unix.RLIMIT_CORE:  1, // no dump, nor one to a program of the host, as 0 would allow
+		unix.RLIMIT_NPROC: maxProcesses,
+	} {
+		var now unix.Rlimit
+		err := unix.Prlimit(0, resource, nil, &now)
+		if most = min(most, now.Max); err == nil {
+			err = unix.Prlimit(0, resource, &unix.Rlimit{Cur: most, Max: most}, nil)
+		}
+		if err != nil {
+			return fail("set limits", err)
+		}
+	}
 	for c := uintptr(0); c <= 63; c++ {
 		if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err != nil {
 			if err == unix.EINVAL && c > 0 {
@@ -54,9 +76,13 @@ func (a *agent) seal(boot []byte) error {
 	return closeEyes()
 }
 
-// closeEyes keeps others of the same user out of the agent's memory.
+// closeEyes keeps others of the same user out of the agent's memory, and all
+// from system calls that are not for them.
 func closeEyes() error {
-	return fail("become undumpable", unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0))
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return fail("become undumpable", err)
+	}
+	return filterCalls()
 }
 
 func allThreads(trap, a1, a2, a3 uintptr) error {

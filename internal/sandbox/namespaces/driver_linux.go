@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -45,9 +46,12 @@ func New(cfg Config) *Driver {
 // Name is "namespaces".
 func (d *Driver) Name() string { return Name }
 
+// filtered says whether the agent filters system calls on this machine.
+const filtered = runtime.GOARCH == "amd64" || runtime.GOARCH == "arm64"
+
 // Capabilities says what is enforced.
 func (d *Driver) Capabilities() sandbox.Capabilities {
-	return sandbox.Capabilities{Processes: true, Files: true, Network: true, Privileges: true, Recover: true, Tree: true}
+	return sandbox.Capabilities{Processes: true, Files: true, Network: true, Privileges: true, Syscalls: filtered, Recover: true, Tree: true}
 }
 
 // Probe starts a sandbox and runs a command in it, until that has worked once.

@@ -87,6 +87,8 @@ func (d *Driver) plan(spec sandbox.Spec, h handle, program *agent.Program) (step
 	add(agentwire.Step{Kind: agentwire.StepPts, Target: "/dev/pts", Optional: true})
 	dir("/proc", 0o755)
 	add(agentwire.Step{Kind: agentwire.StepProc, Target: "/proc"})
+	// The names of the user's keys; for the keys themselves see the agent.
+	add(agentwire.Step{Kind: agentwire.StepBind, Source: "/dev/null", Target: "/proc/keys", Devices: true, ReadOnly: true, Optional: true})
 	for path, mode := range map[string]uint32{"/dev/shm": 0o1777, "/run": 0o755, "/home": 0o755} {
 		dir(path, mode)
 		add(agentwire.Step{Kind: agentwire.StepSelf, Target: path})
