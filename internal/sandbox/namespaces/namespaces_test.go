@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -53,6 +54,20 @@ func TestProbeTellsTheCure(t *testing.T) {
 	}
 	if err := os.WriteFile(filepath.Join(root, "test"), exe, 0o755); err != nil {
 		t.Fatal(err)
+	}
+	// Where there is a C compiler the test needs its libraries.
+	libs, _ := exec.Command("ldd", "/proc/"+strconv.Itoa(os.Getpid())+"/exe").Output()
+	for _, lib := range strings.Fields(string(libs)) {
+		b, err := os.ReadFile(lib)
+		if !filepath.IsAbs(lib) || err != nil {
+			continue
+		}
+		if err := os.MkdirAll(filepath.Join(root, filepath.Dir(lib)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(root, lib), b, 0o755); err != nil {
+			t.Fatal(err)
+		}
 	}
 	for _, dir := range []string{"tmp", "dev", "proc"} {
 		if err := os.Mkdir(filepath.Join(root, dir), 0o777); err != nil {
