@@ -63,13 +63,17 @@ func agentPage(rows []plane.AgentVersion, limit int, list string, id func(plane.
 // agent reads a version, the latest for 0, and names it when there is none.
 func agent(r store.Reader, id string, version int) (plane.AgentVersion, error) {
 	a, err := r.Agent(id, version)
-	if err != nil && plane.KindOf(err) == plane.NotFound {
-		if version > 0 {
-			return a, plane.Errorf(plane.NotFound, "there is no version %d of an agent %s", version, id)
-		}
-		return a, plane.Errorf(plane.NotFound, "there is no agent %s", id)
+	if err != nil && plane.KindOf(err) == plane.NotFound && version > 0 {
+		return a, plane.Errorf(plane.NotFound, "there is no version %d of an agent %s", version, id)
 	}
-	return a, err
+	return a, noAgent(err, id)
+}
+
+func noAgent(err error, id string) error {
+	if err != nil && plane.KindOf(err) == plane.NotFound {
+		return plane.Errorf(plane.NotFound, "there is no agent %s", id)
+	}
+	return err
 }
 
 func getAgent(c *call) (any, error) {
@@ -96,9 +100,9 @@ func updateAgent(c *call) (any, error) {
 	}
 	var next plane.AgentVersion
 	err := c.s.cfg.Store.Update(c.ctx(), func(tx store.Tx) error {
-		cur, err := agent(tx, c.path("agent"), 0)
+		cur, err := tx.LockAgent(c.path("agent"))
 		if err != nil {
-			return err
+			return noAgent(err, c.path("agent"))
 		}
 		var changed bool
 		if next, changed, err = plane.UpdatedAgent(cur, req, c.s.stamp()); err != nil || !changed {
@@ -115,9 +119,9 @@ func archiveAgent(c *call) (any, error) {
 	}
 	var a plane.AgentVersion
 	err := c.s.cfg.Store.Update(c.ctx(), func(tx store.Tx) error {
-		cur, err := agent(tx, c.path("agent"), 0)
+		cur, err := tx.LockAgent(c.path("agent"))
 		if err != nil {
-			return err
+			return noAgent(err, c.path("agent"))
 		}
 		if a = plane.ArchivedAgent(cur, c.s.stamp()); cur.ArchivedAt != nil {
 			return nil

@@ -74,10 +74,14 @@ func getEnvironment(c *call) (any, error) {
 // environment reads one, and names it when there is none.
 func environment(r store.Reader, id string) (plane.Environment, error) {
 	env, err := r.Environment(id)
+	return env, noEnvironment(err, id)
+}
+
+func noEnvironment(err error, id string) error {
 	if err != nil && plane.KindOf(err) == plane.NotFound {
-		return env, plane.Errorf(plane.NotFound, "there is no environment %s", id).WithCode("environment_not_found")
+		return plane.Errorf(plane.NotFound, "there is no environment %s", id).WithCode("environment_not_found")
 	}
-	return env, err
+	return err
 }
 
 func updateEnvironment(c *call) (any, error) {
@@ -87,9 +91,9 @@ func updateEnvironment(c *call) (any, error) {
 	}
 	var next plane.Environment
 	err := c.s.cfg.Store.Update(c.ctx(), func(tx store.Tx) error {
-		cur, err := environment(tx, c.path("environment"))
+		cur, err := tx.LockEnvironment(c.path("environment"))
 		if err != nil {
-			return err
+			return noEnvironment(err, c.path("environment"))
 		}
 		var changed bool
 		if next, changed, err = plane.UpdatedEnvironment(cur, req, c.s.stamp()); err != nil || !changed {
@@ -106,9 +110,9 @@ func archiveEnvironment(c *call) (any, error) {
 	}
 	var env plane.Environment
 	err := c.s.cfg.Store.Update(c.ctx(), func(tx store.Tx) error {
-		cur, err := environment(tx, c.path("environment"))
+		cur, err := tx.LockEnvironment(c.path("environment"))
 		if err != nil {
-			return err
+			return noEnvironment(err, c.path("environment"))
 		}
 		if env = plane.ArchivedEnvironment(cur, c.s.stamp()); cur.ArchivedAt != nil {
 			return nil

@@ -146,6 +146,7 @@ type Tx interface {
 	UpdateKey(plane.Key) error // a revocation is never taken back
 
 	InsertEnvironment(plane.Environment) error // Conflict when the name is taken
+	LockEnvironment(id string) (plane.Environment, error)
 	UpdateEnvironment(plane.Environment) error
 	// DeleteEnvironment removes it with its keys, items and ended sessions;
 	// Conflict while a session of it lives.
@@ -153,6 +154,8 @@ type Tx interface {
 
 	// InsertAgentVersion adds an agent's next version, or its first.
 	InsertAgentVersion(plane.AgentVersion) error
+	// LockAgent gives the latest version: there is no newer one until commit.
+	LockAgent(id string) (plane.AgentVersion, error)
 	// UpdateAgent rewrites the latest version in place (archive).
 	UpdateAgent(plane.AgentVersion) error
 

@@ -3,6 +3,7 @@ package postgres_test
 import (
 	"context"
 	"fmt"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -91,6 +92,83 @@ func TestNotesReachOtherProcesses(t *testing.T) {
 	})
 	if got := <-atA; got.Environment != "env_end" || got.Local {
 		t.Errorf("heard %+v, want the other process's note", got)
+	}
+}
+
+// What two processes change at once, each reading first, is all kept.
+func TestReplicasLoseNoUpdate(t *testing.T) {
+	a, b, _ := replicas(t)
+	seed(t, a, 0)
+	update(t, a, func(tx store.Tx) error { return tx.InsertAgentVersion(storetest.Agent("agent_1", 1, time.Now())) })
+	const each = 8
+	var all sync.WaitGroup
+	for g := range 4 {
+		st := []*postgres.Store{a, b}[g%2]
+		all.Go(func() {
+			for i := range each {
+				err := st.Update(context.Background(), func(tx store.Tx) error {
+					e, err := tx.LockEnvironment("env_1")
+					if err != nil {
+						return err
+					}
+					md := api.Metadata{fmt.Sprint(g, "-", i): "v"}
+					maps.Copy(md, e.Metadata)
+					e.Metadata = md
+					return tx.UpdateEnvironment(e)
+				})
+				if err != nil {
+					t.Error("environment:", err)
+				}
+				err = st.Update(context.Background(), func(tx store.Tx) error {
+					v, err := tx.LockAgent("agent_1")
+					if err != nil {
+						return err
+					}
+					v.Version++
+					return tx.InsertAgentVersion(v)
+				})
+				if err != nil {
+					t.Error("agent:", err)
+				}
+			}
+		})
+	}
+	all.Wait()
+	err := a.View(t.Context(), func(r store.Reader) error {
+		e, err := r.Environment("env_1")
+		if err != nil {
+			return err
+		}
+		v, err := r.Agent("agent_1", 0)
+		if _, ok := e.Metadata["3-0"]; !ok || len(e.Metadata) < 4*each || v.Version != 4*each+1 {
+			t.Errorf("%d changes of the environment are left, the agent is at version %d", len(e.Metadata), v.Version)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A session that was acknowledged is not deleted with its environment.
+func TestDeletedEnvironmentHasNoLiveSession(t *testing.T) {
+	a, b, _ := replicas(t)
+	now := time.Now()
+	for i := range 20 {
+		env, session := fmt.Sprint("env_", i), fmt.Sprint("sesn_", i)
+		update(t, a, func(tx store.Tx) error { return tx.InsertEnvironment(storetest.Environment(env, env, now)) })
+		var all sync.WaitGroup
+		var deleted, made error
+		all.Go(func() {
+			deleted = a.Update(context.Background(), func(tx store.Tx) error { return tx.DeleteEnvironment(env) })
+		})
+		all.Go(func() {
+			made = b.Update(context.Background(), func(tx store.Tx) error { return tx.InsertSession(storetest.Session(session, env, now)) })
+		})
+		all.Wait()
+		if (deleted == nil) == (made == nil) {
+			t.Errorf("deleted: %v, session made: %v", deleted, made)
+		}
 	}
 }
 

@@ -290,6 +290,13 @@ func (t *tx) InsertEnvironment(e plane.Environment) error {
 	return t.insert("an environment with this name exists", `INSERT INTO environments (id, name, archived_at, body) VALUES ($1, $2, $3, $4)`, values...)
 }
 
+func (t *tx) LockEnvironment(id string) (plane.Environment, error) {
+	if err := t.take("environment ", id); err != nil {
+		return plane.Environment{}, err
+	}
+	return lock(t, "environment", record.Environment, `SELECT body FROM environments WHERE id = $1`, id)
+}
+
 func (t *tx) UpdateEnvironment(e plane.Environment) error {
 	if err := t.take("environment ", e.ID); err != nil {
 		return err
@@ -301,8 +308,17 @@ func (t *tx) UpdateEnvironment(e plane.Environment) error {
 	return t.rewrite("environment", "an environment with this name exists", `UPDATE environments SET name = $1, archived_at = $2, body = $3 WHERE id = $4`, append(values[1:], e.ID)...)
 }
 
+// DeleteEnvironment waits for those who add to the environment now, so that
+// their sessions are counted; only alone may it wait.
 func (t *tx) DeleteEnvironment(id string) error {
 	if err := t.take("environment ", id); err != nil {
+		return err
+	}
+	if !t.alone {
+		t.blocked = fold.Busy
+		return errElsewhere
+	}
+	if _, err := one(&t.reader, "environment", record.ID, `SELECT id FROM environments WHERE id = $1 FOR UPDATE`, id); err != nil {
 		return err
 	}
 	live, err := t.LiveSessions(id)
@@ -330,6 +346,17 @@ func (t *tx) InsertAgentVersion(a plane.AgentVersion) error {
 	}
 	return t.insert("this version of the agent exists", `INSERT INTO agents (id, version, created_at, archived_at, body, latest)
 		VALUES ($1, $2, $3, $4, $5, true)`, values...)
+}
+
+// LockAgent locks the first version, for the latest one changes.
+func (t *tx) LockAgent(id string) (plane.AgentVersion, error) {
+	if err := t.take("agent ", id); err != nil {
+		return plane.AgentVersion{}, err
+	}
+	if _, err := lock(t, "agent", record.ID, `SELECT id FROM agents WHERE id = $1 AND version = 1`, id); err != nil {
+		return plane.AgentVersion{}, err
+	}
+	return t.Agent(id, 0)
 }
 
 func (t *tx) UpdateAgent(a plane.AgentVersion) error {

@@ -107,6 +107,8 @@ func (t *tx) InsertEnvironment(e plane.Environment) error {
 	return t.insert("an environment with this name exists", `INSERT INTO environments (id, name, archived_at, body) VALUES (?, ?, ?, ?)`, values...)
 }
 
+func (t *tx) LockEnvironment(id string) (plane.Environment, error) { return t.Environment(id) }
+
 func (t *tx) UpdateEnvironment(e plane.Environment) error {
 	values, err := record.EnvironmentValues(e)
 	if err != nil {
@@ -143,6 +145,8 @@ func (t *tx) InsertAgentVersion(a plane.AgentVersion) error {
 	return t.insert("this version of the agent exists", `INSERT INTO agents (id, version, created_at, archived_at, body, latest)
 		VALUES (?, ?, ?, ?, ?, 1)`, values...)
 }
+
+func (t *tx) LockAgent(id string) (plane.AgentVersion, error) { return t.Agent(id, 0) }
 
 func (t *tx) UpdateAgent(a plane.AgentVersion) error {
 	values, err := record.AgentVersionValues(a)
