@@ -56,15 +56,20 @@ func (q *Queue) Offer(tx store.Tx, s *plane.Session) error {
 		case w.State == api.WorkStopped:
 			continue
 		case !q.stale(w, s, now):
-			if w.State == api.WorkQueued && w.DeliveredAt == nil {
-				// A poll may have passed over the locked row.
-				tx.Notify(store.Note{Environment: w.EnvironmentID})
-			}
+			passedOver(tx, w)
 			return nil
 		}
 		return q.refresh(tx, w, s, now)
 	}
 	return plane.Errorf(plane.Unavailable, "the session's work item keeps changing; try again")
+}
+
+// passedOver has polls look again after w was locked: one that came meanwhile
+// has passed over it.
+func passedOver(tx store.Tx, w plane.WorkItem) {
+	if w.State == api.WorkQueued {
+		tx.Notify(store.Note{Environment: w.EnvironmentID})
+	}
 }
 
 func (q *Queue) offerFirst(tx store.Tx, s *plane.Session, now time.Time) error {
@@ -186,6 +191,7 @@ func (q *Queue) Progress(tx store.Tx, session string) error {
 		return nil
 	}
 	w.Tries = 0
+	passedOver(tx, w)
 	return tx.UpdateWork(w)
 }
 

@@ -72,6 +72,7 @@ func (q *Queue) Update(ctx context.Context, environment, id string, patch api.Me
 			return err
 		}
 		work = Wire(w)
+		passedOver(tx, w)
 		return tx.UpdateWork(w)
 	})
 	if err != nil {
@@ -164,5 +165,6 @@ func markStreamed(tx store.Tx, session string) (bool, error) {
 		return false, nil
 	}
 	w.Streamed = true
+	passedOver(tx, w)
 	return true, tx.UpdateWork(w)
 }
