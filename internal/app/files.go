@@ -10,6 +10,9 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/berthdev/berth/internal/config"
 	"github.com/berthdev/berth/internal/sandbox"
@@ -122,13 +125,17 @@ func collectOutputs(sandboxes, session string, c RunConfig, res *RunResult, w Wa
 			return nil
 		}
 		if !e.Type().IsRegular() || !filepath.IsLocal(filepath.FromSlash(rel)) {
-			w.Note("left behind, not a regular file: " + name)
+			w.Note(fmt.Sprintf("left behind, not a regular file: %q", name))
+			return nil
+		}
+		if info, err := e.Info(); err == nil && hollow(info) {
+			w.Note(fmt.Sprintf("left behind, %d bytes that are mostly a hole: %q", info.Size(), name))
 			return nil
 		}
 		to := filepath.Join(dir, filepath.FromSlash(rel))
 		n, err := copyOut(e, to, c.Replace)
 		if err != nil {
-			return fmt.Errorf("copy %s to %s: %w", name, to, err)
+			return fmt.Errorf("copy %q to %q: %w", name, to, err)
 		}
 		res.Outputs = append(res.Outputs, Output{Path: to, Size: n})
 		return nil
@@ -140,6 +147,19 @@ func collectOutputs(sandboxes, session string, c RunConfig, res *RunResult, w Wa
 		res.OutputDir = dir
 	}
 	return err
+}
+
+// hollow says of a file that it is long and nearly nothing of it on disk: a
+// copy could fill the disk, or never end.
+func hollow(info fs.FileInfo) bool {
+	const some = 1 << 30
+	switch st := info.Sys().(type) {
+	case *unix.Stat_t:
+		return st.Size > some && st.Blocks < st.Size/512/8
+	case *syscall.Stat_t:
+		return st.Size > some && st.Blocks < st.Size/512/8
+	}
+	return false
 }
 
 // copyOut copies one output to a new file, or over an old one with replace.

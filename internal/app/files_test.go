@@ -1,0 +1,58 @@
+package app
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/berthdev/berth/api"
+	"github.com/berthdev/berth/internal/sandbox"
+)
+
+type notes []string
+
+func (n *notes) Event(api.Event) {}
+func (n *notes) Note(s string)   { *n = append(*n, s) }
+
+// TestOutputsOfAHostileSession: what a session left among its outputs harms
+// neither the disk nor the terminal of who collects them.
+func TestOutputsOfAHostileSession(t *testing.T) {
+	boxes, to := t.TempDir(), filepath.Join(t.TempDir(), "out")
+	outputs := filepath.Join(boxes, sandbox.Folder("sesn_1"), "tree", outputsDir)
+	if err := os.MkdirAll(filepath.Join(outputs, "sub"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	write := func(name, text string) string {
+		path := filepath.Join(outputs, name)
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	write("sub/good", "good")
+	if err := os.Truncate(write("holes", "x"), 1<<40); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mkfifo(filepath.Join(outputs, "\x1b[2Jpipe"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("/etc/passwd", filepath.Join(outputs, "link")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("/etc", filepath.Join(outputs, "linked")); err != nil {
+		t.Fatal(err)
+	}
+	var said notes
+	var res RunResult
+	if err := collectOutputs(boxes, "sesn_1", RunConfig{Outputs: to}, &res, &said); err != nil {
+		t.Fatal(err)
+	}
+	if len(res.Outputs) != 1 || res.Outputs[0].Path != filepath.Join(to, "sub/good") {
+		t.Errorf("copied %+v", res.Outputs)
+	}
+	if len(said) != 4 || strings.Contains(strings.Join(said, ""), "\x1b") {
+		t.Errorf("said %q", said)
+	}
+}
