@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"context"
 	"errors"
 	"testing"
 	"time"
@@ -424,4 +425,36 @@ func TestFencing(t *testing.T) {
 			})
 		})
 	}
+}
+
+// down is a store that writes nothing.
+type down struct{ store.Store }
+
+func (down) Update(context.Context, func(store.Tx) error) error {
+	return plane.Errorf(plane.Unavailable, "down")
+}
+
+// An opened stream is written down, be it later: a holder that is lost may
+// have begun what it was shown.
+func TestOpenedStreamIsNotForgotten(t *testing.T) {
+	each(t, func(w *world) {
+		s := w.session(true)
+		d, _ := w.held("w", s)
+		up := w.looks.Store
+		w.looks.Store = down{up}
+		w.q.MarkStreamed(w.Context(), s)
+		w.q.writeMarks()
+		w.looks.Store = up
+		<-w.q.mark
+		w.clock.advance(w.q.cfg.Sweep)
+		select {
+		case <-w.q.mark:
+		default:
+			w.Fatal("nobody tries again")
+		}
+		w.q.writeMarks()
+		if !w.item(d.ID).Streamed {
+			w.Error("the stream was forgotten")
+		}
+	})
 }

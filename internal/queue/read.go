@@ -100,6 +100,10 @@ func (q *Queue) MarkStreamed(_ context.Context, session string) {
 	q.mu.Lock()
 	q.streamed[session] = struct{}{}
 	q.mu.Unlock()
+	q.markAgain()
+}
+
+func (q *Queue) markAgain() {
 	select {
 	case q.mark <- struct{}{}:
 	default:
@@ -145,7 +149,13 @@ func (q *Queue) writeMarks() {
 			return nil
 		})
 		if err != nil && !errors.Is(err, errNothing) {
-			q.log.Warn("queue: opened streams were not written down", "sessions", len(some), "error", err)
+			q.log.Warn("queue: opened streams were not written down yet", "sessions", len(some), "error", err)
+			q.mu.Lock()
+			for _, session := range some {
+				q.streamed[session] = struct{}{}
+			}
+			q.mu.Unlock()
+			q.cfg.Clock.AfterFunc(q.cfg.Sweep, q.markAgain)
 		}
 	}
 }
@@ -157,6 +167,9 @@ func markStreamed(tx store.Tx, session string) (bool, error) {
 	}
 	if err == nil {
 		w, err = tx.LockWork(w.ID)
+	}
+	if notFound(err) { // deleted meanwhile
+		return false, nil
 	}
 	if err != nil {
 		return false, err
