@@ -169,7 +169,11 @@ func (l *lease) ours(s api.LeaseState, sent time.Time) bool {
 	if s.LastHeartbeat == nil || s.State == api.WorkStopped || s.State == api.WorkQueued {
 		return false
 	}
-	if sent.Sub(l.lastOK) >= l.ceiling() {
+	lasts := l.ceiling()
+	if l.ttl <= 0 && s.TTLSeconds > 0 {
+		lasts = min(lasts, time.Duration(s.TTLSeconds)*time.Second)
+	}
+	if sent.Sub(l.lastOK) >= lasts {
 		return false
 	}
 	if *s.LastHeartbeat == l.last {

@@ -229,3 +229,32 @@ func TestLeaseContinuesAnothersBeat(t *testing.T) {
 		}
 	})
 }
+
+// TestLeaseTakesNoSuccessorsForItsOwn has a first beat that is in doubt for
+// longer than the lease lasts, as the refusal says: what it shows then is
+// another holder's.
+func TestLeaseTakesNoSuccessorsForItsOwn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		b := &beatServer{ttl: 30}
+		var news []leaseNews
+		l := &lease{log: slog.New(slog.DiscardHandler), tell: func(n leaseNews) { news = append(news, n) }}
+		l.send = func(ctx context.Context, expected string) (*api.Heartbeat, error) {
+			if expected != api.NoHeartbeat {
+				t.Errorf("it beats on %q, which is not its own", expected)
+				return b.extend()
+			}
+			if time.Since(began) < 40*time.Second {
+				return nil, errors.New("connection refused")
+			}
+			theirs := "2031-01-01T00:00:00Z"
+			return nil, b.mismatch(api.WorkActive, &theirs)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+		defer cancel()
+		l.run(ctx)
+		if diff := cmp.Diff([]leaseNews{leaseLost}, news); diff != "" {
+			t.Error(diff)
+		}
+	})
+}
