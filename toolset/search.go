@@ -61,7 +61,6 @@ type leftOut struct {
 	longLines int
 	firstLong string
 	binary    string // the last binary file
-	searched  int
 }
 
 func startSearch(ctx context.Context, m *matcher) *search {

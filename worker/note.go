@@ -44,8 +44,6 @@ const (
 	callVoid                      // an interrupt came after it
 )
 
-func (s callState) open() bool { return s == callQueued || s == callHeld || s == callRunning }
-
 // digest takes from an event what a tool runner needs.
 func digest(e api.Event) note {
 	head := e.Head()

@@ -31,6 +31,3 @@ func (u *undo) run() {
 		last()
 	}
 }
-
-// release keeps what was done.
-func (u *undo) release() { *u = nil }

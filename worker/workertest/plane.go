@@ -96,7 +96,6 @@ type Fault struct {
 // streamLife bounds streams.
 type streamLife struct {
 	min, max time.Duration // 0 for no bound
-	events   int           // after so many, 0 for no bound
 	skip     map[string]bool
 	twice    bool
 }
