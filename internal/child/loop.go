@@ -97,7 +97,7 @@ func agentMain() int {
 	return 0
 }
 
-// watchSignals turns every signal into a byte to poll for. All are taken, so
+// watchSignals turns signals into bytes to poll for. Deadly ones are taken so
 // that none sent from inside ends the agent; children get the defaults back.
 func (a *agent) watchSignals() error {
 	var p [2]int
@@ -112,7 +112,7 @@ func (a *agent) watchSignals() error {
 	}
 	a.wake = p[0]
 	c := make(chan os.Signal, 16)
-	signal.Notify(c)
+	signal.Notify(c, append(deadly, unix.SIGCHLD)...)
 	signal.Ignore(unix.SIGTTOU, unix.SIGTTIN, unix.SIGTSTP)
 	go func() { // it lives as long as the process
 		for s := range c {

@@ -1,6 +1,7 @@
 package child
 
 import (
+	"os"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -13,6 +14,14 @@ func adoptOrphans() error {
 	// It was started through a descriptor, which gave it a number for a name.
 	_ = unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(&comm[0])), 0, 0, 0)
 	return fail("become a subreaper", unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
+}
+
+// deadly are the signals that end a Go program which does not take them; the
+// others have no effect on it, or cannot be taken. To take one costs a start
+// two switches between threads, so they are not all taken.
+var deadly = []os.Signal{
+	unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGILL, unix.SIGTRAP, unix.SIGABRT, unix.SIGBUS,
+	unix.SIGFPE, unix.SIGSEGV, unix.SIGPIPE, unix.SIGSTKFLT, unix.SIGTERM, unix.SIGSYS,
 }
 
 func newNonce() (string, error) {

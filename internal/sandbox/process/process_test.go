@@ -44,6 +44,14 @@ func TestPlain(t *testing.T) {
 	}
 }
 
+// TestSignalsFromInside sends the shell's keeper what may be taken of all
+// signals: nothing of that ends it. 32 to 34 are the C library's own.
+func TestSignalsFromInside(t *testing.T) {
+	w := sandboxtest.Start(t, newDriver(), nil)
+	w.Want("for i in {1..31} {35..64}; do [ $i = 9 -o $i = 19 ] || kill -$i $PPID || echo $i; done; echo $PPID >keeper", "", toolset.Exited, 0)
+	w.Want("[ $PPID = $(<keeper) ] && echo same", "same\n", toolset.Exited, 0)
+}
+
 func BenchmarkStart(b *testing.B)    { sandboxtest.BenchmarkStart(b, newDriver()) }
 func BenchmarkTrue(b *testing.B)     { sandboxtest.BenchmarkTrue(b, newDriver()) }
 func BenchmarkChecked(b *testing.B)  { sandboxtest.BenchmarkChecked(b, newDriver()) }
