@@ -41,17 +41,18 @@ type Keeper struct {
 	stops context.CancelFunc // ends the wait for adopted sandboxes
 
 	mu      sync.Mutex
-	places  map[string]*place // by folder
+	places  map[string]*place // by folder; those in use or with a sandbox
 	stopped bool
 }
 
 // place is one session's folder. Its lock is held while a sandbox starts or
 // stops, so that two callers never do so at once.
 type place struct {
-	mu      sync.Mutex
-	sb      Sandbox // nil when none lives
-	held    *Held   // nil when nobody has opened it
-	session string
+	users int // who has it from enter; the keeper's mu
+
+	mu   sync.Mutex
+	sb   Sandbox // nil when none lives
+	held *Held   // nil when nobody has opened it
 }
 
 // NewKeeper makes a Keeper; the directory is made if it is missing.
@@ -123,10 +124,9 @@ func (k *Keeper) adopt(ctx, wait context.Context, folder string, rec Record) {
 		k.forgetRecord(dir)
 		return
 	}
-	p := k.place(folder, rec.SessionID)
-	p.mu.Lock()
+	p := k.enter(folder)
 	p.sb = sb
-	p.mu.Unlock()
+	k.leave(folder, p)
 	k.wg.Go(func() {
 		t := time.NewTimer(k.cfg.Spec.OrphanTTL)
 		defer t.Stop()
@@ -135,8 +135,8 @@ func (k *Keeper) adopt(ctx, wait context.Context, folder string, rec Record) {
 		case <-wait.Done():
 			return
 		}
-		p.mu.Lock()
-		defer p.mu.Unlock()
+		p := k.enter(folder)
+		defer k.leave(folder, p)
 		if p.sb == sb && p.held == nil {
 			k.end(wait, p, dir)
 		}
@@ -147,9 +147,9 @@ func (k *Keeper) adopt(ctx, wait context.Context, folder string, rec Record) {
 func (k *Keeper) Stop(ctx context.Context) error {
 	k.mu.Lock()
 	k.stopped = true
-	places := make(map[string]*place, len(k.places))
-	for f, p := range k.places {
-		places[f] = p
+	var places []string
+	for f := range k.places {
+		places = append(places, f)
 	}
 	k.mu.Unlock()
 	if k.stops != nil {
@@ -158,10 +158,10 @@ func (k *Keeper) Stop(ctx context.Context) error {
 	var all sync.WaitGroup
 	var mu sync.Mutex
 	var errs []error
-	for f, p := range places {
+	for _, f := range places {
 		all.Go(func() {
-			p.mu.Lock()
-			defer p.mu.Unlock()
+			p := k.enter(f)
+			defer k.leave(f, p)
 			if err := k.end(ctx, p, filepath.Join(k.cfg.Dir, f)); err != nil {
 				mu.Lock()
 				errs = append(errs, err)
@@ -182,9 +182,8 @@ func (k *Keeper) Open(ctx context.Context, session string) (h *Held, lost bool, 
 	if folder == "" {
 		return nil, false, fmt.Errorf("sandbox: %q is no session id", session)
 	}
-	p := k.place(folder, session)
-	p.mu.Lock()
-	defer p.mu.Unlock()
+	p := k.enter(folder)
+	defer k.leave(folder, p)
 	k.mu.Lock()
 	stopped := k.stopped
 	k.mu.Unlock()
@@ -200,7 +199,7 @@ func (k *Keeper) Open(ctx context.Context, session string) (h *Held, lost bool, 
 			return nil, false, err
 		}
 	}
-	p.held = &Held{Host: p.sb, keeper: k, place: p, dir: dir}
+	p.held = &Held{Host: p.sb, keeper: k, dir: dir}
 	return p.held, lost, nil
 }
 
@@ -245,22 +244,34 @@ func (k *Keeper) forgetRecord(dir string) {
 	}
 }
 
-func (k *Keeper) place(folder, session string) *place {
+// enter locks a session's place; leave gives it back, and forgets it when
+// nothing is there and nobody waits for it.
+func (k *Keeper) enter(folder string) *place {
 	k.mu.Lock()
-	defer k.mu.Unlock()
 	p := k.places[folder]
 	if p == nil {
-		p = &place{session: session}
+		p = &place{}
 		k.places[folder] = p
 	}
+	p.users++
+	k.mu.Unlock()
+	p.mu.Lock()
 	return p
+}
+
+func (k *Keeper) leave(folder string, p *place) {
+	k.mu.Lock()
+	if p.users--; p.users == 0 && p.sb == nil {
+		delete(k.places, folder)
+	}
+	k.mu.Unlock()
+	p.mu.Unlock()
 }
 
 // Held is a session's open sandbox.
 type Held struct {
 	toolset.Host
 	keeper *Keeper
-	place  *place
 	dir    string
 }
 
@@ -270,9 +281,8 @@ func (h *Held) Sandbox() Sandbox { return h.Host.(Sandbox) }
 // Close ends the sandbox; with forget the session's tree goes too, and with
 // it the memory that there was one. Twice is fine.
 func (h *Held) Close(ctx context.Context, forget bool) error {
-	p := h.place
-	p.mu.Lock()
-	defer p.mu.Unlock()
+	p := h.keeper.enter(filepath.Base(h.dir))
+	defer h.keeper.leave(filepath.Base(h.dir), p)
 	if p.held == h {
 		if err := h.keeper.end(ctx, p, h.dir); err != nil {
 			return err
@@ -281,10 +291,26 @@ func (h *Held) Close(ctx context.Context, forget bool) error {
 	if !forget || p.sb != nil {
 		return nil
 	}
-	if err := os.RemoveAll(h.dir); err != nil {
+	if err := removeAll(h.dir); err != nil {
 		return fmt.Errorf("sandbox: forget a session's files: %w", err)
 	}
 	return nil
+}
+
+// removeAll removes a directory whose sandbox has ended, also what the session
+// has made unreadable for its user.
+func removeAll(dir string) error {
+	err := os.RemoveAll(dir)
+	if !errors.Is(err, fs.ErrPermission) {
+		return err
+	}
+	_ = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() {
+			_ = os.Chmod(path, 0o700) // RemoveAll says what is still in the way
+		}
+		return nil
+	})
+	return os.RemoveAll(dir)
 }
 
 // Folder is the name of a session's folder: the id itself when it is a plain

@@ -12,6 +12,7 @@ import (
 
 	"github.com/berthdev/berth/internal/sandbox"
 	"github.com/berthdev/berth/internal/sandbox/mock"
+	"github.com/berthdev/berth/internal/sandbox/sandboxtest"
 	"github.com/berthdev/berth/toolset"
 )
 
@@ -159,5 +160,37 @@ func TestFolder(t *testing.T) {
 			t.Errorf("%q and %q share %q", s, other, f)
 		}
 		seen[f] = s
+	}
+}
+
+// TestKeeperForgets has nothing left of a session that is over, neither in
+// memory nor on disk, whatever it did to its directories.
+func TestKeeperForgets(t *testing.T) {
+	if os.Getuid() == 0 { // whom no mode keeps out
+		sandboxtest.AsOrdinaryUser(t, "^TestKeeperForgets$")
+		return
+	}
+	dir := t.TempDir()
+	k := keeper(t, mock.New(mock.Knobs{}), dir)
+	h := open(t, k, "sesn_1", false)
+	if err := h.Files().WriteFile("a/b/c", []byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"a/b", "a"} {
+		if err := os.Chmod(filepath.Join(dir, "sesn_1/tree/workspace", name), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if k.Places() != 1 {
+		t.Errorf("%d places while one is open", k.Places())
+	}
+	if err := h.Close(t.Context(), true); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "sesn_1")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the session's files are still there: %v", err)
+	}
+	if k.Places() != 0 {
+		t.Errorf("%d places are left", k.Places())
 	}
 }
