@@ -88,7 +88,7 @@ func (p *Poller) Next(ctx context.Context) (Item, error) {
 		if err != nil {
 			return Item{}, err
 		}
-		if acked, err := ack(ctx, p.cfg.Client, *w, p.cfg.Reclaim, p.log); err != nil || !acked {
+		if acked, err := ack(ctx, p.cfg.Client, *w, p.cfg.Reclaim, p.log.With("work", w.ID)); err != nil || !acked {
 			if ctx.Err() != nil {
 				return Item{}, context.Cause(ctx)
 			}
@@ -109,7 +109,7 @@ func (p *Poller) release(ctx context.Context) {
 	if p.held == nil {
 		return
 	}
-	stop(context.WithoutCancel(ctx), p.cfg.Client, *p.held, false, p.log)
+	stop(context.WithoutCancel(ctx), p.cfg.Client, *p.held, false, p.log.With("work", p.held.ID))
 	p.held = nil
 }
 
@@ -188,7 +188,7 @@ func ack(ctx context.Context, c *client.Client, w api.Work, window time.Duration
 		case status == http.StatusConflict && doubt:
 			return true, nil // ours, or the first beat says otherwise
 		case status == http.StatusConflict:
-			log.Info("the item is somebody else's", "work", w.ID)
+			log.Info("the item is somebody else's")
 			return false, nil
 		case !temporary(err):
 			return false, fmt.Errorf("ack %s: %w", w.ID, err)
@@ -198,7 +198,7 @@ func ack(ctx context.Context, c *client.Client, w api.Work, window time.Duration
 		if time.Now().Add(wait).After(deadline) {
 			return false, fmt.Errorf("ack %s: %w", w.ID, err)
 		}
-		log.Warn("an ack failed; trying again", "work", w.ID, "error", err)
+		log.Warn("an ack failed; trying again", "error", err)
 		if !sleep(ctx, wait) {
 			return false, context.Cause(ctx)
 		}
@@ -220,7 +220,7 @@ func stop(ctx context.Context, c *client.Client, w api.Work, force bool, log *sl
 			return
 		}
 		if !temporary(err) || !sleep(ctx, pauseAfter(err, jitter(pause))) {
-			log.Warn("the item could not be stopped; its lease will lapse", "work", w.ID, "error", err)
+			log.Warn("the item could not be stopped; its lease will lapse", "error", err)
 			return
 		}
 	}
