@@ -86,21 +86,41 @@ func (h *workerHalf) putInputs(ctx context.Context, session string, inputs []inp
 	return nil
 }
 
-// checkOutputs refuses a directory that holds files, before anything is run.
+// checkOutputs refuses a directory that holds files or cannot be written to,
+// before anything is run: a session's outputs are gone with its sandbox.
 func checkOutputs(dir string, replace bool) error {
-	if dir == "" || replace {
+	if dir == "" {
 		return nil
 	}
 	entries, err := os.ReadDir(dir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return nil
 	case err != nil:
 		return &config.Error{Problem: "--outputs " + dir + ": " + reason(err), Cure: "name a directory that can be written to"}
-	case len(entries) > 0:
+	case len(entries) > 0 && !replace:
 		return &config.Error{Problem: "--outputs " + dir + " is not empty", Cure: "name another directory, or let files be replaced with --replace"}
 	}
+	if err := canMake(dir); err != nil {
+		return &config.Error{Problem: "--outputs " + dir + ": " + reason(err), Cure: "name a directory that can be written to"}
+	}
 	return nil
+}
+
+// canMake tries whether files can be made in dir, or dir itself where it is
+// not there yet, and leaves nothing behind.
+func canMake(dir string) error {
+	at := filepath.Clean(dir)
+	for {
+		if _, err := os.Stat(at); !errors.Is(err, fs.ErrNotExist) || at == filepath.Dir(at) {
+			break
+		}
+		at = filepath.Dir(at)
+	}
+	probe, err := os.MkdirTemp(at, ".berth-")
+	if err != nil {
+		return err
+	}
+	return os.Remove(probe)
 }
 
 // collectOutputs copies what the session left out of its tree. The sandbox
@@ -119,6 +139,7 @@ func collectOutputs(sandboxes, session string, c RunConfig, res *RunResult, w Wa
 	if dir == "" {
 		dir = "outputs-" + session
 	}
+	var lost error // kept apart: a copy may fail with ErrNotExist as well
 	err = t.Walk(context.Background(), outputsDir, func(name string, e toolset.Entry) error {
 		rel := strings.TrimPrefix(strings.TrimPrefix(name, outputsDir), "/")
 		if rel == "" || e.IsDir() {
@@ -135,13 +156,16 @@ func collectOutputs(sandboxes, session string, c RunConfig, res *RunResult, w Wa
 		to := filepath.Join(dir, filepath.FromSlash(rel))
 		n, err := copyOut(e, to, c.Replace)
 		if err != nil {
-			return fmt.Errorf("copy %q to %q: %w", name, to, err)
+			lost = fmt.Errorf("copy %q to %q: %w", name, to, err)
+			return lost
 		}
 		res.Outputs = append(res.Outputs, Output{Path: to, Size: n})
 		return nil
 	})
-	if errors.Is(err, fs.ErrNotExist) {
-		err = nil
+	if lost != nil {
+		err = lost
+	} else if errors.Is(err, fs.ErrNotExist) {
+		err = nil // the session made no such directory
 	}
 	if len(res.Outputs) > 0 {
 		res.OutputDir = dir
