@@ -2,7 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
+
+	"github.com/alecthomas/kong"
 
 	"github.com/berthdev/berth/api"
 	"github.com/berthdev/berth/client"
@@ -23,6 +27,36 @@ type keyring struct {
 	BaseURL      string        `help:"Ask this control plane instead of opening the database." placeholder:"URL"`
 	APIKey       config.Secret `help:"An API key of it; better given as the variable than as a flag." name:"api-key" placeholder:"KEY"`
 	JSON         bool          `help:"Print JSON." name:"json"`
+}
+
+// AfterApply lets a flag that was given on the command line stand against a
+// variable: --data-dir and --database mean the database, whatever server
+// BERTH_BASE_URL names.
+func (k *keyring) AfterApply(ctx *kong.Context) error {
+	if (given(ctx, "data-dir") || given(ctx, "database")) && !given(ctx, "base-url") {
+		k.BaseURL = ""
+	}
+	return nil
+}
+
+// given says that a flag is on the command line, and not only in a variable.
+func given(ctx *kong.Context, flag string) bool {
+	return slices.ContainsFunc(ctx.Path, func(p *kong.Path) bool { return p.Flag != nil && p.Flag.Name == flag && !p.Resolved })
+}
+
+// either settles whether a verb is about an environment's keys or API keys: a
+// flag that was given stands against the other's variable.
+func either(ctx *kong.Context, environment *string, api *bool) error {
+	switch e, a := given(ctx, "environment"), given(ctx, "api"); {
+	case *environment == "" || !*api:
+	case a && !e:
+		*environment = ""
+	case e && !a:
+		*api = false
+	default:
+		return &config.Error{Problem: "--environment and --api can't be used together", Cure: "give one of them"}
+	}
+	return nil
 }
 
 func (k keyring) open(ctx context.Context) (app.KeyRing, func(), error) {
@@ -70,10 +104,15 @@ func (r remoteKeys) Revoke(ctx context.Context, id string) error { return r.Revo
 
 type keysCreate struct {
 	keyring
-	Environment string `help:"Make a key for this environment's workers." short:"e" placeholder:"ID" xor:"kind"`
-	API         bool   `help:"Make an API key." name:"api" xor:"kind"`
+	Environment string `help:"Make a key for this environment's workers." short:"e" placeholder:"ID"`
+	API         bool   `help:"Make an API key." name:"api"`
 	Name        string `help:"A name to know it by."`
 	Quiet       bool   `help:"Print the key alone." short:"q"`
+}
+
+// AfterApply lets the flag that was given stand.
+func (c *keysCreate) AfterApply(ctx *kong.Context) error {
+	return errors.Join(c.keyring.AfterApply(ctx), either(ctx, &c.Environment, &c.API))
 }
 
 func (c *keysCreate) Run(t *term) error {
@@ -105,6 +144,12 @@ func (c *keysCreate) Run(t *term) error {
 type keysList struct {
 	keyring
 	Environment string `help:"This environment's keys; without it the API keys." short:"e" placeholder:"ID"`
+	API         bool   `help:"The API keys, also where BERTH_ENVIRONMENT is set." name:"api"`
+}
+
+// AfterApply lets the flag that was given stand.
+func (c *keysList) AfterApply(ctx *kong.Context) error {
+	return errors.Join(c.keyring.AfterApply(ctx), either(ctx, &c.Environment, &c.API))
 }
 
 func (c *keysList) Run(t *term) error {
@@ -133,9 +178,9 @@ func (c *keysRevoke) Run(t *term) error {
 			return err
 		}
 		if c.JSON {
-			return t.json(api.Deleted{ID: c.ID, Type: "key_revoked"})
+			return t.json(api.Deleted{ID: c.ID, Type: "key_deleted"})
 		}
-		_, err := fmt.Fprintln(t.out, c.ID, "key_revoked")
+		_, err := fmt.Fprintln(t.out, c.ID, "key_deleted")
 		return err
 	})
 }
