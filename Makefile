@@ -11,9 +11,10 @@ help: ## this list
 	@echo "Berth: Managed Agents, self-hosted. Tasks:"
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-build: ## bin/berth and bin/berth-agent, static, no C compiler needed
+build: ## bin/berth with bin/berth-agent in it, static, no C compiler needed
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/berth-agent ./cmd/berth-agent
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/berth ./cmd/berth
+	cp bin/berth-agent internal/sandbox/agent/berth-agent
+	CGO_ENABLED=0 $(GO) build -trimpath -tags berth_agent -ldflags '$(LDFLAGS)' -o bin/berth ./cmd/berth
 
 runsc: ## bin/runsc: gVisor from its pinned module, about 2.5 minutes, kept by version
 	@want=$$(cd tools/runsc && $(GO) list -m -f '{{.Version}}' gvisor.dev/gvisor); \
