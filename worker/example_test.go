@@ -30,7 +30,7 @@ var mine worker.Sandboxes = &boxes{}
 // signal lets running calls finish, the second cancels them.
 func ExampleWorker_Run() {
 	w, err := worker.New(worker.Config{
-		BaseURL:        "http://127.0.0.1:8400",
+		BaseURL:        "http://127.0.0.1:1",
 		EnvironmentID:  "env_01example",
 		EnvironmentKey: "sk-berth-env01-example",
 		Sandboxes:      mine,
@@ -58,7 +58,7 @@ func ExampleWorker_Run() {
 // An item that somebody else has claimed is served once.
 func ExampleWorker_HandleItem() {
 	w, err := worker.New(worker.Config{
-		BaseURL:       "http://127.0.0.1:8400",
+		BaseURL:       "http://127.0.0.1:1",
 		EnvironmentID: "env_01example",
 		Sandboxes:     mine,
 		Tools:         func(toolset.Host) worker.Tools { return greeter{} },
@@ -79,7 +79,7 @@ func ExampleWorker_HandleItem() {
 // A poller gives claimed items to a program that serves them by itself.
 func ExamplePoller() {
 	p, err := worker.NewPoller(worker.PollerConfig{
-		Client:        client.New("http://127.0.0.1:8400", client.Bearer("sk-berth-env01-example"), nil),
+		Client:        client.New("http://127.0.0.1:1", client.Bearer("sk-berth-env01-example"), nil),
 		EnvironmentID: "env_01example",
 		Drain:         true,
 		AutoStop:      true,
@@ -104,7 +104,7 @@ func ExamplePoller() {
 // A session that the caller holds by its own means.
 func ExampleToolRunner() {
 	r, err := worker.NewToolRunner(worker.RunnerConfig{
-		Client:    client.New("http://127.0.0.1:8400", client.APIKey("sk-berth-api01-example"), nil),
+		Client:    client.New("http://127.0.0.1:1", client.APIKey("sk-berth-api01-example"), nil),
 		SessionID: "sesn_01example",
 		Tools:     greeter{},
 		MaxIdle:   time.Minute,

@@ -217,6 +217,7 @@ func (w *Worker) Run(take, work context.Context) error {
 	defer stopTaking(nil)
 	defer context.AfterFunc(work, func() { stopTaking(stopCause(EndCancelled)) })()
 	var items sync.WaitGroup
+	defer w.hangUp()
 	defer items.Wait()
 
 	poller := w.poller(w.client)
@@ -263,7 +264,15 @@ func (w *Worker) vacancy(ctx context.Context) bool {
 // returns when it has been let go. take and work are those of Run. The error
 // is set when the item could not be served.
 func (w *Worker) HandleItem(take, work context.Context, item Item) (End, error) {
+	defer w.hangUp()
 	return w.serve(take, work, item, nil, nil)
+}
+
+// hangUp closes connections that are not in use, if they are the worker's own.
+func (w *Worker) hangUp() {
+	if w.cfg.HTTPClient == nil {
+		w.client.CloseIdleConnections()
+	}
 }
 
 // poller is the worker's own, which hands items over before they are acked.
