@@ -240,7 +240,7 @@ func (q *Queue) StopWork(ctx context.Context, who auth.Identity, environment, id
 			if err != nil {
 				return err
 			}
-			s, err := tx.LockSession(w.SessionID)
+			s, err := sessionOf(tx, w)
 			if err != nil {
 				return err
 			}

@@ -245,6 +245,40 @@ func TestBeatOfAnItemThatEnds(t *testing.T) {
 	})
 }
 
+// The holder of a deleted session is told to let go and can; one that never
+// does is let go by time.
+func TestTheSessionIsDeletedUnderItsHolder(t *testing.T) {
+	each(t, func(w *world) {
+		remove := func(session string) {
+			w.update(func(tx store.Tx) error {
+				if err := w.q.EndSession(tx, session); err != nil {
+					return err
+				}
+				return tx.DeleteSession(session)
+			})
+		}
+		s := w.session(true)
+		d, _ := w.held("w1", s)
+		remove(s)
+		if got := w.beat(d.who, d.ID, "whatever"); got.State != api.WorkStopping {
+			t.Errorf("the beat said %+v", got)
+		}
+		w.stop(d.who, d.ID, true)
+		w.wantState(d.ID, api.WorkStopped, plane.EndedSession)
+
+		s = w.session(true)
+		d, _ = w.held("w1", s)
+		remove(s)
+		for range 20 {
+			w.pass(30 * time.Second)
+			if w.item(d.ID).State == api.WorkStopped {
+				return
+			}
+		}
+		t.Error("nobody lets the item go")
+	})
+}
+
 // Who stops, how, and what becomes of the item and its session.
 func TestStop(t *testing.T) {
 	type row struct {

@@ -191,7 +191,7 @@ func (q *Queue) withBoth(ctx context.Context, id string, fn func(store.Tx, plane
 		if err != nil {
 			return err
 		}
-		s, err := tx.LockSession(w.SessionID)
+		s, err := sessionOf(tx, w)
 		if err != nil {
 			return err
 		}
@@ -204,6 +204,16 @@ func (q *Queue) withBoth(ctx context.Context, id string, fn func(store.Tx, plane
 		return nil
 	}
 	return err
+}
+
+// sessionOf locks an item's session. One that was deleted has ended.
+func sessionOf(tx store.Tx, w plane.WorkItem) (plane.Session, error) {
+	s, err := tx.LockSession(w.SessionID)
+	if notFound(err) {
+		s.ID, s.Status = w.SessionID, api.SessionTerminated
+		return s, nil
+	}
+	return s, err
 }
 
 // reschedule stores an item that was not due after all.
@@ -223,6 +233,9 @@ func (q *Queue) silent(tx store.Tx, w plane.WorkItem, now time.Time) (bool, erro
 		return false, nil
 	}
 	s, err := tx.Session(w.SessionID)
+	if notFound(err) {
+		return false, nil
+	}
 	if err != nil {
 		return false, err
 	}

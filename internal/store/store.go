@@ -162,7 +162,9 @@ type Tx interface {
 	InsertSession(plane.Session) error
 	LockSession(id string) (plane.Session, error)
 	UpdateSession(plane.Session) error
-	DeleteSession(id string) error // with its events, calls, replays and items
+	// DeleteSession removes it with its events, calls and replays. Its items
+	// stay until they are pruned, so that a holder can let go.
+	DeleteSession(id string) error
 
 	InsertEvents(...plane.StoredEvent) error
 	UpdateEvent(plane.StoredEvent) error // pos, emit, processed_at and body

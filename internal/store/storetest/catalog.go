@@ -210,7 +210,6 @@ func testNotFound(t *testing.T, st store.Store) {
 		"update work":          func(tx store.Tx) error { return tx.UpdateWork(item("x", "sesn_1", 0)) },
 		"session of nowhere":   func(tx store.Tx) error { return tx.InsertSession(Session("sesn_2", "x", at(0))) },
 		"event of no session":  func(tx store.Tx) error { return tx.InsertEvents(event("x", "sevt_1", 1)) },
-		"item of no session":   func(tx store.Tx) error { return tx.InsertWork(item("work_1", "x", 0)) },
 		"replay of no session": func(tx store.Tx) error { return tx.InsertReplay(plane.Replay{SessionID: "x", Pos: 1}) },
 	} {
 		wantKind(t, what, st.Update(t.Context(), write), plane.NotFound)

@@ -158,7 +158,6 @@ func (m *model) step(rt *rapid.T) func(store.Tx) error {
 	case "delete":
 		delete(m.sessions, session)
 		delete(m.events, session)
-		maps.DeleteFunc(m.work, func(_ string, w plane.WorkItem) bool { return w.SessionID == session })
 		return func(tx store.Tx) error { return tx.DeleteSession(session) }
 	}
 	live := ""

@@ -102,7 +102,7 @@ CREATE TABLE replays (
 CREATE TABLE work (
     id                text COLLATE "C" NOT NULL PRIMARY KEY,
     environment_id    text COLLATE "C" NOT NULL REFERENCES environments (id) ON DELETE CASCADE,
-    session_id        text COLLATE "C" NOT NULL REFERENCES sessions (id) ON DELETE CASCADE,
+    session_id        text COLLATE "C" NOT NULL, -- outlives the session, so that its holder can let go
     state             text NOT NULL,
     metadata          text NOT NULL,
     has_input         boolean NOT NULL,

@@ -102,7 +102,7 @@ CREATE TABLE replays (
 CREATE TABLE work (
     id                TEXT NOT NULL PRIMARY KEY,
     environment_id    TEXT NOT NULL REFERENCES environments (id) ON DELETE CASCADE,
-    session_id        TEXT NOT NULL REFERENCES sessions (id) ON DELETE CASCADE,
+    session_id        TEXT NOT NULL, -- outlives the session, so that its holder can let go
     state             TEXT NOT NULL,
     metadata          TEXT NOT NULL,
     has_input         INTEGER NOT NULL,
