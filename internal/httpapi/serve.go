@@ -127,6 +127,11 @@ func (s *server) handler(rt route) http.Handler {
 }
 
 func (s *server) run(c *call, rt route) (any, error) {
+	if c.r.Method == http.MethodHead { // matches GET, and a poll's effect must not be thrown away
+		allow := s.methods(c.r)
+		c.w.Header().Set("Allow", allow)
+		return nil, errMethod(c.r.Method, allow)
+	}
 	if err := s.admit(c, rt); err != nil {
 		return nil, err
 	}
