@@ -46,6 +46,14 @@ func run(args []string, in io.Reader, out, errs io.Writer) int {
 	if len(args) == 0 {
 		args = []string{"--help"}
 	}
+	if len(args) == 1 { // as other programs spell them
+		switch args[0] {
+		case "help":
+			args = []string{"--help"}
+		case "--version":
+			args = []string{"version"}
+		}
+	}
 	ctx, err := parser.Parse(args)
 	if err != nil {
 		return t.fail(usage(err))

@@ -28,6 +28,7 @@ func (c *devCmd) Run(t *term) error {
 		_, err := fmt.Fprintf(t.out, `Berth %s is ready at %s
 
   export BERTH_BASE_URL=%s BERTH_API_KEY=%s
+  export BERTH_ENVIRONMENT=%s
 
   environment  %s
   its key      %s
@@ -35,7 +36,7 @@ func (c *devCmd) Run(t *term) error {
   models       %s
 
 Ctrl-C stops it; a second one cuts running work off.
-`, config.Version, r.BaseURL, r.BaseURL, r.APIKey, r.EnvironmentID, r.EnvironmentKey, r.Tools, r.Models)
+`, config.Version, r.BaseURL, r.BaseURL, r.APIKey, r.EnvironmentID, r.EnvironmentID, r.EnvironmentKey, r.Tools, r.Models)
 		return err
 	})
 }

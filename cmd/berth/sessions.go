@@ -190,7 +190,9 @@ func (c *sessionsEvents) Run(t *term) error {
 		defer out.Flush()
 		show := jsonLines(out)
 		if !c.JSON {
-			show = newTranscript(out, t.colours()).show
+			tr := newTranscript(out, t.colours())
+			tr.session = c.ID
+			show = tr.show
 		}
 		q := client.EventQuery{Order: c.Order, Types: c.Types}
 		for n := 0; ; {
@@ -237,6 +239,7 @@ func (c *sessionsStream) Run(t *term) error {
 func follow(ctx context.Context, t *term, cl *client.Client, r remote, id string, untilIdle bool, begin func() error) error {
 	show := jsonLines(t.out)
 	tr := newTranscript(t.out, t.colours())
+	tr.session = id
 	if !r.JSON {
 		show = tr.show
 	}

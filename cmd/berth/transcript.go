@@ -23,8 +23,9 @@ const (
 // it is streamed, each call with its command and a folded result. One
 // goroutine uses it.
 type transcript struct {
-	w      io.Writer
-	colour bool
+	w       io.Writer
+	colour  bool
+	session string // whose log it is, where that is known from the start
 
 	streaming string            // id of the message whose text is being streamed
 	streamed  map[string]string // what has been written of each message's text
@@ -120,7 +121,10 @@ func (t *transcript) show(e api.Event) {
 		remark := ""
 		switch e.EvaluatedPermission {
 		case api.PermissionAsk:
-			remark = "waits for a confirmation: berth sessions confirm SESSION " + e.ID
+			remark = "waits for a confirmation"
+			if t.session != "" {
+				remark += ": berth sessions confirm " + t.session + " " + e.ID
+			}
 		case api.PermissionDeny:
 			remark = "refused by the agent's permissions"
 		}
