@@ -92,6 +92,10 @@ func WorkerPoll(taking, working context.Context, c WorkerConfig) error {
 		return err
 	}
 	defer h.stop(context.WithoutCancel(working))
+	defer context.AfterFunc(taking, func() {
+		c.Log.Info("stopping: no more work is taken; running calls may end, a second signal cuts them off",
+			"cause", context.Cause(taking), "limit", c.Engine.DrainTimeout)
+	})()
 	return h.worker.Run(taking, working)
 }
 
