@@ -50,6 +50,24 @@ func TestOutputsAreNotOverwritten(t *testing.T) {
 	}
 }
 
+func TestOutputsNeedAPlace(t *testing.T) {
+	dir := t.TempDir()
+	if err := checkOutputs(filepath.Join(dir, "a", "b"), false); err != nil {
+		t.Errorf("a directory to be made: %v", err)
+	}
+	if left, _ := os.ReadDir(dir); len(left) > 0 {
+		t.Errorf("the check left %v", left)
+	}
+	for _, replace := range []bool{false, true} {
+		if err := checkOutputs("/proc/none", replace); err == nil {
+			t.Errorf("replace %v: a directory that cannot be made was accepted", replace)
+		}
+	}
+	if err := canMake("."); err != nil {
+		t.Errorf("the working directory: %v", err)
+	}
+}
+
 func TestInputs(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "a.csv")

@@ -74,6 +74,9 @@ func Run(taking, working context.Context, c RunConfig, w Watcher) (RunResult, er
 	if c.BaseURL != "" {
 		return runRemote(taking, working, c, w)
 	}
+	if c.Outputs == "" && canMake(".") != nil {
+		w.Note("this directory cannot be written to, so what the session leaves in " + outputsDir + " will be lost; name another with --outputs")
+	}
 	return runHere(taking, working, c, inputs, w)
 }
 
