@@ -1,10 +1,15 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"os/signal"
 	"strings"
+	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/berthdev/berth/api"
@@ -42,11 +47,20 @@ func (c *runCmd) Run(t *term, log *config.Log) error {
 	}
 	taking, working, done := t.signals()
 	defer done()
-	var w watcher = &teller{transcript: newTranscript(t.out, t.colours())}
+	colours := t.colours()
+	working, cut := context.WithCancel(working)
+	defer cut()
+	out, heeded := newPipe(t.out, cut)
+	defer heeded()
+	t.out = out
+	var w watcher = &teller{transcript: newTranscript(t.out, colours)}
 	if c.JSON {
 		w = &lister{show: jsonLines(t.out), notes: t.errs}
 	}
 	res, err := app.Run(taking, working, cfg, w)
+	if out.broken.Load() {
+		return status(128 + int(syscall.SIGPIPE))
+	}
 	if res.SessionID != "" && res.Took > 0 {
 		if e := w.ended(t, res); err == nil {
 			err = e
@@ -113,6 +127,32 @@ func (c *runCmd) model(t *term, cfg *app.RunConfig) error {
 		return &config.Error{Problem: "model " + id + " needs a provider, and none is configured", Cure: "set ANTHROPIC_API_KEY, or leave --model away to play a script"}
 	}
 	return nil
+}
+
+// pipe is an output whose reader may leave. The program then ends as SIGPIPE
+// would end it, but in its own time: with the session's sandbox and its
+// temporary directory cleared away.
+type pipe struct {
+	w      io.Writer
+	cut    func()
+	broken atomic.Bool
+}
+
+// newPipe takes SIGPIPE's effect from the process until done is called, so
+// that a write fails instead; the first that does calls cut.
+func newPipe(w io.Writer, cut func()) (p *pipe, done func()) {
+	ch := make(chan os.Signal, 1) // never read: a socket's SIGPIPE comes here too
+	signal.Notify(ch, syscall.SIGPIPE)
+	return &pipe{w: w, cut: cut}, func() { signal.Stop(ch) }
+}
+
+func (p *pipe) Write(b []byte) (int, error) {
+	n, err := p.w.Write(b)
+	if errors.Is(err, syscall.EPIPE) {
+		p.broken.Store(true)
+		p.cut()
+	}
+	return n, err
 }
 
 // watcher is an app.Watcher that also tells how it ended.
