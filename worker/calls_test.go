@@ -189,22 +189,21 @@ func TestInterruptsInTheHistoryVoidOlderCalls(t *testing.T) {
 
 func TestEndedThreadsLoseTheirCalls(t *testing.T) {
 	t.Parallel()
-	l := start(t)
-	g := l.kit.gate("main")
+	// All of it is history when the worker comes: it has read the thread's end
+	// before it runs anything.
+	p := workertest.New(t)
 	head := api.EventHead{Type: api.TypeSessionThreadStatusRunning}
-	s := l.plane.Session()
+	s := p.Session()
 	s.Add(&api.SessionThreadStatus{EventHead: head, SessionThreadID: "sthr_primary"})
 	s.More(workertest.Turn{Calls: []workertest.Call{
 		{Name: "main"}, {Name: "child", Thread: "sthr_child"}, {Name: "asks", Thread: "sthr_child", Permission: api.PermissionAsk},
 	}})
-	<-g.entered
 	head.Type = api.TypeSessionThreadStatusTerminated
 	s.Add(&api.SessionThreadStatus{EventHead: head, SessionThreadID: "sthr_child"})
-	// Whoever sees the verdict has seen the thread's end, too.
 	s.Confirm(s.CallIDs()[2], "allow")
 	s.Add(&api.SessionThreadStatus{EventHead: head, SessionThreadID: "sthr_primary"})
 	s.Add(&api.AgentToolUse{EventHead: api.EventHead{Type: api.TypeAgentToolUse}, Name: "late", Input: json.RawMessage("{}"), SessionThreadID: new("sthr_child")})
-	g.let()
+	l := startAt(t, p)
 	l.wait("the answer", func() bool { return len(s.Answers()) == 1 })
 	s.Interrupt(false)
 	s.More(workertest.Calls("fence"))
