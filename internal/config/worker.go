@@ -9,7 +9,7 @@ import (
 type Engine struct {
 	Workdir      string        `help:"Working directory of the tools; a directory that exists here needs --workdir-mode share." default:"/workspace" placeholder:"DIR"`
 	WorkdirMode  string        `help:"private: each session has its own; share: all sessions use the directory itself." enum:"private,share" default:"private"`
-	MaxSessions  int           `help:"Sessions with work to do at one time; 0 means four for each CPU, at least 8." default:"0"`
+	MaxSessions  int           `help:"Sessions with work to do at one time; 0 means eight for each CPU." default:"0"`
 	MaxParked    int           `help:"Idle sessions whose sandboxes are kept beside them; they give way when room is needed." default:"64"`
 	MaxIdle      time.Duration `help:"How long a session whose turn has ended keeps its worker and its sandbox; 0 means for ever." default:"60s"`
 	DrainTimeout time.Duration `help:"How long running calls may take to end after the first stop signal." default:"150s"`
@@ -20,7 +20,7 @@ func (e Engine) Slots() int {
 	if e.MaxSessions > 0 {
 		return e.MaxSessions
 	}
-	return max(8, 4*runtime.NumCPU())
+	return 8 * runtime.NumCPU()
 }
 
 // Validate checks what flags alone cannot.
