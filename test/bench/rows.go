@@ -444,19 +444,59 @@ func streams(ctx context.Context) ([]figure, error) {
 		}
 		ids[i] = made.ID
 	}
+	// send changes every session's title once a second; it notes when.
+	var mu sync.Mutex
+	sent := map[string]time.Time{}
+	send := func(note bool) (time.Duration, error) {
+		tick := time.NewTicker(time.Second / n)
+		defer tick.Stop()
+		jobs := make(chan int, n)
+		var senders sync.WaitGroup
+		errs := make(chan error, 16)
+		for range 16 {
+			senders.Go(func() {
+				for i := range jobs {
+					name := strconv.Itoa(i)
+					if note {
+						mu.Lock()
+						sent[name] = time.Now()
+						mu.Unlock()
+					} else {
+						name = "before " + name
+					}
+					if err := s.call(ctx, "POST", "/v1/sessions/"+ids[i%n], map[string]any{"title": name}, nil); err != nil {
+						select {
+						case errs <- err:
+						default:
+						}
+					}
+				}
+			})
+		}
+		began := time.Now()
+		for i := range n * seconds {
+			<-tick.C
+			jobs <- i
+		}
+		took := time.Since(began)
+		close(jobs)
+		senders.Wait()
+		select {
+		case err := <-errs:
+			return 0, err
+		default:
+			return took, nil
+		}
+	}
 	// The same load without streams first: what it makes the server hold is
 	// not the streams'.
-	for i := range n * 2 {
-		if err := s.call(ctx, "POST", "/v1/sessions/"+ids[i%n], map[string]any{"title": "warm " + strconv.Itoa(i)}, nil); err != nil {
-			return nil, err
-		}
+	if _, err := send(false); err != nil {
+		return nil, err
 	}
 	before := rss(s.cmd.Process.Pid)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 
-	var mu sync.Mutex
-	sent := map[string]time.Time{}
 	var delays []time.Duration
 	var readers sync.WaitGroup
 	defer readers.Wait()
@@ -498,44 +538,16 @@ func streams(ctx context.Context) ([]figure, error) {
 			return nil, err
 		}
 	}
-	tick := time.NewTicker(time.Second / n)
-	defer tick.Stop()
-	jobs := make(chan int, n)
-	var senders sync.WaitGroup
-	errs := make(chan error, 16)
-	for range 16 {
-		senders.Go(func() {
-			for i := range jobs {
-				name := strconv.Itoa(i)
-				mu.Lock()
-				sent[name] = time.Now()
-				mu.Unlock()
-				if err := s.call(ctx, "POST", "/v1/sessions/"+ids[i%n], map[string]any{"title": name}, nil); err != nil {
-					select {
-					case errs <- err:
-					default:
-					}
-				}
-			}
-		})
-	}
-	began := time.Now()
-	for i := range n * seconds {
-		<-tick.C
-		jobs <- i
-	}
-	took := time.Since(began)
-	close(jobs)
-	senders.Wait()
-	during := rss(s.cmd.Process.Pid)
-	select {
-	case err := <-errs:
+	took, err := send(true)
+	if err != nil {
 		return nil, err
-	default:
 	}
+	during := rss(s.cmd.Process.Pid)
 	arrived := func() int { mu.Lock(); defer mu.Unlock(); return len(delays) }
 	for deadline := time.Now().Add(5 * time.Second); arrived() < n*seconds && time.Now().Before(deadline); {
-		<-tick.C
+		if err := wait(ctx, 10*time.Millisecond); err != nil {
+			return nil, err
+		}
 	}
 	if got := arrived(); got < n*seconds {
 		return nil, fmt.Errorf("%d of %d events arrived", got, n*seconds)
