@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
+	"runtime/debug"
 
 	"github.com/berthdev/berth/internal/auth"
 	"github.com/berthdev/berth/internal/config"
@@ -38,6 +39,7 @@ type planeConfig struct {
 // startPlane locks the data directory, opens the store and starts the loops.
 // What stop leaves behind is what is durable.
 func startPlane(ctx context.Context, c planeConfig) (_ *controlPlane, err error) {
+	tuneMemory()
 	if err := checkProvider(ctx, c.Provider); err != nil {
 		return nil, err
 	}
@@ -101,4 +103,14 @@ func (p *controlPlane) stop(ctx context.Context) error {
 func (p *controlPlane) drain() {
 	p.events.Stop()
 	p.queue.Stop()
+}
+
+// tuneMemory has a control plane keep less unused heap than Go's default of as
+// much again as is in use: most of what it holds is open streams. GOGC, when
+// the operator sets it, counts instead.
+func tuneMemory() {
+	const goDefault, ours = 100, 80
+	if was := debug.SetGCPercent(ours); was != goDefault {
+		debug.SetGCPercent(was)
+	}
 }

@@ -10,7 +10,7 @@ import (
 )
 
 // profileBytes bounds the texts that are remembered.
-const profileBytes = 8 << 20
+const profileBytes = 2 << 20
 
 // profiles remembers what stored profiles say: each step of a turn reads the
 // same one again, and to decode it costs more than all else of the read.
