@@ -221,7 +221,7 @@ func (h *held) session(take, work context.Context, secret api.WorkSecret) (End, 
 	}
 	defer release()
 
-	place := newPlace(w.cfg.Sandboxes, id, w.tools, h.log)
+	place := newPlace(w.cfg.Sandboxes, w.tools, h.log)
 	end, err := h.run(take, work, place, secret)
 	h.status.set(StateClosing, "")
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(work), closeTimeout)
@@ -254,8 +254,11 @@ func (h *held) run(take, work context.Context, place *place, secret api.WorkSecr
 			cancelWork(stopCause(EndFailed))
 		case s.Status == api.SessionTerminated:
 			cancelWork(stopCause(EndTerminated))
-		case s.Status == api.SessionRunning:
-			place.start()
+		default:
+			place.know(Opening{Session: *s})
+			if s.Status == api.SessionRunning {
+				place.start()
+			}
 		}
 	}()
 

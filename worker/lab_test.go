@@ -209,7 +209,8 @@ type boxes struct {
 	broken bool // the live ones fail
 }
 
-func (b *boxes) Open(ctx context.Context, session string) (worker.Sandbox, bool, error) {
+func (b *boxes) Open(ctx context.Context, o worker.Opening) (worker.Sandbox, bool, error) {
+	session := o.Session.ID
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.opened = append(b.opened, session)

@@ -21,15 +21,16 @@ const (
 var errPlaceClosed = errors.New("the session's sandbox is closed")
 
 // place is a session's sandbox and its tools: opened in the background when
-// first wanted, opened anew when it broke, closed once. Safe for concurrent
-// use.
+// first wanted and the session is known, opened anew when it broke, closed
+// once. Safe for concurrent use.
 type place struct {
 	boxes   Sandboxes
-	session string
 	tools   func(toolset.Host) Tools
 	log     *slog.Logger
 	ctx     context.Context // of the place's life; a place is made and closed by one item
 	cancel  context.CancelFunc
+	known   chan struct{} // closed when opening is set
+	opening Opening
 
 	mu     sync.Mutex
 	try    *opening // the running or last try, nil before the first
@@ -46,10 +47,16 @@ type opening struct {
 	err    error
 }
 
-func newPlace(boxes Sandboxes, session string, tools func(toolset.Host) Tools, log *slog.Logger) *place {
-	p := &place{boxes: boxes, session: session, tools: tools, log: log}
+func newPlace(boxes Sandboxes, tools func(toolset.Host) Tools, log *slog.Logger) *place {
+	p := &place{boxes: boxes, tools: tools, log: log, known: make(chan struct{})}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	return p
+}
+
+// know says what the sandbox is for. Call it once.
+func (p *place) know(o Opening) {
+	p.opening = o
+	close(p.known)
 }
 
 // start opens the sandbox in the background unless that has been done.
@@ -72,9 +79,15 @@ func (p *place) begin() *opening {
 	}
 	go func() {
 		defer close(o.done)
+		select {
+		case <-p.known:
+		case <-p.ctx.Done():
+			o.err = errPlaceClosed
+			return
+		}
 		pause := openPause
 		for i := 1; ; i++ {
-			box, lost, err := p.boxes.Open(p.ctx, p.session)
+			box, lost, err := p.boxes.Open(p.ctx, p.opening)
 			if err == nil {
 				o.box = box
 				o.lost.Store(lost)

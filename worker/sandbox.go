@@ -7,6 +7,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/berthdev/berth/api"
 	"github.com/berthdev/berth/toolset"
 )
 
@@ -15,7 +16,22 @@ type Sandboxes interface {
 	// Open gives the session's sandbox: the live one, a re-adopted one or a
 	// new one on the session's tree. lost says that the session had a
 	// workspace on this host before and it is gone.
-	Open(ctx context.Context, session string) (sb Sandbox, lost bool, err error)
+	Open(ctx context.Context, o Opening) (sb Sandbox, lost bool, err error)
+}
+
+// Opening is what a sandbox is opened for.
+type Opening struct {
+	// Session is as the control plane gave it when its item was taken up.
+	Session api.Session
+	// Mounts are directories of this host that the tools shall see.
+	Mounts []Mount
+}
+
+// Mount shows a directory of this host inside a sandbox.
+type Mount struct {
+	Source   string // absolute, on this host
+	Target   string // absolute, as the tools see it; relative means below the working directory
+	ReadOnly bool
 }
 
 // Sandbox is a session's place for its tools, from Open to Close.

@@ -84,8 +84,8 @@ func newKeeper(c config.Engine, d sandbox.Driver, state string, log *slog.Logger
 type hosts struct{ *sandbox.Keeper }
 
 // Open opens the session's sandbox.
-func (h hosts) Open(ctx context.Context, session string) (worker.Sandbox, bool, error) {
-	held, lost, err := h.Keeper.Open(ctx, session)
+func (h hosts) Open(ctx context.Context, o worker.Opening) (worker.Sandbox, bool, error) {
+	held, lost, err := h.Keeper.Open(ctx, o.Session.ID)
 	if err != nil {
 		return nil, false, err
 	}

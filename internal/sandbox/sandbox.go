@@ -56,6 +56,10 @@ type Capabilities struct {
 	Syscalls   bool `json:"syscalls"`   // a system call filter
 	Recover    bool `json:"recover"`    // survives its worker
 	Tree       bool `json:"tree"`       // mounts the session's tree, so file tools run on the host
+	Images     bool `json:"images"`     // runs an image's root in place of the host's programs
+	Egress     bool `json:"egress"`     // can hand a session Network.Socket
+	// Limits are those that it enforces here.
+	Limits []Limit `json:"limits,omitempty"`
 }
 
 // Spec is what a session needs of its sandbox.
@@ -77,8 +81,105 @@ type Spec struct {
 	// OutputBytes is how much of a command's output is kept, half from each
 	// end; 0 means 100 KiB.
 	OutputBytes int
+	// Image is the root that programs come from; nil means the host's.
+	Image *Image
+	// Limits bound what the session may use.
+	Limits Limits
+	// Network is what it may reach; the zero value is nothing.
+	Network Network
+	// Mounts are further directories of the host to show inside.
+	Mounts []Mount
+	// Policy is the digest of the policy that this spec follows, "" for none.
+	Policy string
 	// OrphanTTL ends a sandbox whose worker does not come back; 0 means 120 s.
 	OrphanTTL time.Duration
+}
+
+// Limit names one of Limits, as policies and receipts spell it.
+type Limit string
+
+// The limits.
+const (
+	LimitCPU         Limit = "cpu"
+	LimitMemory      Limit = "memory"
+	LimitPIDs        Limit = "pids"
+	LimitDisk        Limit = "disk"
+	LimitOpenFiles   Limit = "open_files"
+	LimitCallTime    Limit = "call_time"
+	LimitSessionTime Limit = "session_time"
+)
+
+// Limits bound a session. Zero is no limit. Those in Required refuse the
+// session where they cannot be enforced; the others are enforced where that is
+// possible, and the receipt says which are.
+type Limits struct {
+	CPU         float64       `json:"cpu,omitempty"`          // processors
+	Memory      int64         `json:"memory,omitempty"`       // bytes, of processes and of memory file systems
+	PIDs        int           `json:"pids,omitempty"`         // processes and threads
+	Disk        int64         `json:"disk,omitempty"`         // bytes of the session's tree
+	OpenFiles   int           `json:"open_files,omitempty"`   // descriptors of one process
+	CallTime    time.Duration `json:"call_time,omitempty"`    // of one command, whatever it asks for
+	SessionTime time.Duration `json:"session_time,omitempty"` // of the sandbox, from its start
+	Required    []Limit       `json:"required,omitempty"`
+}
+
+// NetworkMode says what a session may reach.
+type NetworkMode string
+
+// The modes. With allow, the way out is Network.Socket and nothing else; host
+// is the host's own network, which only a policy can name.
+const (
+	NetworkNone  NetworkMode = ""
+	NetworkAllow NetworkMode = "allow"
+	NetworkHost  NetworkMode = "host"
+)
+
+// Network is a session's way out.
+type Network struct {
+	Mode NetworkMode `json:"mode,omitempty"`
+	// Socket is a unix socket on the host at which the supervisor's proxy
+	// listens for this session alone; it speaks HTTP (CONNECT) and SOCKS5. The
+	// driver shows its directory inside, and the agent offers it on loopback.
+	Socket string `json:"socket,omitempty"`
+	// CA is a PEM file on the host with the authority of intercepted hosts,
+	// "" where none is intercepted.
+	CA string `json:"ca,omitempty"`
+}
+
+// Image is an unpacked or a daemon's image.
+type Image struct {
+	Ref    string   `json:"ref"`              // as the policy names it
+	Digest string   `json:"digest,omitempty"` // sha256:…
+	Root   string   `json:"root,omitempty"`   // the unpacked root on the host, never written to; "" for docker
+	Env    []string `json:"env,omitempty"`    // KEY=value, from the image's configuration
+}
+
+// Mount shows a directory of the host inside. Target is absolute.
+type Mount struct {
+	Source   string `json:"source"`
+	Target   string `json:"target"`
+	ReadOnly bool   `json:"read_only,omitempty"`
+}
+
+// Receipt is what was found when a sandbox was proven before its first call.
+// It is kept with the session.
+type Receipt struct {
+	Session  string    `json:"session"`
+	Driver   string    `json:"driver"`
+	Version  string    `json:"version,omitempty"` // of what the driver relies on
+	Policy   string    `json:"policy,omitempty"`
+	At       time.Time `json:"at"`
+	Checks   []Check   `json:"checks"`
+	Enforced []Limit   `json:"enforced,omitempty"`
+	Left     []Limit   `json:"left,omitempty"` // asked for, not required, not enforced here
+}
+
+// Check is one line of a receipt.
+type Check struct {
+	Name     string `json:"name"`
+	Promised string `json:"promised"`
+	Found    string `json:"found"`
+	OK       bool   `json:"ok"`
 }
 
 // Record is a sandbox's handle on disk (record.json in Spec.Dir).
