@@ -30,7 +30,7 @@ test: ## every test that this machine can run; lists what it left out (CI=true: 
 
 soak: ## the long runs: chaos over 300 sessions, every fuzz target for a minute (about an hour)
 	./test/setup
-	BERTH_SOAK=1 CGO_ENABLED=0 $(GO) run ./test/run -timeout 2h ./test/... ./worker/... ./internal/...
+	BERTH_SOAK=1 RAPID_CHECKS=1000 CGO_ENABLED=0 $(GO) run ./test/run -timeout 2h ./test/... ./worker/... ./internal/...
 	CGO_ENABLED=0 ./test/fuzz 60s
 
 bench: build ## every figure of docs/benchmarks.md beside its bar; exits 1 on a miss

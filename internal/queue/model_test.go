@@ -39,7 +39,12 @@ func runModel(rt *rapid.T, w *world) {
 		holders  []*modelHolder
 		calls    int
 	)
-	pick := func() string { return rapid.SampledFrom(sessions).Draw(rt, "session") }
+	pick := func() string {
+		if len(sessions) == 0 {
+			rt.Skip("all are deleted")
+		}
+		return rapid.SampledFrom(sessions).Draw(rt, "session")
+	}
 	holder := func() *modelHolder {
 		if len(holders) == 0 {
 			rt.Skip("no deliveries yet")
@@ -59,6 +64,9 @@ func runModel(rt *rapid.T, w *world) {
 		must(err)
 		if work == nil {
 			return nil
+		}
+		if !slices.Contains(sessions, work.Data.ID) {
+			rt.Fatalf("%s of the deleted session %s is delivered", work.ID, work.Data.ID)
 		}
 		h := &modelHolder{delivery: w.open(work)}
 		holders = append(holders, h)
@@ -165,6 +173,11 @@ func runModel(rt *rapid.T, w *world) {
 				w.result(s, open(s)[0].ID)
 			}
 		},
+		"delete": func(*rapid.T) {
+			s := pick()
+			w.delete(s)
+			sessions = slices.DeleteFunc(sessions, func(o string) bool { return o == s })
+		},
 		"streamed": func(*rapid.T) { w.q.MarkStreamed(w.Context(), pick()); w.q.writeMarks() },
 		"time": func(*rapid.T) {
 			w.pass(rapid.SampledFrom([]time.Duration{time.Millisecond, time.Second, 6 * time.Second, 31 * time.Second, 2 * time.Minute}).Draw(rt, "time"))
@@ -223,11 +236,10 @@ func runModel(rt *rapid.T, w *world) {
 		rt.Fatalf("%v are stuck: %+v", left, w.live(left[0]))
 	}
 	// Nothing of this round disturbs the next.
+	for _, s := range sessions {
+		w.delete(s)
+	}
 	w.update(func(tx store.Tx) error {
-		var errs []error
-		for _, s := range sessions {
-			errs = append(errs, tx.DeleteSession(s))
-		}
-		return errors.Join(errs...)
+		return errors.Join(tx.DeleteEnvironment(env), tx.InsertEnvironment(storetest.Environment(env, "one", w.clock.Now())))
 	})
 }

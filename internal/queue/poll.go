@@ -109,11 +109,11 @@ func (q *Queue) deliver(ctx context.Context, environment, worker string, reclaim
 	}
 }
 
-// spentError names an unacked item that has been delivered too often: it is
-// not to be delivered once more.
+// spentError names an unacked item that is not to be delivered once more: it
+// has been too often, or its session is gone.
 type spentError struct{ id, token string }
 
-func (e *spentError) Error() string { return "delivered too often: " + e.id }
+func (e *spentError) Error() string { return "not to be delivered again: " + e.id }
 
 func (q *Queue) claim(ctx context.Context, environment, worker string, reclaim time.Duration) (got plane.WorkItem, token string, next time.Time, err error) {
 	now := q.now()
@@ -146,6 +146,9 @@ func (q *Queue) claim(ctx context.Context, environment, worker string, reclaim t
 			var calls open
 			if w.Streamed || len(w.PossiblyStarted) > 0 {
 				s, err := tx.Session(w.SessionID)
+				if notFound(err) {
+					return &spentError{w.ID, w.TokenID}
+				}
 				if err != nil {
 					return err
 				}

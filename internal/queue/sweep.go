@@ -170,8 +170,8 @@ func (q *Queue) settle(ctx context.Context, id string) error {
 	})
 }
 
-// exhaust ends an item that was delivered too often and not acked, unless it
-// has moved on.
+// exhaust ends an unacked item that is not to be delivered again, unless it has
+// moved on.
 func (q *Queue) exhaust(ctx context.Context, spent *spentError) error {
 	return q.withBoth(ctx, spent.id, func(tx store.Tx, w plane.WorkItem, s plane.Session) error {
 		if w.State != api.WorkQueued || w.TokenID != spent.token {

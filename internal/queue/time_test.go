@@ -258,6 +258,31 @@ func TestReclaimsAreCounted(t *testing.T) {
 	}
 }
 
+// An item whose session is gone is in nobody's way, even one that was not
+// ended with it.
+func TestAPollPassesADeletedSession(t *testing.T) {
+	each(t, func(w *world) {
+		gone, lost := w.session(true), w.session(true)
+		for _, s := range []string{gone, lost} {
+			d := w.must("w1", s)
+			w.q.MarkStreamed(t.Context(), s)
+			w.q.writeMarks()
+			if !w.item(d.ID).Streamed {
+				t.Fatal("not marked")
+			}
+		}
+		w.delete(gone)
+		w.update(func(tx store.Tx) error { return tx.DeleteSession(lost) })
+		w.clock.advance(6 * time.Second)
+		w.must("w2", w.session(true))
+		for _, s := range []string{gone, lost} {
+			if it := w.live(s); it != nil {
+				t.Errorf("%s of the deleted session is %s", it.ID, it.State)
+			}
+		}
+	})
+}
+
 // A delivered item whose session never had input is let go, so that a stock
 // worker does not hold it for ever.
 func TestUnattended(t *testing.T) {

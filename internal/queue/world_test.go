@@ -248,6 +248,12 @@ func (w *world) result(session, id string) {
 	})
 }
 
+// delete removes a session, as turn does.
+func (w *world) delete(id string) {
+	w.Helper()
+	w.update(func(tx store.Tx) error { return errors.Join(w.q.EndSession(tx, id), tx.DeleteSession(id)) })
+}
+
 // delivery is what a worker got from a poll.
 type delivery struct {
 	*api.Work
