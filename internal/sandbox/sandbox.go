@@ -38,6 +38,20 @@ type Sandbox interface {
 	Stop(ctx context.Context) error
 }
 
+// Assignable is a sandbox that can be started for nobody and given to a session
+// later.
+type Assignable interface {
+	// Assign makes it session's: its folder is renamed to dir, which must not
+	// be there, and the record says so. Mounts and sockets follow the folder.
+	Assign(session, dir string) error
+}
+
+// Prover is a sandbox whose driver can check what nobody inside can see:
+// values of its cgroups, a daemon's settings, a version.
+type Prover interface {
+	Prove(ctx context.Context) ([]Check, error)
+}
+
 // Probe is a driver's answer to "can you run here". Reason and Cure are one
 // line each, for people, when OK is false.
 type Probe struct {
