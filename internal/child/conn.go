@@ -14,6 +14,9 @@ func (a *agent) accept() error {
 	if err != nil {
 		return err
 	}
+	if a.guard && neighbour(fd) {
+		return unix.Close(fd)
+	}
 	unix.CloseOnExec(fd)
 	if err := unix.SetNonblock(fd, true); err != nil {
 		unix.Close(fd)
@@ -22,7 +25,7 @@ func (a *agent) accept() error {
 	if a.conn >= 0 {
 		unix.Close(a.conn)
 	}
-	a.conn, a.in, a.out = fd, nil, nil
+	a.conn, a.reply, a.in, a.out = fd, fd, nil, nil
 	if a.shell != nil {
 		a.send(agentwire.KindReady, agentwire.EncodeReady(unix.Getpid()))
 	}
@@ -32,7 +35,10 @@ func (a *agent) accept() error {
 // hangUp forgets the connection. The running command goes on.
 func (a *agent) hangUp() {
 	unix.Close(a.conn)
-	a.conn, a.in, a.out = -1, nil, nil
+	if a.reply != a.conn {
+		unix.Close(a.reply)
+	}
+	a.conn, a.reply, a.in, a.out = -1, -1, nil, nil
 	a.orphanAt = time.Now().Add(a.boot.OrphanTTL)
 }
 
@@ -61,7 +67,7 @@ func (a *agent) send(k agentwire.Kind, body []byte) {
 
 func (a *agent) flush() {
 	for len(a.out) > 0 && a.conn >= 0 {
-		n, err := writeConn(a.conn, a.out)
+		n, err := a.write()
 		switch {
 		case err == unix.EINTR:
 		case err == unix.EAGAIN:
@@ -78,11 +84,18 @@ func (a *agent) flush() {
 	}
 }
 
+func (a *agent) write() (int, error) {
+	if a.reply == a.conn {
+		return writeConn(a.conn, a.out)
+	}
+	return unix.Write(a.reply, a.out) // a pipe
+}
+
 // flushAll writes what is queued, for at most a second.
 func (a *agent) flushAll() {
 	end := time.Now().Add(time.Second)
 	for a.flush(); len(a.out) > 0 && time.Now().Before(end); a.flush() {
-		p := []unix.PollFd{{Fd: int32(a.conn), Events: unix.POLLOUT}}
+		p := []unix.PollFd{{Fd: int32(a.reply), Events: unix.POLLOUT}}
 		_, _ = unix.Poll(p, 100)
 	}
 }

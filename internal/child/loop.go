@@ -14,13 +14,6 @@ import (
 	"github.com/berthdev/berth/internal/agentwire"
 )
 
-// The descriptors that the supervisor hands over: the listening socket, and
-// the agent's own program, which it started through. Detached mounts follow.
-const (
-	listenFD  = 3
-	programFD = 4
-)
-
 const (
 	// defaultLimit is the limit of a command that names none.
 	defaultLimit = 120 * time.Second
@@ -36,9 +29,11 @@ const (
 // one loop on one thread.
 type agent struct {
 	boot   agentwire.Boot
-	listen int
-	conn   int // -1 when nobody is connected
-	wake   int // readable after a signal
+	listen int  // -1 when nobody else can come
+	conn   int  // -1 when nobody is connected
+	reply  int  // where answers go; conn itself but for a pipe
+	guard  bool // who comes from inside is turned away
+	wake   int  // readable after a signal
 
 	in  []byte // from the connection, not yet a frame
 	out []byte // to the connection, not yet written
@@ -76,10 +71,12 @@ func agentMain() int {
 	// Credentials belong to threads, and children get those of the thread
 	// that makes them: everything that matters happens on this one.
 	runtime.LockOSThread()
-	a := &agent{listen: listenFD, conn: -1, wake: -1, seen: map[string]bool{}}
-	unix.CloseOnExec(listenFD)
+	a := &agent{listen: -1, conn: -1, reply: -1, wake: -1, seen: map[string]bool{}}
 	stage, err := a.begin()
 	if err != nil {
+		if a.conn < 0 {
+			_, _ = os.Stderr.WriteString(AgentName + ": " + err.Error() + "\n")
+		}
 		a.send(agentwire.KindFailed, agentwire.EncodeText(err.Error()))
 		a.flushAll()
 		return 1
@@ -139,9 +136,9 @@ func (a *agent) begin() (stage, error) {
 		return 0, err
 	}
 	if !resumed {
-		// What the supervisor's own parents left open is not for a sandbox.
-		unix.Close(programFD)
-		closeFrom(programFD + 1 + mountCount())
+		if err := a.station(); err != nil {
+			return 0, err
+		}
 		if err := a.firstConnection(); err != nil {
 			return 0, err
 		}
@@ -177,24 +174,17 @@ func (a *agent) begin() (stage, error) {
 	return runStage, a.freshShell()
 }
 
-// mountCount is how many detached mounts were handed over: the one argument.
-func mountCount() int {
-	if len(os.Args) < 2 {
-		return 0
-	}
-	n, err := strconv.Atoi(os.Args[1])
-	if err != nil || n < 0 || n > 64 {
-		return 0
-	}
-	return n
-}
-
 // firstConnection waits a minute for the supervisor that started us.
 func (a *agent) firstConnection() error {
-	if err := wait(a.listen, time.Minute); err != nil {
-		return err
+	for a.conn < 0 {
+		if err := wait(a.listen, time.Minute); err != nil {
+			return err
+		}
+		if err := a.accept(); err != nil {
+			return err
+		}
 	}
-	return a.accept()
+	return nil
 }
 
 func (a *agent) firstFrame() (agentwire.Frame, error) {
@@ -259,12 +249,12 @@ func (a *agent) freshShell() error {
 	return nil
 }
 
-// loop serves until it is told to end or nobody has come for too long. An
-// error means that no shell can be had any more.
+// loop serves until it is told to end, nobody has come for too long, or nobody
+// can come any more. An error means that no shell can be had any more.
 func (a *agent) loop() error {
 	for {
 		now := time.Now()
-		if a.conn < 0 && now.After(a.orphanAt) {
+		if a.conn < 0 && (a.listen < 0 || now.After(a.orphanAt)) {
 			return nil
 		}
 		if a.call != nil && now.After(a.call.deadline) {
@@ -302,17 +292,18 @@ func (a *agent) patience(now time.Time) int {
 	return int(min(max(until.Sub(now), 0)/time.Millisecond+1, 1<<30))
 }
 
-// watch fills polls: four fixed places, then outputs in order, then drains.
+// watch fills polls: five fixed places, then outputs in order, then drains.
 func (a *agent) watch() {
-	conn := unix.PollFd{Fd: int32(a.conn), Events: unix.POLLIN}
+	reply := unix.PollFd{Fd: -1, Events: unix.POLLOUT}
 	if len(a.out) > 0 {
-		conn.Events |= unix.POLLOUT
+		reply.Fd = int32(a.reply)
 	}
 	a.polls = append(a.polls[:0],
 		unix.PollFd{Fd: int32(a.wake), Events: unix.POLLIN},
 		unix.PollFd{Fd: int32(a.listen), Events: unix.POLLIN},
-		conn,
-		unix.PollFd{Fd: int32(a.shell.report), Events: unix.POLLIN})
+		unix.PollFd{Fd: int32(a.conn), Events: unix.POLLIN},
+		unix.PollFd{Fd: int32(a.shell.report), Events: unix.POLLIN},
+		reply)
 	for i, o := range a.shell.out {
 		fd := o.fd
 		if o.busy && a.call != nil && a.call.out == i && a.call.hung {
@@ -329,7 +320,7 @@ func (a *agent) watch() {
 // before anything that may end it.
 func (a *agent) serve() (end bool, err error) {
 	polls := a.polls
-	for i, p := range polls[4+outputs:] {
+	for i, p := range polls[5+outputs:] {
 		if p.Revents != 0 && !a.drain(a.drains[i]) {
 			unix.Close(a.drains[i])
 			a.drains[i] = -1
@@ -342,7 +333,7 @@ func (a *agent) serve() (end bool, err error) {
 		}
 	}
 	a.drains = kept
-	for i, p := range polls[4 : 4+outputs] {
+	for i, p := range polls[5 : 5+outputs] {
 		if p.Revents == 0 || a.shell.out[i].fd != int(p.Fd) {
 			continue
 		}
@@ -372,10 +363,10 @@ func (a *agent) serve() (end bool, err error) {
 		}
 		return false, nil
 	}
-	if polls[2].Revents&unix.POLLOUT != 0 {
+	if polls[4].Revents != 0 {
 		a.flush()
 	}
-	if polls[2].Revents&^unix.POLLOUT != 0 && a.conn >= 0 {
+	if polls[2].Revents != 0 && a.conn >= 0 {
 		if !a.receive() {
 			a.hangUp()
 			return false, nil

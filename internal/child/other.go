@@ -65,3 +65,5 @@ func closeFrom(first int) {
 		_ = unix.Close(fd)
 	}
 }
+
+func neighbour(int) bool { return false }

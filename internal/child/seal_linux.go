@@ -12,12 +12,13 @@ import (
 )
 
 // resumeVar marks the second start of an agent that had to start itself again
-// to be rid of its threads' privileges. The connection is then at connFD and
-// the Boot at bootFD.
+// to be rid of its threads' privileges. The connection is then at connFD (and
+// at replyFD, for a pipe) and the Boot at bootFD.
 const (
 	resumeVar = "BERTH_AGENT_SEALED=1"
 	connFD    = 4
 	bootFD    = 5
+	replyFD   = 6
 )
 
 // maxProcesses bounds the processes and threads of a sandbox, where each has a
@@ -28,8 +29,9 @@ const maxProcesses = 2048
 // privileges that a program could bring, the supervisor's keys, system calls
 // that no tool needs, and being looked into.
 func (a *agent) seal(boot []byte) error {
-	// A keyring passes to children; a kernel without keys has nothing to pass.
-	if _, err := unix.KeyctlJoinSessionKeyring("sandbox"); err != nil && err != unix.ENOSYS {
+	// A keyring passes to children; a kernel without keys has nothing to pass,
+	// and where a filter keeps keys away already nobody inside can use one.
+	if _, err := unix.KeyctlJoinSessionKeyring("sandbox"); err != nil && err != unix.ENOSYS && !(err == unix.EPERM && filteredAlready()) {
 		return fail("leave the keyring", err)
 	}
 	for resource, most := range map[int]uint64{
@@ -46,10 +48,14 @@ func (a *agent) seal(boot []byte) error {
 		}
 	}
 	for c := uintptr(0); c <= 63; c++ {
-		if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err != nil {
-			if err == unix.EINVAL && c > 0 {
-				break // the kernel knows no more
-			}
+		has, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, c, 0, 0, 0)
+		if err == unix.EINVAL && c > 0 {
+			break // the kernel knows no more
+		}
+		if err == nil && has != 0 {
+			err = unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0)
+		}
+		if err != nil {
 			return fail("drop the bounding set", err)
 		}
 	}
@@ -74,6 +80,12 @@ func (a *agent) seal(boot []byte) error {
 		return fail("drop privileges", err)
 	}
 	return closeEyes()
+}
+
+// filteredAlready says that whoever started the agent filters its system calls.
+func filteredAlready() bool {
+	mode, err := unix.PrctlRetInt(unix.PR_GET_SECCOMP, 0, 0, 0, 0)
+	return err == nil && mode == 2
 }
 
 // closeEyes keeps others of the same user out of the agent's memory, and all
@@ -105,22 +117,29 @@ func (a *agent) again(boot []byte) error {
 		}
 		boot = boot[n:]
 	}
-	// Both may lie where the other is to go.
+	// Any of them may lie where another is to go.
 	high := func(fd int) int {
 		n, _ := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 64)
 		return n
 	}
-	conn, boots := high(a.conn), high(fd)
-	if err := unix.Dup3(conn, connFD, 0); err != nil {
-		return fail("dup", err)
+	args := []string{AgentName}
+	moves := map[int]int{connFD: high(a.conn), bootFD: high(fd)}
+	if a.listen >= 0 {
+		moves[listenFD] = high(a.listen)
 	}
-	if err := unix.Dup3(boots, bootFD, 0); err != nil {
-		return fail("dup", err)
+	if a.reply != a.conn {
+		moves[replyFD] = high(a.reply)
+		args = append(args, "stdio")
 	}
-	if _, err := unix.FcntlInt(listenFD, unix.F_SETFD, 0); err != nil {
-		return fail("fcntl", err)
+	if a.guard {
+		args = append(args, "listen")
 	}
-	return fail("start the agent again", unix.Exec("/proc/self/exe", []string{AgentName}, []string{resumeVar, "GOMAXPROCS=1"}))
+	for to, from := range moves {
+		if err := unix.Dup3(from, to, 0); err != nil {
+			return fail("dup", err)
+		}
+	}
+	return fail("start the agent again", unix.Exec("/proc/self/exe", args, []string{resumeVar, "GOMAXPROCS=1"}))
 }
 
 // resume takes up what again left.
@@ -128,8 +147,16 @@ func (a *agent) resume() (bool, error) {
 	if env := os.Environ(); len(env) == 0 || env[0] != resumeVar {
 		return false, nil
 	}
-	a.conn = connFD
-	unix.CloseOnExec(connFD)
+	a.conn, a.reply, a.listen = connFD, connFD, listenFD
+	if len(os.Args) > 1 && os.Args[1] == "stdio" {
+		a.reply, a.listen = replyFD, -1
+	}
+	a.guard = len(os.Args) > 1 && os.Args[1] == "listen"
+	for _, fd := range []int{a.conn, a.reply, a.listen} {
+		if fd >= 0 {
+			unix.CloseOnExec(fd)
+		}
+	}
 	f := os.NewFile(bootFD, "boot")
 	defer f.Close()
 	st, err := f.Stat()

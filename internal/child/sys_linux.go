@@ -64,3 +64,10 @@ func writeConn(fd int, b []byte) (int, error) {
 
 // closeFrom closes every descriptor from the first on.
 func closeFrom(first int) { _ = unix.CloseRange(uint(first), 1<<31, 0) }
+
+// neighbour says that who connects has a number among the processes seen here:
+// the supervisor, which is outside, has none.
+func neighbour(fd int) bool {
+	who, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
+	return err != nil || who.Pid != 0
+}
