@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -16,34 +17,70 @@ import (
 	"github.com/berthdev/berth/toolset"
 )
 
-// Box is a sandbox around an agent on this host: the agent's shell, the tree's
-// files, and a way to end it. It fulfils sandbox.Sandbox.
+// Box is a sandbox around an agent: the agent's shell, the session's files,
+// and a way to end it. It fulfils sandbox.Sandbox.
 type Box struct {
 	*Live
-	files  *tree.Tree
-	record sandbox.Record
-	end    func(ctx context.Context, l *Live) error
+	files Files
+	end   func(ctx context.Context, l *Live) error
 
 	mu      sync.Mutex
+	record  sandbox.Record
 	stopped bool
+}
+
+// Files are a session's files until Close.
+type Files interface {
+	toolset.Files
+	Close() error
 }
 
 var _ sandbox.Sandbox = (*Box)(nil)
 
 // NewBox puts a box around a live agent. end kills everything inside and
 // comes back when it is gone.
-func NewBox(l *Live, files *tree.Tree, rec sandbox.Record, end func(context.Context, *Live) error) *Box {
+func NewBox(l *Live, files Files, rec sandbox.Record, end func(context.Context, *Live) error) *Box {
 	return &Box{Live: l, files: files, record: rec, end: end}
 }
 
-// Files is the session's tree, served from the host.
+// Files are the session's files.
 func (b *Box) Files() toolset.Files { return b.files }
 
 // Workdir is the working directory as the tools see it.
-func (b *Box) Workdir() string { return b.record.Spec.Workdir }
+func (b *Box) Workdir() string { return b.Record().Spec.Workdir }
 
 // Record is what Recover needs.
-func (b *Box) Record() sandbox.Record { return b.record }
+func (b *Box) Record() sandbox.Record {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.record
+}
+
+// Assign gives the sandbox to a session by renaming its folder to dir, where
+// nothing may be yet. The agent's socket is in the folder's part socket, "" for
+// the folder itself. On error everything is as it was.
+func (b *Box) Assign(session, dir, socket string) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.stopped {
+		return errStopped
+	}
+	if _, err := os.Lstat(dir); !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("agent: assign: %s is there already", dir)
+	}
+	rec, old := b.record, b.record.Spec.Dir
+	rec.SessionID, rec.Spec.SessionID = session, session
+	rec.Spec.Dir, rec.Spec.Tree = dir, filepath.Join(dir, "tree")
+	if err := os.Rename(old, dir); err != nil {
+		return fmt.Errorf("agent: assign: %w", err)
+	}
+	if err := sandbox.WriteRecord(rec); err != nil {
+		return errors.Join(err, os.Rename(dir, old))
+	}
+	b.record = rec
+	b.Moved(filepath.Join(dir, socket))
+	return nil
+}
 
 // Stop ends every process and removes everything but the tree.
 func (b *Box) Stop(ctx context.Context) error {
@@ -57,7 +94,9 @@ func (b *Box) Stop(ctx context.Context) error {
 	}
 	b.stopped = true
 	b.Live.Close()
-	b.proc.Release()
+	if b.proc != nil {
+		b.proc.Release()
+	}
 	return errors.Join(b.files.Close(), sandbox.Sweep(b.record.Spec.Dir))
 }
 

@@ -35,17 +35,24 @@ var errStopped = fmt.Errorf("it was stopped: %w", sandbox.ErrGone)
 
 // Live is a running agent. It fulfils toolset.Shell. Safe for concurrent use.
 type Live struct {
-	dir  string // holds the socket
 	proc *Process
 	turn chan struct{} // held by the command that runs; waiters come first in, first out
 	late time.Duration // lateTime, shorter in tests
 
 	mu      sync.Mutex
-	conn    *conn // nil before the first use of a recovered agent and after a loss
+	dir     string // holds the socket
+	conn    *conn  // nil before the first use of a recovered agent and after a loss
 	stopped bool
 }
 
-// Process is the agent's process as the host sees it.
+// Moved says that the folder with the agent's socket was renamed.
+func (l *Live) Moved(dir string) {
+	l.mu.Lock()
+	l.dir = dir
+	l.mu.Unlock()
+}
+
+// Process is the agent's process as the host sees it, nil where it does not.
 func (l *Live) Process() *Process { return l.proc }
 
 // Bash runs a command; see toolset.Shell. It comes back with Interrupted when

@@ -55,6 +55,15 @@ func startProcess(path string, files []*os.File, sys *syscall.SysProcAttr) (*Pro
 	return p, nil
 }
 
+// FindProcess gives a process that something else has started, by its number.
+func FindProcess(pid int) (*Process, error) {
+	start, err := startTicks(pid)
+	if err != nil {
+		return nil, sandbox.ErrGone
+	}
+	return findProcess(Handle{PID: pid, Start: start, Boot: bootID()})
+}
+
 // findProcess opens the process of a handle, if it is still the same one.
 func findProcess(h Handle) (*Process, error) {
 	if h.PID <= 1 || h.Boot != bootID() {

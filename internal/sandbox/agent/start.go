@@ -102,6 +102,37 @@ func (l *Live) boot(ctx context.Context, boot agentwire.Boot) error {
 	return nil
 }
 
+// Attach takes an agent that something else has started and that makes its
+// socket in dir, and boots it. alive is asked, while the socket is not there
+// yet, whether waiting makes sense; proc is the agent's process here, or nil.
+// On error the agent is left to whoever started it.
+func Attach(ctx context.Context, dir string, boot agentwire.Boot, proc *Process, alive func(context.Context) error) (*Live, error) {
+	l := &Live{dir: dir, proc: proc, turn: make(chan struct{}, 1), late: lateTime}
+	ctx, cancel := context.WithTimeout(ctx, bootTime)
+	defer cancel()
+	pause := time.Millisecond
+	for {
+		err := l.boot(ctx, boot)
+		if err == nil {
+			return l, nil
+		}
+		if !errors.Is(err, syscall.ENOENT) && !errors.Is(err, syscall.ECONNREFUSED) {
+			return nil, err
+		}
+		if err := alive(ctx); err != nil {
+			return nil, err
+		}
+		t := time.NewTimer(pause)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return nil, fmt.Errorf("agent: it does not come up: %w", context.Cause(ctx))
+		}
+		pause = min(2*pause, 50*time.Millisecond)
+	}
+}
+
 // Recover gives the agent that an earlier process started. ErrGone when it is
 // not there any more.
 func Recover(dir string, h Handle) (*Live, error) {

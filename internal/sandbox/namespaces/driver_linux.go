@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
@@ -27,7 +26,7 @@ type Driver struct {
 	cfg   Config
 	log   *slog.Logger
 	power bool // this process may map any user and clone any mount
-	ids   users
+	ids   agent.Users
 
 	probing sync.Mutex
 	probed  bool // the probe has been good once
@@ -40,7 +39,7 @@ func New(cfg Config) *Driver {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Driver{cfg: cfg, log: cfg.Log, power: powerful(), ids: users{taken: map[int]bool{}}}
+	return &Driver{cfg: cfg, log: cfg.Log, power: powerful()}
 }
 
 // Name is "namespaces".
@@ -121,11 +120,11 @@ func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (_ sandbox.Sandbo
 	}
 	h := handle{UID: os.Getuid(), GID: os.Getgid()}
 	if d.power {
-		h.UID = d.ids.take(spec.SessionID)
+		h.UID = d.ids.Take(spec.SessionID)
 		h.GID = h.UID
 		defer func() {
 			if err != nil {
-				d.ids.release(h.UID)
+				d.ids.Release(h.UID)
 			}
 		}()
 	}
@@ -184,7 +183,7 @@ func (d *Driver) Recover(_ context.Context, rec sandbox.Record) (sandbox.Sandbox
 		return nil, err
 	}
 	if d.power {
-		d.ids.keep(h.UID)
+		d.ids.Keep(h.UID)
 	}
 	files, err := tree.Open(tree.Config{Root: rec.Spec.Tree, Workdir: rec.Spec.Workdir, Share: rec.Spec.Share, UID: h.UID, GID: h.GID})
 	if err != nil {
@@ -205,7 +204,7 @@ func (d *Driver) end(h handle) func(context.Context, *agent.Live) error {
 			return err
 		}
 		if d.power {
-			d.ids.release(h.UID)
+			d.ids.Release(h.UID)
 		}
 		return nil
 	}
@@ -233,41 +232,15 @@ func (d *Driver) openTree(spec sandbox.Spec, h handle) (*tree.Tree, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := d.own(spec, h); err != nil {
+	uid, gid := h.UID, h.GID
+	if !d.power {
+		uid, gid = -1, -1
+	}
+	if err := agent.Own(spec, uid, gid); err != nil {
 		files.Close()
 		return nil, err
 	}
 	return files, nil
-}
-
-func (d *Driver) own(spec sandbox.Spec, h handle) error {
-	outputs := filepath.Join(spec.Tree, "mnt/session/outputs")
-	err := os.Mkdir(outputs, 0o755)
-	if err != nil && !errors.Is(err, os.ErrExist) {
-		return err
-	}
-	if !d.power {
-		return nil
-	}
-	for _, place := range agent.Places(spec) {
-		root := filepath.Join(spec.Tree, place)
-		var st unix.Stat_t
-		if err := unix.Lstat(root, &st); err != nil {
-			return fmt.Errorf("%s: %w", root, err)
-		}
-		if int(st.Uid) == h.UID && (place != "/mnt/session" || err != nil) {
-			continue
-		}
-		if err := filepath.WalkDir(root, func(path string, _ os.DirEntry, err error) error {
-			if err != nil {
-				return err
-			}
-			return os.Lchown(path, h.UID, h.GID)
-		}); err != nil {
-			return fmt.Errorf("give the tree to its user: %w", err)
-		}
-	}
-	return nil
 }
 
 // powerful says whether this process has what root has in the host's first
@@ -290,7 +263,7 @@ func powerful() bool {
 	}
 	for line := range strings.Lines(string(b)) {
 		var in, out, n int64
-		if k, _ := fmt.Sscan(line, &in, &out, &n); k == 3 && in <= firstUser && in+n >= firstUser+userRange {
+		if k, _ := fmt.Sscan(line, &in, &out, &n); k == 3 && in <= agent.FirstUser && in+n >= agent.FirstUser+agent.UserRange {
 			return true
 		}
 	}

@@ -1,0 +1,44 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"github.com/berthdev/berth/internal/sandbox"
+)
+
+// Own makes what is missing of an open tree, and gives all of it to the
+// session's user, should it have been another's. A negative uid leaves owners
+// as they are.
+func Own(spec sandbox.Spec, uid, gid int) error {
+	err := os.Mkdir(filepath.Join(spec.Tree, "mnt/session/outputs"), 0o755)
+	made := err == nil
+	if err != nil && !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	if uid < 0 {
+		return nil
+	}
+	for _, place := range Places(spec) {
+		root := filepath.Join(spec.Tree, place)
+		st, err := os.Lstat(root)
+		if err != nil {
+			return err
+		}
+		if s, ok := st.Sys().(*syscall.Stat_t); ok && int(s.Uid) == uid && !(made && place == "/mnt/session") {
+			continue
+		}
+		if err := filepath.WalkDir(root, func(path string, _ os.DirEntry, err error) error {
+			if err != nil {
+				return err
+			}
+			return os.Lchown(path, uid, gid)
+		}); err != nil {
+			return fmt.Errorf("give the tree to its user: %w", err)
+		}
+	}
+	return nil
+}
