@@ -44,6 +44,7 @@ const (
 	StepPlain                        // the capabilities of the steps are not for the shell
 	StepNoUsers                      // no further user namespaces may be made; best effort
 	StepMemory                       // Target is a tmpfs of its own; Data holds mount options
+	StepUnmount                      // what is mounted at Target is not for the tools
 )
 
 // Step is one step. FD is the number of an inherited descriptor of a detached

@@ -73,6 +73,8 @@ func (b *builder) step(i int, s agentwire.Step) error {
 		return fail("link "+s.Target, unix.Symlink(s.Source, at))
 	case agentwire.StepBind:
 		return b.bind(i, s, at)
+	case agentwire.StepUnmount:
+		return fail("unmount "+s.Target, unix.Unmount(at, unix.MNT_DETACH))
 	case agentwire.StepSelf:
 		return fail("mount "+s.Target, unix.Mount(at, at, "", unix.MS_BIND, ""))
 	case agentwire.StepMemory:

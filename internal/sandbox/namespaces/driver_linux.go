@@ -18,6 +18,7 @@ import (
 	"github.com/berthdev/berth/internal/agentwire"
 	"github.com/berthdev/berth/internal/sandbox"
 	"github.com/berthdev/berth/internal/sandbox/agent"
+	"github.com/berthdev/berth/internal/sandbox/inside"
 	"github.com/berthdev/berth/internal/sandbox/tree"
 )
 
@@ -39,7 +40,7 @@ func New(cfg Config) *Driver {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Driver{cfg: cfg, log: cfg.Log, power: powerful()}
+	return &Driver{cfg: cfg, log: cfg.Log, power: inside.Powerful()}
 }
 
 // Name is "namespaces".
@@ -151,7 +152,7 @@ func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (_ sandbox.Sandbo
 		Program: program, Dir: spec.Dir, Mounts: mounts, Sys: d.attributes(h),
 		Boot: agentwire.Boot{
 			Steps: steps, Seal: true, Bash: "/bin/bash", Workdir: spec.Workdir,
-			Env: agent.Environ(spec, home, user), RunDir: runDir,
+			Env: agent.Environ(spec, inside.Home, inside.User), RunDir: inside.RunDir,
 			OutputBytes: spec.OutputBytes, OrphanTTL: spec.OrphanTTL,
 		},
 		Started: func(p *agent.Process) error {
@@ -217,10 +218,10 @@ func (d *Driver) attributes(h handle) *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{
 		Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET |
 			unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWCGROUP,
-		UidMappings:                []syscall.SysProcIDMap{{ContainerID: userID, HostID: h.UID, Size: 1}},
-		GidMappings:                []syscall.SysProcIDMap{{ContainerID: userID, HostID: h.GID, Size: 1}},
+		UidMappings:                []syscall.SysProcIDMap{{ContainerID: inside.UserID, HostID: h.UID, Size: 1}},
+		GidMappings:                []syscall.SysProcIDMap{{ContainerID: inside.UserID, HostID: h.GID, Size: 1}},
 		GidMappingsEnableSetgroups: d.power,
-		Credential:                 &syscall.Credential{Uid: userID, Gid: userID, NoSetGroups: !d.power},
+		Credential:                 &syscall.Credential{Uid: inside.UserID, Gid: inside.UserID, NoSetGroups: !d.power},
 		AmbientCaps:                []uintptr{unix.CAP_SETPCAP, unix.CAP_NET_ADMIN, unix.CAP_SYS_ADMIN, unix.CAP_SYS_RESOURCE},
 	}
 }
@@ -241,33 +242,6 @@ func (d *Driver) openTree(spec sandbox.Spec, h handle) (*tree.Tree, error) {
 		return nil, err
 	}
 	return files, nil
-}
-
-// powerful says whether this process has what root has in the host's first
-// user namespace, or at least in the one it lives in.
-func powerful() bool {
-	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var data [2]unix.CapUserData
-	if err := unix.Capget(&hdr, &data[0]); err != nil {
-		return false
-	}
-	for _, c := range []uint{unix.CAP_SYS_ADMIN, unix.CAP_SETUID, unix.CAP_SETGID, unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE} {
-		if data[c/32].Effective&(1<<(c%32)) == 0 {
-			return false
-		}
-	}
-	// A range of users must be there to be mapped.
-	b, err := os.ReadFile("/proc/self/uid_map")
-	if err != nil {
-		return false
-	}
-	for line := range strings.Lines(string(b)) {
-		var in, out, n int64
-		if k, _ := fmt.Sscan(line, &in, &out, &n); k == 3 && in <= agent.FirstUser && in+n >= agent.FirstUser+agent.UserRange {
-			return true
-		}
-	}
-	return false
 }
 
 func kernel() string {

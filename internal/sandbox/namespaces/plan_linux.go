@@ -3,7 +3,6 @@ package namespaces
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -13,19 +12,8 @@ import (
 	"github.com/berthdev/berth/internal/agentwire"
 	"github.com/berthdev/berth/internal/sandbox"
 	"github.com/berthdev/berth/internal/sandbox/agent"
+	"github.com/berthdev/berth/internal/sandbox/inside"
 )
-
-// Who and where one is inside.
-const (
-	userID = 1000
-	user   = "agent"
-	home   = "/home/agent"
-	runDir = "/run/berth"
-)
-
-// etc are the parts of the host's /etc that its programs do not work without.
-// They say nothing of the host's people or services.
-var etc = []string{"alternatives", "ld.so.cache", "ssl/certs", "ssl/openssl.cnf", "pki", "fonts", "localtime"}
 
 // plan is how the inside is built. The mounts are for the agent to inherit.
 func (d *Driver) plan(spec sandbox.Spec, h handle, program *agent.Program) (steps []agentwire.Step, mounts []*os.File, err error) {
@@ -33,48 +21,16 @@ func (d *Driver) plan(spec sandbox.Spec, h handle, program *agent.Program) (step
 	dir := func(path string, mode uint32) {
 		add(agentwire.Step{Kind: agentwire.StepDir, Target: path, Mode: mode})
 	}
-	file := func(path, text string) {
-		add(agentwire.Step{Kind: agentwire.StepFile, Target: path, Data: []byte(text), Mode: 0o644})
-	}
 	link := func(path, to string) {
 		add(agentwire.Step{Kind: agentwire.StepLink, Target: path, Source: to})
 	}
-	show := func(path string) {
-		add(agentwire.Step{Kind: agentwire.StepBind, Source: path, Target: path, ReadOnly: true})
-	}
 	add(agentwire.Step{Kind: agentwire.StepPrivate},
 		agentwire.Step{Kind: agentwire.StepRoot, Data: []byte("mode=0755,size=512m,nr_inodes=262144")})
-	show("/usr")
-	for _, name := range []string{"/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"} {
-		st, err := os.Lstat(name)
-		switch {
-		case err != nil:
-		case st.Mode()&fs.ModeSymlink != 0:
-			to, err := os.Readlink(name)
-			if err != nil {
-				return nil, nil, err
-			}
-			link(name, to)
-		case st.IsDir():
-			show(name)
-		}
+	root, err := inside.Root()
+	if err != nil {
+		return nil, nil, err
 	}
-	dir("/etc/ssl", 0o755)
-	for _, name := range etc {
-		if st, err := os.Lstat("/etc/" + name); err == nil {
-			if to, err := os.Readlink("/etc/" + name); err == nil && st.Mode()&fs.ModeSymlink != 0 {
-				link("/etc/"+name, to)
-				continue
-			}
-			show("/etc/" + name)
-		}
-	}
-	file("/etc/passwd", "root:x:0:0:root:/root:/usr/sbin/nologin\nagent:x:1000:1000:agent:/home/agent:/bin/bash\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n")
-	file("/etc/group", "root:x:0:\nagent:x:1000:\nnogroup:x:65534:\n")
-	file("/etc/hosts", "127.0.0.1\tlocalhost sandbox\n::1\tlocalhost\n")
-	file("/etc/hostname", "sandbox\n")
-	file("/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\n")
-	file("/etc/resolv.conf", "# there is no network here\n")
+	add(root...)
 	for _, name := range []string{"null", "zero", "full", "random", "urandom", "tty"} {
 		add(agentwire.Step{Kind: agentwire.StepBind, Source: "/dev/" + name, Target: "/dev/" + name, Devices: true, Optional: name == "tty"})
 	}
@@ -95,12 +51,7 @@ func (d *Driver) plan(spec sandbox.Spec, h handle, program *agent.Program) (step
 	}
 	// The shell's pipes have room of their own: a command that fills the rest
 	// does not cut the agent off from its shell.
-	add(agentwire.Step{Kind: agentwire.StepMemory, Target: runDir, Data: []byte("mode=0700,size=24m,nr_inodes=64")})
-	dir(home, 0o755)
-	dir("/var/lib", 0o755)
-	link("/var/tmp", "/tmp")
-	link("/var/run", "/run")
-	dir("/opt", 0o755)
+	add(agentwire.Step{Kind: agentwire.StepMemory, Target: inside.RunDir, Data: []byte("mode=0700,size=24m,nr_inodes=64")})
 	if mounts, err = d.places(spec, h, program, &steps); err != nil {
 		return nil, mounts, err
 	}
