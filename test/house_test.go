@@ -120,6 +120,7 @@ var arrows = []struct {
 	{"internal/httpapi", []string{"api", "internal/plane", "internal/store", "internal/queue", "internal/events", "internal/turn", "internal/auth", "internal/model"}},
 	{"internal/journal", []string{"worker"}},
 	{"internal/agentwire", nil},
+	{"internal/egress", nil},
 	{"internal/sandbox", []string{"api", "toolset", "internal/sandbox", "internal/agentwire", "internal/child"}},
 	{"internal/child", []string{"internal/agentwire", "internal/child"}},
 	{"internal/config", []string{"api", "internal/plane"}},
