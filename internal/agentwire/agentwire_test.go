@@ -10,6 +10,30 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
+var posture = Posture{
+	UIDs: [4]uint32{1, 2, 3, 4}, GIDs: [4]uint32{5, 6, 7, 1<<32 - 1}, Groups: []uint32{8}, Inheritable: 1, Permitted: 2, Effective: 4,
+	Bounding: 1<<64 - 1, Ambient: 8, NoNewPrivs: true, Seccomp: 2, Filters: 1, Namespaces: []Namespace{{"net", 4026531840}},
+	Mounts: []Mount{{"/", "ro,nosuid", "tmpfs"}}, Inherited: []string{"socket:[1]"}, Rlimits: []Rlimit{{7, 1<<64 - 1}},
+	Interfaces: []string{"lo"}, Processes: 2, Hostname: "sandbox", Seen: []string{"/x"}, Writable: []string{"/y"}, Tries: []Try{{"mount", 1}}, Cut: true,
+}
+
+// A posture is bounded: its list lengths promise nothing that its bytes do not
+// hold.
+func TestPostureIsBounded(t *testing.T) {
+	if _, err := DecodePosture(make([]byte, MaxPosture+1)); !errors.Is(err, ErrTooLarge) {
+		t.Errorf("too large: %v", err)
+	}
+	b := posture.Encode()
+	for i := range b {
+		if _, err := DecodePosture(b[:i]); err == nil {
+			t.Errorf("cut at %d it decodes", i)
+		}
+	}
+	if _, err := DecodePosture(append(b, 0)); !errors.Is(err, ErrBad) {
+		t.Errorf("with more after it: %v", err)
+	}
+}
+
 func TestMessagesSurviveTheTrip(t *testing.T) {
 	boot := Boot{
 		Steps: []Step{{Kind: StepBind, Source: "/usr", Target: "/usr", ReadOnly: true, Data: []byte{}, FD: 7},
@@ -23,6 +47,21 @@ func TestMessagesSurviveTheTrip(t *testing.T) {
 	run := Run{ID: "sevt_1", Text: "echo\x01\xff\n", Limit: 1500 * time.Millisecond}
 	if got, err := DecodeRun(run.Encode()); err != nil || got != run {
 		t.Errorf("run: %v %+v", err, got)
+	}
+	run.Stream = true
+	if got, err := DecodeRun(run.Encode()); err != nil || got != run {
+		t.Errorf("run: %v %+v", err, got)
+	}
+	if got, err := DecodePosture(posture.Encode()); err != nil || !cmp.Equal(got, posture) {
+		t.Errorf("posture: %v %s", err, cmp.Diff(posture, got))
+	}
+	probe := Probe{Hidden: []string{"/a", ""}, Fixed: []string{"/usr"}}
+	if got, err := DecodeProbe(probe.Encode()); err != nil || !cmp.Equal(got, probe) {
+		t.Errorf("probe: %v %s", err, cmp.Diff(probe, got))
+	}
+	out := Output{ID: "a", Data: []byte("\x00")}
+	if got, err := DecodeOutput(out.Encode()); err != nil || !cmp.Equal(got, out) {
+		t.Errorf("output: %v %+v", err, got)
 	}
 	res := Result{ID: "a", End: "exited", ExitCode: -1, Head: []byte("h\x00"), Dropped: 1 << 40, Tail: []byte("t"), Elapsed: 3 * time.Microsecond, OOM: true}
 	if got, err := DecodeResult(res.Encode()); err != nil || !cmp.Equal(got, res) {
@@ -64,6 +103,9 @@ func FuzzFrames(f *testing.F) {
 	add(KindResult, Result{ID: "x", End: "exited", Head: []byte("y")}.Encode())
 	add(KindRefused, Refused{"x", "busy"}.Encode())
 	add(KindReady, EncodeReady(1))
+	add(KindProbe, Probe{Hidden: []string{"/x"}}.Encode())
+	add(KindPosture, posture.Encode())
+	add(KindOutput, Output{ID: "x", Data: []byte("y")}.Encode())
 	f.Fuzz(func(t *testing.T, b []byte) {
 		fr, n, errNext := Next(b)
 		got, errRead := Read(bytes.NewReader(b))
@@ -92,6 +134,17 @@ func FuzzFrames(f *testing.F) {
 				t.Fatalf("result: %v", err)
 			}
 		}
+		if m, err := DecodePosture(fr.Body); err == nil {
+			if again, err := DecodePosture(m.Encode()); err != nil || !cmp.Equal(m, again) {
+				t.Fatalf("posture: %v", err)
+			}
+		}
+		if m, err := DecodeProbe(fr.Body); err == nil {
+			if again, err := DecodeProbe(m.Encode()); err != nil || !cmp.Equal(m, again) {
+				t.Fatalf("probe: %v", err)
+			}
+		}
+		_, _ = DecodeOutput(fr.Body)
 		_, _ = DecodeRefused(fr.Body)
 		_, _ = DecodeText(fr.Body)
 		_, _ = DecodeReady(fr.Body)

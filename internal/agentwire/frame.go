@@ -19,6 +19,8 @@ const (
 	MaxText = 16 << 20
 	// MaxOutput is the most output that a result carries.
 	MaxOutput = 16 << 20
+	// MaxPosture is the largest posture, encoded.
+	MaxPosture = 256 << 10
 )
 
 // Kind is what a frame says.
@@ -40,6 +42,9 @@ const (
 	KindUnknown
 	KindRestarted
 	KindRefused
+	KindProbe
+	KindPosture
+	KindOutput
 )
 
 // Errors of a stream that does not follow the format.
@@ -147,6 +152,13 @@ func (f *fields) str(s string) {
 	*f = append(*f, s...)
 }
 
+func (f *fields) strs(list []string) {
+	f.num(uint64(len(list)))
+	for _, s := range list {
+		f.str(s)
+	}
+}
+
 // parser reads a body; the first violation sticks.
 type parser struct {
 	b   []byte
@@ -161,6 +173,14 @@ func (p *parser) num() uint64 {
 	}
 	p.b = p.b[n:]
 	return v
+}
+
+func (p *parser) num32() uint32 {
+	v := p.num()
+	if v > 1<<32-1 {
+		p.bad = true
+	}
+	return uint32(v)
 }
 
 func (p *parser) bool() bool {
@@ -183,6 +203,13 @@ func (p *parser) bytes() []byte {
 }
 
 func (p *parser) str() string { return string(p.bytes()) }
+
+func (p *parser) strs() (list []string) {
+	for range p.count() {
+		list = append(list, p.str())
+	}
+	return list
+}
 
 // count reads a list's length; each element takes at least one byte.
 func (p *parser) count() int {

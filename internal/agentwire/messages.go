@@ -67,6 +67,15 @@ type Run struct {
 	ID    string
 	Text  string
 	Limit time.Duration // whole milliseconds travel; 0 means the agent's default
+	// Stream asks for the output as it comes, in Output frames before the
+	// Result, as long as the connection lasts.
+	Stream bool
+}
+
+// Output is what a streaming command has written since the last one.
+type Output struct {
+	ID   string
+	Data []byte
 }
 
 // Result is how a command ended. End holds the values of toolset.End.
@@ -151,16 +160,32 @@ func (m Run) Encode() []byte {
 	f.str(m.ID)
 	f.str(m.Text)
 	f.num(uint64(max(m.Limit, 0) / time.Millisecond))
+	f.bool(m.Stream)
 	return f
 }
 
 // DecodeRun reads a Run.
 func DecodeRun(b []byte) (Run, error) {
 	p := parser{b: b}
-	m := Run{ID: p.str(), Text: p.str(), Limit: millis(p.num())}
+	m := Run{ID: p.str(), Text: p.str(), Limit: millis(p.num()), Stream: p.bool()}
 	if len(m.Text) > MaxText {
 		return Run{}, ErrTooLarge
 	}
+	return m, p.end()
+}
+
+// Encode gives the message's body.
+func (m Output) Encode() []byte {
+	f := make(fields, 0, len(m.Data)+len(m.ID)+16)
+	f.str(m.ID)
+	f.bytes(m.Data)
+	return f
+}
+
+// DecodeOutput reads an Output; its data shares b's memory.
+func DecodeOutput(b []byte) (Output, error) {
+	p := parser{b: b}
+	m := Output{ID: p.str(), Data: p.bytes()}
 	return m, p.end()
 }
 

@@ -25,8 +25,8 @@ func drivers(log *slog.Logger) []sandbox.Driver {
 var later = []string{"gvisor", "docker", "command", "kubernetes"}
 
 // chooseDriver gives the driver of a name, or for "auto" the best one that
-// isolates and works here.
-func chooseDriver(ctx context.Context, name string, all []sandbox.Driver) (sandbox.Driver, error) {
+// isolates and works here, and what it relies on.
+func chooseDriver(ctx context.Context, name string, all []sandbox.Driver) (d sandbox.Driver, version string, err error) {
 	names := make([]string, len(all))
 	var refused []string
 	var cure string
@@ -37,7 +37,7 @@ func chooseDriver(ctx context.Context, name string, all []sandbox.Driver) (sandb
 		}
 		p := d.Probe(ctx)
 		if p.OK {
-			return d, nil
+			return d, p.Version, nil
 		}
 		refused = append(refused, d.Name()+": "+p.Reason)
 		if cure == "" {
@@ -46,18 +46,18 @@ func chooseDriver(ctx context.Context, name string, all []sandbox.Driver) (sandb
 	}
 	switch {
 	case slices.Contains(later, name):
-		return nil, &config.Error{Problem: "--sandbox " + name + " is not in this version yet", Cure: "use auto, " + strings.Join(names, " or ")}
+		return nil, "", &config.Error{Problem: "--sandbox " + name + " is not in this version yet", Cure: "use auto, " + strings.Join(names, " or ")}
 	case len(refused) == 0:
-		return nil, &config.Error{Problem: fmt.Sprintf("--sandbox %q is unknown", name), Cure: "use auto, " + strings.Join(names, " or ")}
+		return nil, "", &config.Error{Problem: fmt.Sprintf("--sandbox %q is unknown", name), Cure: "use auto, " + strings.Join(names, " or ")}
 	}
 	if name == "auto" {
 		cure += "; or run tools without isolation by --sandbox process"
 	}
-	return nil, &Error{Problem: "tools cannot be isolated here (" + strings.Join(refused, "; ") + ")", Cure: cure}
+	return nil, "", &Error{Problem: "tools cannot be isolated here (" + strings.Join(refused, "; ") + ")", Cure: cure}
 }
 
 // newKeeper makes the keeper of a worker's sandboxes below state.
-func newKeeper(c config.Engine, d sandbox.Driver, state string, log *slog.Logger) (*sandbox.Keeper, error) {
+func newKeeper(c config.Engine, d sandbox.Driver, version, state string, log *slog.Logger) (*sandbox.Keeper, error) {
 	spec := sandbox.Spec{Workdir: "/workspace"}
 	if c.Workdir != "" && c.Workdir != "/workspace" {
 		dir, err := filepath.Abs(c.Workdir)
@@ -77,7 +77,7 @@ func newKeeper(c config.Engine, d sandbox.Driver, state string, log *slog.Logger
 				Cure: "use --workdir-mode share, a path that does not exist, or the default /workspace"}
 		}
 	}
-	return sandbox.NewKeeper(sandbox.KeeperConfig{Driver: d, Dir: filepath.Join(state, "sandboxes"), Spec: spec, Log: log})
+	return sandbox.NewKeeper(sandbox.KeeperConfig{Driver: d, Dir: filepath.Join(state, "sandboxes"), Spec: spec, Version: version, Log: log})
 }
 
 // hosts gives a keeper's sandboxes to the worker.

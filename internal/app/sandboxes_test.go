@@ -26,13 +26,13 @@ func ways(namespaces sandbox.Probe) []sandbox.Driver {
 }
 
 func TestAutoNeverMeansNoIsolation(t *testing.T) {
-	d, err := chooseDriver(t.Context(), "auto", ways(sandbox.Probe{OK: true}))
+	d, _, err := chooseDriver(t.Context(), "auto", ways(sandbox.Probe{OK: true}))
 	if err != nil || d.Name() != "namespaces" {
 		t.Errorf("auto on a good machine: %v, %v", d, err)
 	}
 	bad := sandbox.Probe{Reason: "the kernel says no", Cure: "sysctl this=1"}
 	for _, name := range []string{"auto", "namespaces"} {
-		d, err = chooseDriver(t.Context(), name, ways(bad))
+		d, _, err = chooseDriver(t.Context(), name, ways(bad))
 		if err == nil {
 			t.Fatalf("%s on a bad machine gave %s", name, d.Name())
 		}
@@ -42,11 +42,11 @@ func TestAutoNeverMeansNoIsolation(t *testing.T) {
 			}
 		}
 	}
-	if d, err = chooseDriver(t.Context(), "process", ways(bad)); err != nil || d.Name() != "process" {
+	if d, _, err = chooseDriver(t.Context(), "process", ways(bad)); err != nil || d.Name() != "process" {
 		t.Errorf("process by name: %v, %v", d, err)
 	}
 	for _, name := range []string{"gvisor", "jail", ""} {
-		_, err = chooseDriver(t.Context(), name, ways(bad))
+		_, _, err = chooseDriver(t.Context(), name, ways(bad))
 		if _, ok := errors.AsType[*config.Error](err); !ok {
 			t.Errorf("%q: %v is no *config.Error", name, err)
 		}

@@ -43,7 +43,7 @@ type workerHalf struct {
 
 // startWorker locks the state directory and takes over the sandboxes in it.
 func startWorker(ctx context.Context, c WorkerConfig) (_ *workerHalf, err error) {
-	driver, err := chooseDriver(ctx, c.Sandbox, drivers(c.Log))
+	driver, version, err := chooseDriver(ctx, c.Sandbox, drivers(c.Log))
 	if err != nil {
 		return nil, err
 	}
@@ -59,7 +59,7 @@ func startWorker(ctx context.Context, c WorkerConfig) (_ *workerHalf, err error)
 			h.lock.Release()
 		}
 	}()
-	if h.keeper, err = newKeeper(c.Engine, driver, c.StateDir, c.Log); err != nil {
+	if h.keeper, err = newKeeper(c.Engine, driver, version, c.StateDir, c.Log); err != nil {
 		return nil, err
 	}
 	h.worker, err = worker.New(worker.Config{

@@ -136,6 +136,13 @@ func (a *agent) frame(f agentwire.Frame) (end, bad bool, err error) {
 			return false, true, nil
 		}
 		return false, false, a.run(r)
+	case agentwire.KindProbe:
+		q, err := agentwire.DecodeProbe(f.Body)
+		if err != nil {
+			return false, true, nil
+		}
+		a.send(agentwire.KindPosture, a.posture(q).Encode())
+		return false, false, nil
 	case agentwire.KindRestart:
 		return false, false, a.restart()
 	case agentwire.KindEnd:

@@ -23,6 +23,9 @@ const (
 	maxSeen = 8192
 	// readSize is the largest single read of output.
 	readSize = 256 << 10
+	// maxBehind is how far a reader of streamed output may be behind before
+	// the command has to wait for it.
+	maxBehind = 1 << 20
 )
 
 // agent is the whole state. Everything but the signal forwarder happens in
@@ -58,6 +61,7 @@ type call struct {
 	limit    time.Duration
 	nonce    string
 	checking bool
+	stream   bool
 	text     string
 	out      int // its output FIFO
 	hung     bool
@@ -306,7 +310,7 @@ func (a *agent) watch() {
 		reply)
 	for i, o := range a.shell.out {
 		fd := o.fd
-		if o.busy && a.call != nil && a.call.out == i && a.call.hung {
+		if o.busy && a.call != nil && a.call.out == i && (a.call.hung || a.call.stream && len(a.out) > maxBehind) {
 			fd = -1
 		}
 		a.polls = append(a.polls, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
@@ -400,11 +404,19 @@ func (a *agent) collect() {
 				widen(a.shell.out[c.out].fd)
 			}
 		}
-		c.got.write(a.buf[:n])
+		a.take(a.buf[:n])
 		return
 	}
 	if n == 0 && err == nil {
 		c.hung = true // everybody has closed it; the report is on its way
+	}
+}
+
+// take takes output of the running command.
+func (a *agent) take(b []byte) {
+	a.call.got.write(b)
+	if a.call.stream {
+		a.send(agentwire.KindOutput, agentwire.Output{ID: a.call.id, Data: b}.Encode())
 	}
 }
 
@@ -515,7 +527,7 @@ func (a *agent) readRest() {
 		if n <= 0 {
 			return
 		}
-		c.got.write(a.buf[:n])
+		a.take(a.buf[:n])
 		left -= n
 	}
 }
@@ -610,7 +622,7 @@ func (a *agent) start(r agentwire.Run) error {
 		return err
 	}
 	a.call = &call{
-		id: r.ID, limit: r.Limit, nonce: nonce, text: r.Text, out: -1, got: newCollector(a.boot.OutputBytes),
+		id: r.ID, limit: r.Limit, nonce: nonce, text: r.Text, stream: r.Stream, out: -1, got: newCollector(a.boot.OutputBytes),
 		began: now, ticks: bootTicks(), deadline: now.Add(r.Limit),
 	}
 	if bytes.IndexByte([]byte(r.Text), 0) >= 0 {

@@ -26,6 +26,9 @@ func build(steps []agentwire.Step) error {
 
 func (a *agent) seal([]byte) error { return errLinux }
 
+// posture finds nothing: nothing is promised here.
+func (a *agent) posture(agentwire.Probe) agentwire.Posture { return agentwire.Posture{} }
+
 func (a *agent) resume() (bool, error) { return false, nil }
 
 func adoptOrphans() error { return nil }

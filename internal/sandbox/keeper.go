@@ -27,6 +27,8 @@ type KeeperConfig struct {
 	// Spec is the pattern of every sandbox; SessionID, Dir and Tree are set
 	// per session.
 	Spec Spec
+	// Version is what the driver's probe said of what it relies on.
+	Version string
 	// Log hears of leftovers and of what could not be removed; nil is silence.
 	Log *slog.Logger
 }
@@ -124,6 +126,16 @@ func (k *Keeper) adopt(ctx, wait context.Context, folder string, rec Record) {
 		k.forgetRecord(dir)
 		return
 	}
+	// It may have been left by another version, or with other settings.
+	if err := k.prove(ctx, sb, dir, false); err != nil {
+		k.log.Warn("a sandbox could not be taken over and is stopped", "folder", folder, "err", err)
+		if err := sb.Stop(ctx); err != nil {
+			k.log.Warn("it could not be stopped either", "folder", folder, "err", err)
+			return
+		}
+		k.forgetRecord(dir)
+		return
+	}
 	p := k.enter(folder)
 	p.sb = sb
 	k.leave(folder, p)
@@ -214,14 +226,30 @@ func (k *Keeper) start(ctx context.Context, p *place, dir, session string) (lost
 	}
 	spec := k.cfg.Spec
 	spec.SessionID, spec.Dir, spec.Tree = session, dir, tree
-	if p.sb, err = k.cfg.Driver.Start(ctx, spec); err != nil {
-		p.sb = nil
+	sb, err := k.cfg.Driver.Start(ctx, spec)
+	if err == nil {
+		if err = k.prove(ctx, sb, dir, true); err != nil {
+			err = errors.Join(err, sb.Stop(context.WithoutCancel(ctx)))
+		}
+	}
+	if err != nil {
 		if errDir != nil {
 			os.RemoveAll(dir)
 		}
 		return false, fmt.Errorf("sandbox: %s: %w", k.cfg.Driver.Name(), err)
 	}
+	p.sb = sb
 	return lost, nil
+}
+
+// prove has the sandbox proven and keeps its receipt.
+func (k *Keeper) prove(ctx context.Context, sb Sandbox, dir string, fresh bool) error {
+	r, err := Prove(ctx, k.cfg.Driver, sb, fresh)
+	if err != nil {
+		return err
+	}
+	r.Version = k.cfg.Version
+	return WriteReceipt(dir, r)
 }
 
 // end stops a place's sandbox, if it has one. p.mu is held.

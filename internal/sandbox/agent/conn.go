@@ -21,7 +21,9 @@ type conn struct {
 	mu       sync.Mutex
 	calls    map[string]chan answer // by id; each takes one answer
 	restarts []chan struct{}
-	err      error // why the reader ended
+	postures []chan agentwire.Posture
+	streams  map[string]func([]byte) // by id; called by the reader
+	err      error                   // why the reader ended
 }
 
 // answer is what an agent says to a Run or an Ask.
@@ -32,7 +34,7 @@ type answer struct {
 }
 
 func newConn(c net.Conn) *conn {
-	k := &conn{c: c, done: make(chan struct{}), calls: map[string]chan answer{}}
+	k := &conn{c: c, done: make(chan struct{}), calls: map[string]chan answer{}, streams: map[string]func([]byte){}}
 	go k.read() // close waits for it
 	return k
 }
@@ -80,6 +82,25 @@ func (k *conn) restart() (chan struct{}, error) {
 	return ch, k.send(agentwire.KindRestart, nil)
 }
 
+func (k *conn) probe(q agentwire.Probe) (chan agentwire.Posture, error) {
+	ch := make(chan agentwire.Posture, 1)
+	k.mu.Lock()
+	k.postures = append(k.postures, ch)
+	k.mu.Unlock()
+	return ch, k.send(agentwire.KindProbe, q.Encode())
+}
+
+// stream has f called with the output of a command as it comes; nil ends that.
+func (k *conn) stream(id string, f func([]byte)) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if f == nil {
+		delete(k.streams, id)
+		return
+	}
+	k.streams[id] = f
+}
+
 func (k *conn) read() {
 	defer close(k.done)
 	for {
@@ -124,6 +145,28 @@ func (k *conn) frame(f agentwire.Frame) error {
 			k.restarts = k.restarts[1:]
 		}
 		k.mu.Unlock()
+	case agentwire.KindPosture:
+		p, err := agentwire.DecodePosture(f.Body)
+		if err != nil {
+			return err
+		}
+		k.mu.Lock()
+		if len(k.postures) > 0 {
+			k.postures[0] <- p
+			k.postures = k.postures[1:]
+		}
+		k.mu.Unlock()
+	case agentwire.KindOutput:
+		o, err := agentwire.DecodeOutput(f.Body)
+		if err != nil {
+			return err
+		}
+		k.mu.Lock()
+		f := k.streams[o.ID]
+		k.mu.Unlock()
+		if f != nil {
+			f(o.Data)
+		}
 	case agentwire.KindRunning, agentwire.KindReady:
 	default:
 		return fmt.Errorf("agent: a frame of kind %d makes no sense here", f.Kind)

@@ -58,6 +58,17 @@ func (l *Live) Process() *Process { return l.proc }
 // Bash runs a command; see toolset.Shell. It comes back with Interrupted when
 // ctx ends, also while it waits for its turn.
 func (l *Live) Bash(ctx context.Context, c toolset.Command) (toolset.Result, error) {
+	return l.run(ctx, c, nil)
+}
+
+// Stream is Bash that gives out what the command writes as it comes, in order,
+// before it returns; the command waits for a slow out. What is written while
+// the connection is lost is in the result alone.
+func (l *Live) Stream(ctx context.Context, c toolset.Command, out func([]byte)) (toolset.Result, error) {
+	return l.run(ctx, c, out)
+}
+
+func (l *Live) run(ctx context.Context, c toolset.Command, out func([]byte)) (toolset.Result, error) {
 	if len(c.Text) > agentwire.MaxText {
 		return toolset.Result{Head: []byte("the command is too long"), End: toolset.Incomplete}, nil
 	}
@@ -74,12 +85,12 @@ func (l *Live) Bash(ctx context.Context, c toolset.Command) (toolset.Result, err
 	if c.ID == "" {
 		c.ID = "call." + rand.Text()
 	}
-	run := agentwire.Run{ID: c.ID, Text: c.Text, Limit: c.Timeout}
+	run := agentwire.Run{ID: c.ID, Text: c.Text, Limit: c.Timeout, Stream: out != nil}
 	limit := c.Timeout
 	if limit <= 0 {
 		limit = defaultLimit
 	}
-	a, err := l.ask(ctx, agentwire.KindRun, c.ID, run.Encode(), limit+l.late)
+	a, err := l.ask(ctx, request{kind: agentwire.KindRun, id: c.ID, body: run.Encode(), within: limit + l.late, out: out})
 	if err != nil {
 		if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 			return toolset.Result{End: toolset.Interrupted, Elapsed: time.Since(began)}, nil
@@ -96,7 +107,7 @@ func (l *Live) Bash(ctx context.Context, c toolset.Command) (toolset.Result, err
 // Recall gives the result of a command by its id without running it: known is
 // false for an id that never ran here. It waits for a command that runs.
 func (l *Live) Recall(ctx context.Context, id string) (r toolset.Result, known bool, err error) {
-	a, err := l.ask(ctx, agentwire.KindAsk, id, agentwire.EncodeText(id), 0)
+	a, err := l.ask(ctx, request{kind: agentwire.KindAsk, id: id, body: agentwire.EncodeText(id)})
 	if err != nil {
 		return toolset.Result{}, false, err
 	}
@@ -113,19 +124,30 @@ func result(r agentwire.Result) toolset.Result {
 	}
 }
 
-// ask sends a Run or an Ask and waits for its answer, over a new connection
-// when the old one breaks: asking twice is safe. When ctx ends, a Run is
-// interrupted and its answer still awaited. An agent that says nothing for as
-// long as within, unless that is 0, is stuck.
-func (l *Live) ask(ctx context.Context, kind agentwire.Kind, id string, body []byte, within time.Duration) (answer, error) {
+// request is a Run or an Ask. An agent that says nothing for as long as within,
+// unless that is 0, is stuck.
+type request struct {
+	kind   agentwire.Kind
+	id     string
+	body   []byte
+	within time.Duration
+	out    func([]byte) // of a Run that streams
+}
+
+// ask sends a request and waits for its answer, over a new connection when the
+// old one breaks: asking twice is safe. When ctx ends, a Run is interrupted and
+// its answer still awaited.
+func (l *Live) ask(ctx context.Context, r request) (answer, error) {
 	for try := 0; ; try++ {
 		k, err := l.connection()
 		if err != nil {
 			return answer{}, err
 		}
-		ch := k.expect(id)
-		if err := k.send(kind, body); err == nil {
-			a, err := l.await(ctx, k, ch, kind, id, within)
+		ch := k.expect(r.id)
+		k.stream(r.id, r.out)
+		if err := k.send(r.kind, r.body); err == nil {
+			a, err := l.await(ctx, k, ch, r)
+			k.stream(r.id, nil)
 			switch {
 			case err == nil && a.kind == agentwire.KindRefused && a.reason == agentwire.Busy:
 				t := time.NewTimer(busyPause)
@@ -140,11 +162,11 @@ func (l *Live) ask(ctx context.Context, kind agentwire.Kind, id string, body []b
 			case err == nil:
 				return a, nil
 			case !errors.Is(err, errBroken):
-				k.forget(id)
+				k.forget(r.id)
 				return answer{}, err
 			}
 		}
-		k.forget(id)
+		k.forget(r.id)
 		if try >= 2 {
 			return answer{}, fmt.Errorf("agent: the connection keeps breaking: %w", sandbox.ErrGone)
 		}
@@ -157,10 +179,10 @@ var (
 )
 
 // await waits for an answer.
-func (l *Live) await(ctx context.Context, k *conn, ch chan answer, kind agentwire.Kind, id string, within time.Duration) (answer, error) {
+func (l *Live) await(ctx context.Context, k *conn, ch chan answer, r request) (answer, error) {
 	var stuck <-chan time.Time
-	if within > 0 {
-		t := time.NewTimer(within)
+	if r.within > 0 {
+		t := time.NewTimer(r.within)
 		defer t.Stop()
 		stuck = t.C
 	}
@@ -173,10 +195,10 @@ func (l *Live) await(ctx context.Context, k *conn, ch chan answer, kind agentwir
 		return answer{}, errStuck
 	case <-ctx.Done():
 	}
-	if kind != agentwire.KindRun {
+	if r.kind != agentwire.KindRun {
 		return answer{}, ctx.Err()
 	}
-	if err := k.send(agentwire.KindInterrupt, agentwire.EncodeText(id)); err != nil {
+	if err := k.send(agentwire.KindInterrupt, agentwire.EncodeText(r.id)); err != nil {
 		return answer{}, errBroken
 	}
 	t := time.NewTimer(killTime)
@@ -224,6 +246,38 @@ func (l *Live) Restart(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+// Posture asks the agent what a tool's process is and may do.
+func (l *Live) Posture(ctx context.Context, q agentwire.Probe) (agentwire.Posture, error) {
+	k, err := l.connection()
+	if err != nil {
+		return agentwire.Posture{}, err
+	}
+	ch, err := k.probe(q)
+	if err != nil {
+		return agentwire.Posture{}, fmt.Errorf("agent: probe: %w", err)
+	}
+	t := time.NewTimer(l.late)
+	defer t.Stop()
+	select {
+	case p := <-ch:
+		return p, nil
+	case <-t.C:
+		return agentwire.Posture{}, errStuck
+	case <-k.done:
+		return agentwire.Posture{}, fmt.Errorf("agent: probe: %w", sandbox.ErrGone)
+	case <-ctx.Done():
+		return agentwire.Posture{}, ctx.Err()
+	}
+}
+
+// Alive asks whether the agent answers, within a second.
+func (l *Live) Alive(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	_, _, err := l.Recall(ctx, "alive."+rand.Text())
+	return err
 }
 
 // connection gives the connection, a new one when the last broke.

@@ -1,0 +1,96 @@
+package sandbox
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"unicode/utf8"
+)
+
+const receiptName = "receipt.json"
+
+// Bounds of a receipt on disk.
+const (
+	maxReceipt = 256 << 10
+	maxChecks  = 500
+	maxWord    = 8 << 10
+)
+
+// WriteReceipt puts a receipt in a sandbox's folder, in one step. Like the
+// record it is not synced.
+func WriteReceipt(dir string, r Receipt) error {
+	b, err := json.Marshal(r)
+	if err != nil {
+		return fmt.Errorf("sandbox: receipt: %w", err)
+	}
+	if _, err := ParseReceipt(b); err != nil {
+		return err
+	}
+	path := filepath.Join(dir, receiptName)
+	if err := os.WriteFile(path+".new", b, 0o600); err != nil {
+		return fmt.Errorf("sandbox: receipt: %w", err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		return fmt.Errorf("sandbox: receipt: %w", err)
+	}
+	return nil
+}
+
+// ReadReceipt reads the receipt in a sandbox's folder; fs.ErrNotExist when
+// there is none.
+func ReadReceipt(dir string) (Receipt, error) {
+	f, err := os.Open(filepath.Join(dir, receiptName))
+	if err != nil {
+		return Receipt{}, fmt.Errorf("sandbox: receipt: %w", err)
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxReceipt+1))
+	if err != nil {
+		return Receipt{}, fmt.Errorf("sandbox: receipt: %w", err)
+	}
+	return ParseReceipt(b)
+}
+
+// ParseReceipt reads a receipt strictly: unknown members, anything after it,
+// and more than a receipt can hold are refused.
+func ParseReceipt(b []byte) (Receipt, error) {
+	bad := func(why string) (Receipt, error) { return Receipt{}, errors.New("sandbox: receipt: " + why) }
+	if len(b) > maxReceipt {
+		return bad("too large")
+	}
+	if !utf8.Valid(b) {
+		return bad("not UTF-8")
+	}
+	dec := json.NewDecoder(bytes.NewReader(b))
+	dec.DisallowUnknownFields()
+	var r Receipt
+	if err := dec.Decode(&r); err != nil {
+		return Receipt{}, fmt.Errorf("sandbox: receipt: %w", err)
+	}
+	if _, err := dec.Token(); err != io.EOF {
+		return bad("something follows it")
+	}
+	words := []string{r.Session, r.Driver, r.Version, r.Policy}
+	for _, c := range r.Checks {
+		words = append(words, c.Name, c.Promised, c.Found)
+	}
+	for _, l := range append(append([]Limit(nil), r.Enforced...), r.Left...) {
+		words = append(words, string(l))
+	}
+	for _, w := range words {
+		if len(w) > maxWord {
+			return bad("a text in it is too long")
+		}
+	}
+	switch {
+	case r.Session == "" || r.Driver == "" || r.At.IsZero():
+		return bad("it names no session, driver or time")
+	case len(r.Checks) > maxChecks || len(r.Enforced) > 20 || len(r.Left) > 20:
+		return bad("too many entries")
+	}
+	return r, nil
+}
