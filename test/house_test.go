@@ -122,6 +122,7 @@ var arrows = []struct {
 	{"internal/agentwire", nil},
 	{"internal/egress", nil},
 	{"internal/sandbox", []string{"api", "toolset", "internal/sandbox", "internal/agentwire", "internal/child"}},
+	{"internal/policy", []string{"internal/sandbox", "internal/egress"}},
 	{"internal/child", []string{"internal/agentwire", "internal/child"}},
 	{"internal/config", []string{"api", "internal/plane"}},
 	{"internal/app", []string{"api", "client", "worker", "toolset", "internal/"}},

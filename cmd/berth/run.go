@@ -22,6 +22,7 @@ type runCmd struct {
 	config.Provider `embed:""`
 	config.Engine   `embed:""`
 	config.Sandbox  `embed:""`
+	config.Policy   `embed:""`
 
 	Prompt  string   `arg:"" help:"What the agent shall do; - reads it from standard input."`
 	File    []string `help:"Copy this file into the working directory; may be repeated." sep:"none" placeholder:"FILE"`
@@ -75,13 +76,17 @@ func (c *runCmd) Run(t *term, log *config.Log) error {
 // config checks the flags and makes what app.Run needs.
 func (c *runCmd) config(t *term) (app.RunConfig, error) {
 	cfg := app.RunConfig{
-		Provider: c.Provider, Engine: c.Engine, Sandbox: c.Sandbox.Sandbox, DataDir: c.DataDir, Log: t.log,
+		Provider: c.Provider, Engine: c.Engine, Sandbox: c.Sandbox.Sandbox, Policy: c.Policy, DataDir: c.DataDir, Log: t.log,
 		BaseURL: strings.TrimRight(c.BaseURL, "/"), APIKey: c.APIKey, EnvironmentID: c.Environment,
 		Prompt: c.Prompt, Files: c.File, Outputs: c.Outputs, Replace: c.Replace, Agent: app.Agent(),
 	}
 	if c.BaseURL != "" {
 		if err := (config.Client{BaseURL: c.BaseURL}).Validate(); err != nil {
 			return cfg, err
+		}
+		if c.Policy.Named() {
+			return cfg, &config.Error{Problem: "--base-url's workers decide what sessions may use and reach, so this policy would have no effect",
+				Cure: "give it to the workers, or leave --base-url away"}
 		}
 	}
 	if c.Prompt == "-" {

@@ -28,6 +28,7 @@ type workerPoll struct {
 	config.Remote  `embed:""`
 	config.Engine  `embed:""`
 	config.Sandbox `embed:""`
+	config.Policy  `embed:""`
 	config.State   `embed:""`
 	official       `embed:""`
 
@@ -44,7 +45,7 @@ func (c *workerPoll) Run(t *term) error {
 	taking, working, done := t.signals()
 	defer done()
 	err := app.WorkerPoll(taking, working, app.WorkerConfig{
-		Remote: c.Remote, Engine: c.Engine, Sandbox: c.Sandbox.Sandbox, StateDir: c.StateDir, WorkerID: c.WorkerID,
+		Remote: c.Remote, Engine: c.Engine, Sandbox: c.Sandbox.Sandbox, Policy: c.Policy, StateDir: c.StateDir, WorkerID: c.WorkerID,
 		Pace: c.PollPace, Drain: c.Drain, Log: t.log,
 	})
 	if err != nil {
@@ -57,6 +58,7 @@ type workerRun struct {
 	config.Remote `embed:""`
 	config.Item   `embed:""`
 	config.Engine `embed:""`
+	config.Policy `embed:""`
 	config.State  `embed:""`
 	official      `embed:""`
 
@@ -71,7 +73,7 @@ func (c *workerRun) Run(t *term) error {
 	taking, working, done := t.signals()
 	defer done()
 	end, err := app.WorkerRun(taking, working, app.WorkerConfig{
-		Remote: c.Remote, Engine: c.Engine, Sandbox: c.Sandbox, StateDir: c.StateDir, Log: t.log,
+		Remote: c.Remote, Engine: c.Engine, Sandbox: c.Sandbox, Policy: c.Policy, StateDir: c.StateDir, Log: t.log,
 	}, c.Item)
 	if err != nil {
 		return serving{err}

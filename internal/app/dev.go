@@ -24,6 +24,7 @@ type DevConfig struct {
 	Plane    config.Plane
 	Engine   config.Engine
 	Sandbox  string
+	Policy   config.Policy
 	NoWorker bool
 	Log      *slog.Logger
 }
@@ -59,7 +60,7 @@ func Dev(taking, working context.Context, c DevConfig, ready func(Ready) error) 
 	if !c.NoWorker {
 		w, err := runWorker(taking, working, WorkerConfig{
 			Remote: config.Remote{BaseURL: innerURL, EnvironmentID: in.EnvironmentID, EnvironmentKey: config.Secret(in.EnvironmentKey)},
-			Engine: c.Engine, Sandbox: c.Sandbox, StateDir: filepath.Join(c.Plane.DataDir, "worker"), Log: c.Log,
+			Engine: c.Engine, Sandbox: c.Sandbox, Policy: c.Policy, StateDir: filepath.Join(c.Plane.DataDir, "worker"), Log: c.Log,
 			http: hc,
 		})
 		if err != nil {

@@ -22,6 +22,7 @@ type RunConfig struct {
 	Provider config.Provider
 	Engine   config.Engine
 	Sandbox  string
+	Policy   config.Policy
 	DataDir  string // "" for a temporary one, gone in the end
 	Script   *scripted.Script
 	Log      *slog.Logger
@@ -84,8 +85,9 @@ func Run(taking, working context.Context, c RunConfig, w Watcher) (RunResult, er
 func runHere(taking, working context.Context, c RunConfig, inputs []input, w Watcher) (res RunResult, err error) {
 	var up undo
 	defer up.run()
-	data := c.DataDir
+	data, images := c.DataDir, ""
 	if data == "" {
+		images = imagesIn(config.StateDir()) // the next run's too
 		if data, err = os.MkdirTemp("", "berth-run-"); err != nil {
 			return res, cannotWrite(os.TempDir(), "TMPDIR", err)
 		}
@@ -129,7 +131,7 @@ func runHere(taking, working context.Context, c RunConfig, inputs []input, w Wat
 	state := filepath.Join(data, "worker")
 	half, err := runWorker(context.WithoutCancel(taking), working, WorkerConfig{
 		Remote: config.Remote{BaseURL: innerURL, EnvironmentID: environment, EnvironmentKey: config.Secret(envKey)},
-		Engine: c.Engine, Sandbox: c.Sandbox, StateDir: state, Log: c.Log, http: hc,
+		Engine: c.Engine, Sandbox: c.Sandbox, Policy: c.Policy, StateDir: state, Images: images, Log: c.Log, http: hc,
 	})
 	if err != nil {
 		return res, err

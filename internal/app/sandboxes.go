@@ -56,9 +56,10 @@ func chooseDriver(ctx context.Context, name string, all []sandbox.Driver) (d san
 	return nil, "", &Error{Problem: "tools cannot be isolated here (" + strings.Join(refused, "; ") + ")", Cure: cure}
 }
 
-// newKeeper makes the keeper of a worker's sandboxes below state.
-func newKeeper(c config.Engine, d sandbox.Driver, version, state string, log *slog.Logger) (*sandbox.Keeper, error) {
-	spec := sandbox.Spec{Workdir: "/workspace"}
+// newKeeper makes the keeper of a worker's sandboxes below state. spec is the
+// pattern of each.
+func newKeeper(c config.Engine, spec sandbox.Spec, d sandbox.Driver, version, state string, log *slog.Logger) (*sandbox.Keeper, error) {
+	spec.Workdir = "/workspace"
 	if c.Workdir != "" && c.Workdir != "/workspace" {
 		dir, err := filepath.Abs(c.Workdir)
 		if err != nil {

@@ -23,7 +23,9 @@ type WorkerConfig struct {
 	Remote   config.Remote
 	Engine   config.Engine
 	Sandbox  string // a driver's name, or auto
+	Policy   config.Policy
 	StateDir string
+	Images   string // where unpacked images are; "" is in StateDir
 	WorkerID string
 	Pace     string
 	Drain    bool
@@ -43,6 +45,10 @@ type workerHalf struct {
 
 // startWorker locks the state directory and takes over the sandboxes in it.
 func startWorker(ctx context.Context, c WorkerConfig) (_ *workerHalf, err error) {
+	pol, err := readPolicy(c.Policy)
+	if err != nil {
+		return nil, err
+	}
 	driver, version, err := chooseDriver(ctx, c.Sandbox, drivers(c.Log))
 	if err != nil {
 		return nil, err
@@ -59,7 +65,14 @@ func startWorker(ctx context.Context, c WorkerConfig) (_ *workerHalf, err error)
 			h.lock.Release()
 		}
 	}()
-	if h.keeper, err = newKeeper(c.Engine, driver, version, c.StateDir, c.Log); err != nil {
+	if c.Images == "" {
+		c.Images = imagesIn(c.StateDir)
+	}
+	spec, err := policySpec(ctx, pol, driver, c.Images, c.Log)
+	if err != nil {
+		return nil, err
+	}
+	if h.keeper, err = newKeeper(c.Engine, spec, driver, version, c.StateDir, c.Log); err != nil {
 		return nil, err
 	}
 	h.worker, err = worker.New(worker.Config{

@@ -62,7 +62,7 @@ func wrong(cure, problem string, args ...any) error {
 
 // Vars are the defaults that depend on the machine, for ${name} in flag tags.
 func Vars() map[string]string {
-	return map[string]string{"data_dir": dataDir(), "state_dir": stateDir()}
+	return map[string]string{"data_dir": dataDir(), "state_dir": StateDir()}
 }
 
 func dataDir() string {
@@ -72,7 +72,8 @@ func dataDir() string {
 	return filepath.Join(home(), ".local", "share", "berth")
 }
 
-func stateDir() string {
+// StateDir is where workers keep what they keep, unless told otherwise.
+func StateDir() string {
 	if os.Geteuid() == 0 {
 		return "/var/lib/berth"
 	}
@@ -120,6 +121,14 @@ func Scrub() {
 	for _, name := range secretVariables {
 		os.Unsetenv(name)
 	}
+}
+
+// Take gives a variable that a policy names as a secret, and takes it out of
+// the process's environment.
+func Take(name string) (Secret, bool) {
+	v, ok := os.LookupEnv(name)
+	os.Unsetenv(name)
+	return Secret(v), ok
 }
 
 // CrashAt is the label at which the program shall kill itself, for the crash

@@ -36,6 +36,29 @@ type Sandbox struct {
 	Sandbox string `help:"How tools are isolated: auto, namespaces or process (no isolation)." default:"auto" placeholder:"WAY"`
 }
 
+// Policy is what sessions may use and reach. The flags win over the file.
+type Policy struct {
+	PolicyFile  string   `help:"What sessions may use and reach, in a file (docs/policy.md); the flags below win over it." name:"policy" type:"path" placeholder:"FILE"`
+	Image       string   `help:"Root of the sandboxes: an image reference, an OCI layout directory or an archive; empty means this machine's programs." placeholder:"REF"`
+	CPUs        string   `help:"Processors that a session may use, such as 1.5." name:"cpus" placeholder:"N"`
+	Memory      string   `help:"Memory that a session may use, such as 2GiB." placeholder:"SIZE"`
+	PIDs        string   `help:"Processes and threads that a session may have." name:"pids" placeholder:"N"`
+	Disk        string   `help:"Size that a session's files may have, such as 4GiB." placeholder:"SIZE"`
+	CallTime    string   `help:"How long one command may take, whatever it asks for, such as 10m." placeholder:"DURATION"`
+	SessionTime string   `help:"How long a sandbox may live, such as 2h." placeholder:"DURATION"`
+	AllowHost   []string `help:"Let sessions reach this host, such as pypi.org or *.pythonhosted.org; may be repeated, and replaces the file's network." placeholder:"HOST"`
+}
+
+// Named says whether a policy is asked for at all.
+func (p Policy) Named() bool {
+	for _, s := range append([]string{p.PolicyFile, p.Image, p.CPUs, p.Memory, p.PIDs, p.Disk, p.CallTime, p.SessionTime}, p.AllowHost...) {
+		if s != "" {
+			return true
+		}
+	}
+	return false
+}
+
 // State is where a worker of its own keeps its sandboxes.
 type State struct {
 	StateDir string `help:"Directory of the worker's sandboxes and workspaces." default:"${state_dir}" type:"path" placeholder:"DIR"`

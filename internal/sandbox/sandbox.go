@@ -95,6 +95,8 @@ type Spec struct {
 	// OutputBytes is how much of a command's output is kept, half from each
 	// end; 0 means 100 KiB.
 	OutputBytes int
+	// User is who the tools are inside; the zero value is agent, 1000.
+	User User
 	// Image is the root that programs come from; nil means the host's.
 	Image *Image
 	// Limits bound what the session may use.
@@ -168,7 +170,15 @@ type Image struct {
 	Env    []string `json:"env,omitempty"`    // KEY=value, from the image's configuration
 }
 
-// Mount shows a directory of the host inside. Target is absolute.
+// User is a user inside, never root; whoever that is outside. What is empty is
+// as in the zero value's.
+type User struct {
+	Name string `json:"name,omitempty"`
+	UID  int    `json:"uid,omitempty"` // the group's number too
+}
+
+// Mount shows a directory of the host inside. Target is absolute and not
+// Reserved.
 type Mount struct {
 	Source   string `json:"source"`
 	Target   string `json:"target"`

@@ -1,0 +1,20 @@
+package sandbox
+
+import "strings"
+
+// system are the places inside that a sandbox makes of itself.
+var system = []string{"/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/proc", "/sys", "/dev", "/etc", "/run"}
+
+// sessions are the places that the session's tree is shown at.
+var sessions = []string{"/workspace", "/mnt/session", "/mnt/memory", "/tmp"}
+
+// Reserved says which of the sandbox's own places an absolute path inside
+// would be in or would cover, "" for none. Mounts keep off them.
+func Reserved(path string) string {
+	for _, own := range append(append([]string{"/home"}, system...), sessions...) {
+		if path == own || path == "/" || strings.HasPrefix(own, path+"/") || strings.HasPrefix(path, own+"/") && own != "/home" {
+			return own
+		}
+	}
+	return ""
+}
