@@ -123,6 +123,7 @@ var arrows = []struct {
 	{"internal/egress", nil},
 	{"internal/sandbox", []string{"api", "toolset", "internal/sandbox", "internal/agentwire", "internal/child"}},
 	{"internal/policy", []string{"internal/sandbox", "internal/egress"}},
+	{"internal/outputs", []string{"api", "toolset"}},
 	{"internal/child", []string{"internal/agentwire", "internal/child"}},
 	{"internal/config", []string{"api", "internal/plane"}},
 	{"internal/app", []string{"api", "client", "worker", "toolset", "internal/"}},

@@ -6,25 +6,19 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
-	"path"
 	"path/filepath"
-	"strings"
-	"syscall"
-
-	"golang.org/x/sys/unix"
+	"time"
 
 	"github.com/berthdev/berth/internal/config"
+	"github.com/berthdev/berth/internal/outputs"
 	"github.com/berthdev/berth/internal/sandbox"
 	"github.com/berthdev/berth/internal/sandbox/tree"
-	"github.com/berthdev/berth/toolset"
 )
 
-// outputsDir is where agents are told to leave what they made.
-const outputsDir = "/mnt/session/outputs"
-
 // maxInput bounds one --file.
-const maxInput = 512 << 20
+const maxInput = 16 << 30
 
 // input is a file to be copied into a session's working directory.
 type input struct{ from, name string }
@@ -41,7 +35,7 @@ func readInputs(files []string) ([]input, error) {
 		case !info.Mode().IsRegular():
 			return nil, &config.Error{Problem: "--file " + f + " is not a regular file", Cure: "name a file; pack a directory first"}
 		case info.Size() > maxInput:
-			return nil, &config.Error{Problem: fmt.Sprintf("--file %s is larger than %d MiB", f, maxInput>>20), Cure: "name a smaller one"}
+			return nil, &config.Error{Problem: fmt.Sprintf("--file %s is larger than %d GiB", f, maxInput>>30), Cure: "name a smaller one"}
 		}
 		name := filepath.Base(f)
 		if other, ok := from[name]; ok {
@@ -70,20 +64,40 @@ func (h *workerHalf) putInputs(ctx context.Context, session string, inputs []inp
 	if err != nil {
 		return err
 	}
-	files := held.Files()
-	if files == nil {
+	files, ok := held.Files().(*tree.Tree)
+	if !ok {
 		return &config.Error{Problem: "--file does not work with --sandbox " + h.driver, Cure: "use another --sandbox"}
 	}
+	draft, err := files.Draft(held.Workdir())
+	if err != nil {
+		return fmt.Errorf("copy files into the sandbox: %w", err)
+	}
+	defer draft.Drop()
 	for _, in := range inputs {
-		data, err := os.ReadFile(in.from)
-		if err == nil {
-			err = files.WriteFile(path.Join(held.Workdir(), in.name), data)
-		}
-		if err != nil {
+		if err := copyInto(draft, in); err != nil {
 			return fmt.Errorf("copy %s into the sandbox: %w", in.from, err)
 		}
 	}
+	if err := draft.Publish(); err != nil {
+		return fmt.Errorf("copy files into the sandbox: %w", err)
+	}
 	return nil
+}
+
+func copyInto(draft *tree.Draft, in input) error {
+	from, err := os.Open(in.from)
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	info, err := from.Stat()
+	if err != nil {
+		return err
+	}
+	return draft.Create(in.name, 0o644|info.Mode()&0o111, func(to *os.File) error {
+		_, err := io.Copy(to, from)
+		return err
+	})
 }
 
 // checkOutputs refuses a directory that holds files or cannot be written to,
@@ -123,90 +137,70 @@ func canMake(dir string) error {
 	return os.Remove(probe)
 }
 
-// collectOutputs copies what the session left out of its tree. The sandbox
-// has ended; links and special files stay behind.
-func collectOutputs(sandboxes, session string, c RunConfig, res *RunResult, w Watcher) error {
-	root := filepath.Join(sandboxes, sandbox.Folder(session), "tree")
-	if _, err := os.Stat(root); err != nil {
-		return nil // no tool was ever called
+// keepOutputs gives the keeper's hook that keeps what sessions leave in
+// STATE/outputs.
+func keepOutputs(state string, log *slog.Logger) func(context.Context, string, string) {
+	return func(ctx context.Context, session, dir string) {
+		began := time.Now()
+		m, err := collect(ctx, session, filepath.Join(dir, "tree"), outputsOf(state, session))
+		switch {
+		case err != nil:
+			log.Error("a session's outputs could not be kept; they are still in its tree", "session", session, "dir", dir, "err", err)
+		case m.Collected.Before(began.Add(-time.Second)):
+			// nothing new
+		default:
+			log.Info("outputs kept", "session", session, "files", len(m.Files), "bytes", m.Bytes,
+				"left_out", len(m.LeftOut)+m.More, "dir", outputsOf(state, session), "took", time.Since(began).Round(time.Millisecond))
+		}
+	}
+}
+
+// outputsOf is where a session's outputs are kept.
+func outputsOf(state, session string) string {
+	return filepath.Join(state, "outputs", sandbox.Folder(session))
+}
+
+func collect(ctx context.Context, session, root, to string) (outputs.Manifest, error) {
+	if _, err := os.Stat(filepath.Join(root, outputs.Dir)); err != nil {
+		return outputs.Manifest{}, nil // a sandbox without a tree, or one that never started
 	}
 	t, err := tree.Open(tree.Config{Root: root, UID: -1, GID: -1})
 	if err != nil {
-		return fmt.Errorf("read the outputs: %w", err)
+		return outputs.Manifest{}, err
 	}
 	defer t.Close()
+	return outputs.Collect(ctx, t, session, to, outputs.Limits{})
+}
+
+// deliverOutputs copies what was kept of a session to where the run wants it.
+func deliverOutputs(state, session string, c RunConfig, res *RunResult, w Watcher) error {
+	kept := outputsOf(state, session)
+	m, err := outputs.Read(kept)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // no tool was ever called, or none left anything
+	}
+	if err != nil {
+		return fmt.Errorf("read the outputs: %w", err)
+	}
+	for _, l := range m.LeftOut {
+		w.Note(fmt.Sprintf("left behind: %q: %s", l.Path, l.Reason))
+	}
+	if m.More > 0 {
+		w.Note(fmt.Sprintf("left behind: %d more", m.More))
+	}
 	dir := c.Outputs
 	if dir == "" {
 		dir = "outputs-" + session
 	}
-	var lost error // kept apart: a copy may fail with ErrNotExist as well
-	err = t.Walk(context.Background(), outputsDir, func(name string, e toolset.Entry) error {
-		rel := strings.TrimPrefix(strings.TrimPrefix(name, outputsDir), "/")
-		if rel == "" || e.IsDir() {
-			return nil
+	for _, f := range m.Files {
+		to := filepath.Join(dir, filepath.FromSlash(string(f.Path)))
+		if err := outputs.Deliver(kept, f, to, c.Replace); err != nil {
+			return fmt.Errorf("copy %q to %q: %w", f.Path, to, err)
 		}
-		if !e.Type().IsRegular() || !filepath.IsLocal(filepath.FromSlash(rel)) {
-			w.Note(fmt.Sprintf("left behind, not a regular file: %q", name))
-			return nil
-		}
-		if info, err := e.Info(); err == nil && hollow(info) {
-			w.Note(fmt.Sprintf("left behind, %d bytes that are mostly a hole: %q", info.Size(), name))
-			return nil
-		}
-		to := filepath.Join(dir, filepath.FromSlash(rel))
-		n, err := copyOut(e, to, c.Replace)
-		if err != nil {
-			lost = fmt.Errorf("copy %q to %q: %w", name, to, err)
-			return lost
-		}
-		res.Outputs = append(res.Outputs, Output{Path: to, Size: n})
-		return nil
-	})
-	if lost != nil {
-		err = lost
-	} else if errors.Is(err, fs.ErrNotExist) {
-		err = nil // the session made no such directory
+		res.Outputs = append(res.Outputs, Output{Path: to, Size: f.Size, SHA256: f.SHA256})
 	}
 	if len(res.Outputs) > 0 {
 		res.OutputDir = dir
 	}
-	return err
-}
-
-// hollow says of a file that it is long and nearly nothing of it on disk: a
-// copy could fill the disk, or never end.
-func hollow(info fs.FileInfo) bool {
-	const some = 1 << 30
-	switch st := info.Sys().(type) {
-	case *unix.Stat_t:
-		return st.Size > some && st.Blocks < st.Size/512/8
-	case *syscall.Stat_t:
-		return st.Size > some && st.Blocks < st.Size/512/8
-	}
-	return false
-}
-
-// copyOut copies one output to a new file, or over an old one with replace.
-func copyOut(e toolset.Entry, to string, replace bool) (int64, error) {
-	in, err := e.Open()
-	if err != nil {
-		return 0, err
-	}
-	defer in.Close()
-	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
-		return 0, err
-	}
-	flags := os.O_WRONLY | os.O_CREATE | os.O_EXCL
-	if replace {
-		flags = os.O_WRONLY | os.O_CREATE | os.O_TRUNC
-	}
-	out, err := os.OpenFile(to, flags, 0o644)
-	if err != nil {
-		return 0, err
-	}
-	n, err := io.Copy(out, in)
-	if e := out.Close(); err == nil {
-		err = e
-	}
-	return n, err
+	return nil
 }

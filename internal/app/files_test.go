@@ -1,6 +1,7 @@
 package app
 
 import (
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -8,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/berthdev/berth/api"
+	"github.com/berthdev/berth/internal/outputs"
 	"github.com/berthdev/berth/internal/sandbox"
 )
 
@@ -19,34 +21,36 @@ func (n *notes) Note(s string)   { *n = append(*n, s) }
 // TestOutputsOfAHostileSession: what a session left among its outputs harms
 // neither the disk nor the terminal of who collects them.
 func TestOutputsOfAHostileSession(t *testing.T) {
-	boxes, to := t.TempDir(), filepath.Join(t.TempDir(), "out")
-	outputs := filepath.Join(boxes, sandbox.Folder("sesn_1"), "tree", outputsDir)
-	if err := os.MkdirAll(filepath.Join(outputs, "sub"), 0o755); err != nil {
+	state, to := t.TempDir(), filepath.Join(t.TempDir(), "out")
+	folder := filepath.Join(state, "sandboxes", sandbox.Folder("sesn_1"))
+	left := filepath.Join(folder, "tree", outputs.Dir)
+	if err := os.MkdirAll(filepath.Join(left, "sub"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	write := func(name, text string) string {
-		path := filepath.Join(outputs, name)
+		path := filepath.Join(left, name)
 		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
 		return path
 	}
 	write("sub/good", "good")
-	if err := os.Truncate(write("holes", "x"), 1<<40); err != nil {
+	if err := os.Truncate(write("holes", "x"), 1<<43); err != nil {
 		t.Fatal(err)
 	}
-	if err := syscall.Mkfifo(filepath.Join(outputs, "\x1b[2Jpipe"), 0o644); err != nil {
+	if err := syscall.Mkfifo(filepath.Join(left, "\x1b[2Jpipe"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Symlink("/etc/passwd", filepath.Join(outputs, "link")); err != nil {
+	if err := os.Symlink("/etc/passwd", filepath.Join(left, "link")); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Symlink("/etc", filepath.Join(outputs, "linked")); err != nil {
+	if err := os.Symlink("/etc", filepath.Join(left, "linked")); err != nil {
 		t.Fatal(err)
 	}
+	keepOutputs(state, slog.New(slog.DiscardHandler))(t.Context(), "sesn_1", folder)
 	var said notes
 	var res RunResult
-	if err := collectOutputs(boxes, "sesn_1", RunConfig{Outputs: to}, &res, &said); err != nil {
+	if err := deliverOutputs(state, "sesn_1", RunConfig{Outputs: to}, &res, &said); err != nil {
 		t.Fatal(err)
 	}
 	if len(res.Outputs) != 1 || res.Outputs[0].Path != filepath.Join(to, "sub/good") {

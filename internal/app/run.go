@@ -14,6 +14,7 @@ import (
 	"github.com/berthdev/berth/client"
 	"github.com/berthdev/berth/internal/config"
 	"github.com/berthdev/berth/internal/model/scripted"
+	"github.com/berthdev/berth/internal/outputs"
 	"github.com/berthdev/berth/internal/plane"
 )
 
@@ -58,8 +59,9 @@ type RunResult struct {
 
 // Output is a file that the session left.
 type Output struct {
-	Path string `json:"path"` // where it is now
-	Size int64  `json:"size"`
+	Path   string `json:"path"` // where it is now
+	Size   int64  `json:"size"`
+	SHA256 string `json:"sha256"`
 }
 
 // Run runs one session. When taking ends the session is interrupted; when
@@ -76,7 +78,7 @@ func Run(taking, working context.Context, c RunConfig, w Watcher) (RunResult, er
 		return runRemote(taking, working, c, w)
 	}
 	if c.Outputs == "" && canMake(".") != nil {
-		w.Note("this directory cannot be written to, so what the session leaves in " + outputsDir + " will be lost; name another with --outputs")
+		w.Note("this directory cannot be written to, so what the session leaves in " + outputs.Dir + " will be lost; name another with --outputs")
 	}
 	return runHere(taking, working, c, inputs, w)
 }
@@ -150,7 +152,7 @@ func runHere(taking, working context.Context, c RunConfig, inputs []input, w Wat
 		return res, err
 	}
 	half.end() // nothing writes outputs any more
-	if err := collectOutputs(filepath.Join(state, "sandboxes"), session, c, &res, w); err != nil {
+	if err := deliverOutputs(state, session, c, &res, w); err != nil {
 		return res, err
 	}
 	return res, nil

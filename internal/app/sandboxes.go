@@ -78,7 +78,7 @@ func newKeeper(c config.Engine, spec sandbox.Spec, d sandbox.Driver, version, st
 				Cure: "use --workdir-mode share, a path that does not exist, or the default /workspace"}
 		}
 	}
-	return sandbox.NewKeeper(sandbox.KeeperConfig{Driver: d, Dir: filepath.Join(state, "sandboxes"), Spec: spec, Version: version, Log: log})
+	return sandbox.NewKeeper(sandbox.KeeperConfig{Driver: d, Dir: filepath.Join(state, "sandboxes"), Spec: spec, Ended: keepOutputs(state, log), Version: version, Log: log})
 }
 
 // hosts gives a keeper's sandboxes to the worker.

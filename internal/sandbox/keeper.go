@@ -29,6 +29,11 @@ type KeeperConfig struct {
 	Spec Spec
 	// Version is what the driver's probe said of what it relies on.
 	Version string
+	// Ended, when set, is called with a session's folder after its sandbox has
+	// ended, while the tree is there and before another sandbox begins: to
+	// keep what the session left. What a crash has cut short is called again
+	// by Start.
+	Ended func(ctx context.Context, session, dir string)
 	// Log hears of leftovers and of what could not be removed; nil is silence.
 	Log *slog.Logger
 }
@@ -97,6 +102,7 @@ func (k *Keeper) Start(ctx context.Context) error {
 			if !errors.Is(err, fs.ErrNotExist) {
 				k.log.Warn("a sandbox's record cannot be read", "folder", e.Name(), "err", err)
 			}
+			k.settle(ctx, filepath.Join(k.cfg.Dir, e.Name()))
 			continue
 		}
 		all.Go(func() {
@@ -124,6 +130,7 @@ func (k *Keeper) adopt(ctx, wait context.Context, folder string, rec Record) {
 			return
 		}
 		k.forgetRecord(dir)
+		k.settle(ctx, dir)
 		return
 	}
 	// It may have been left by another version, or with other settings.
@@ -134,6 +141,7 @@ func (k *Keeper) adopt(ctx, wait context.Context, folder string, rec Record) {
 			return
 		}
 		k.forgetRecord(dir)
+		k.settle(ctx, dir)
 		return
 	}
 	p := k.enter(folder)
@@ -224,6 +232,9 @@ func (k *Keeper) start(ctx context.Context, p *place, dir, session string) (lost
 	if err := os.MkdirAll(tree, 0o755); err != nil {
 		return false, fmt.Errorf("sandbox: %w", err)
 	}
+	if err := os.WriteFile(filepath.Join(dir, unsettledName), []byte(session), 0o600); err != nil {
+		return false, fmt.Errorf("sandbox: %w", err)
+	}
 	spec := k.cfg.Spec
 	spec.SessionID, spec.Dir, spec.Tree = session, dir, tree
 	sb, err := k.cfg.Driver.Start(ctx, spec)
@@ -263,7 +274,27 @@ func (k *Keeper) end(ctx context.Context, p *place, dir string) error {
 	}
 	p.sb, p.held = nil, nil
 	k.forgetRecord(dir)
+	k.settle(ctx, dir)
 	return nil
+}
+
+// unsettledName is a file that holds the session's id from before its sandbox
+// starts until what it left has been kept.
+const unsettledName = "unsettled"
+
+// settle calls Ended for a folder whose sandbox has ended, once.
+func (k *Keeper) settle(ctx context.Context, dir string) {
+	mark := filepath.Join(dir, unsettledName)
+	session, err := os.ReadFile(mark)
+	if err == nil && k.cfg.Ended != nil {
+		k.cfg.Ended(ctx, string(session), dir)
+	}
+	if err == nil {
+		err = os.Remove(mark)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		k.log.Warn("what a session left may be kept again", "dir", dir, "err", err)
+	}
 }
 
 func (k *Keeper) forgetRecord(dir string) {

@@ -3,6 +3,7 @@ package tree
 import (
 	"errors"
 	"io/fs"
+	"os"
 	"syscall"
 
 	"github.com/berthdev/berth/toolset"
@@ -20,6 +21,8 @@ type hold interface {
 	mkdir(rel string) error
 	write(rel string, data []byte) error
 	list(rel string) (listing, error)
+	// root opens a directory for os.Root's ways of work.
+	root(rel string) (*os.Root, error)
 	close() error
 }
 

@@ -286,6 +286,15 @@ func (h *beneath) list(rel string) (listing, error) {
 	return l, nil
 }
 
+func (h *beneath) root(rel string) (*os.Root, error) {
+	fd, err := h.openat2(rel, unix.O_PATH|unix.O_DIRECTORY)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	return os.OpenRoot("/proc/self/fd/" + strconv.Itoa(fd))
+}
+
 // beneathListing keeps its directory open, so that entries are opened by
 // their bare names.
 type beneathListing struct {

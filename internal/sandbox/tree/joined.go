@@ -3,6 +3,7 @@ package tree
 import (
 	"errors"
 	"io/fs"
+	"os"
 	"strings"
 
 	"github.com/berthdev/berth/toolset"
@@ -54,6 +55,11 @@ func (j *joined) write(rel string, data []byte) error {
 func (j *joined) list(rel string) (listing, error) {
 	h, rel := j.of(rel)
 	return h.list(rel)
+}
+
+func (j *joined) root(rel string) (*os.Root, error) {
+	h, rel := j.of(rel)
+	return h.root(rel)
 }
 
 func (j *joined) close() error { return errors.Join(j.tree.close(), j.share.close()) }

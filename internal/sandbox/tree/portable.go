@@ -18,8 +18,8 @@ import (
 // leaves its directory; that it did not follow a link on the way is checked
 // by comparing the file with the one that was looked at first.
 type portable struct {
-	root *os.Root
-	own  owner
+	at  *os.Root
+	own owner
 }
 
 func openPortable(dir string, own owner) (hold, error) {
@@ -30,15 +30,15 @@ func openPortable(dir string, own owner) (hold, error) {
 	return &portable{r, own}, nil
 }
 
-func (p *portable) close() error { return p.root.Close() }
+func (p *portable) close() error { return p.at.Close() }
 
 func (p *portable) lstat(rel string) (fs.FileInfo, error) {
-	info, err := p.root.Lstat(rel)
+	info, err := p.at.Lstat(rel)
 	return info, plain(err)
 }
 
 func (p *portable) readlink(rel string) (string, error) {
-	target, err := p.root.Readlink(rel)
+	target, err := p.at.Readlink(rel)
 	return target, plain(err)
 }
 
@@ -77,7 +77,7 @@ func (p *portable) openFile(rel string, flag int) (*os.File, error) {
 	if err := regular(was.Mode()); err != nil {
 		return nil, err
 	}
-	f, err := p.root.OpenFile(rel, flag|syscall.O_NONBLOCK|syscall.O_NOFOLLOW, 0)
+	f, err := p.at.OpenFile(rel, flag|syscall.O_NONBLOCK|syscall.O_NOFOLLOW, 0)
 	if err != nil {
 		return nil, plain(err)
 	}
@@ -89,12 +89,12 @@ func (p *portable) openFile(rel string, flag int) (*os.File, error) {
 }
 
 func (p *portable) mkdir(rel string) error {
-	err := p.root.Mkdir(rel, 0o755)
+	err := p.at.Mkdir(rel, 0o755)
 	if errors.Is(err, fs.ErrExist) {
 		return nil
 	}
 	if err == nil && p.own.uid >= 0 {
-		err = p.root.Lchown(rel, p.own.uid, p.own.gid)
+		err = p.at.Lchown(rel, p.own.uid, p.own.gid)
 	}
 	return plain(err)
 }
@@ -117,7 +117,7 @@ func (p *portable) write(rel string, data []byte) error {
 		mode, own = was.Mode().Perm(), owner{int(st.Uid), int(st.Gid)}
 	}
 	tmp := path.Join(path.Dir(rel), temporary())
-	f, err := p.root.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := p.at.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		if errors.Is(err, fs.ErrPermission) && was != nil {
 			return p.writeInPlace(rel, data)
@@ -140,10 +140,10 @@ func (p *portable) write(rel string, data []byte) error {
 		return err
 	}()
 	if err == nil {
-		err = p.root.Rename(tmp, rel)
+		err = p.at.Rename(tmp, rel)
 	}
 	if err != nil {
-		p.root.Remove(tmp)
+		p.at.Remove(tmp)
 		if errors.Is(err, fs.ErrPermission) && was != nil {
 			return p.writeInPlace(rel, data)
 		}
@@ -201,7 +201,7 @@ func (p *portable) list(rel string) (listing, error) {
 		}
 		return nil, toolset.ErrNotDir
 	}
-	f, err := p.root.OpenFile(rel, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_DIRECTORY|syscall.O_NOFOLLOW, 0)
+	f, err := p.at.OpenFile(rel, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_DIRECTORY|syscall.O_NOFOLLOW, 0)
 	if err != nil {
 		return nil, plain(err)
 	}
@@ -219,6 +219,12 @@ func (p *portable) list(rel string) (listing, error) {
 	}
 	slices.SortFunc(l.ents, func(a, b dirent) int { return cmp.Compare(a.name, b.name) })
 	return l, nil
+}
+
+// root may be led through a link that appears meanwhile, never out of the tree.
+func (p *portable) root(rel string) (*os.Root, error) {
+	r, err := p.at.OpenRoot(rel)
+	return r, plain(err)
 }
 
 type portableListing struct {
