@@ -19,7 +19,13 @@ type Boot struct {
 	RunDir      string
 	OutputBytes int // how much of a command's output is kept
 	OrphanTTL   time.Duration
+	// Fault, in tests, is a part of the seal that fails ("fail PART") or is
+	// left out without a word ("skip PART").
+	Fault string
 }
+
+// SealParts are what a seal consists of, in order.
+var SealParts = []string{"keyring", "rlimits", "bounding set", "no_new_privs", "capabilities", "undumpable", "filter"}
 
 // StepKind is one thing to do while building a file system. Paths of targets
 // are as they will be seen inside.
@@ -46,6 +52,15 @@ const (
 	StepMemory                       // Target is a tmpfs of its own; Data holds mount options
 	StepUnmount                      // what is mounted at Target is not for the tools
 )
+
+// String names a kind.
+func (k StepKind) String() string {
+	names := []string{"", "private", "root", "dir", "file", "link", "bind", "self", "proc", "pts", "freeze", "pivot", "loopback", "hostname", "plain", "no users", "memory"}
+	if int(k) < len(names) {
+		return names[k]
+	}
+	return "unknown"
+}
 
 // Step is one step. FD is the number of an inherited descriptor of a detached
 // mount, or 0.
@@ -125,6 +140,7 @@ func (m Boot) Encode() []byte {
 	f.str(m.RunDir)
 	f.num(uint64(m.OutputBytes))
 	f.num(uint64(m.OrphanTTL / time.Millisecond))
+	f.str(m.Fault)
 	return f
 }
 
@@ -151,6 +167,7 @@ func DecodeBoot(b []byte) (Boot, error) {
 	m.RunDir = p.str()
 	m.OutputBytes = int(min(p.num(), MaxOutput))
 	m.OrphanTTL = millis(p.num())
+	m.Fault = p.str()
 	return m, p.end()
 }
 

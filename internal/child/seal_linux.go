@@ -29,11 +29,62 @@ const maxProcesses = 2048
 // privileges that a program could bring, the supervisor's keys, system calls
 // that no tool needs, and being looked into.
 func (a *agent) seal(boot []byte) error {
-	// A keyring passes to children; a kernel without keys has nothing to pass,
-	// and where a filter keeps keys away already nobody inside can use one.
-	if _, err := unix.KeyctlJoinSessionKeyring("sandbox"); err != nil && err != unix.ENOSYS && !(err == unix.EPERM && filteredAlready()) {
+	if err := a.part("keyring", leaveKeyring); err != nil {
+		return err
+	}
+	if err := a.part("rlimits", limit); err != nil {
+		return err
+	}
+	if err := a.part("bounding set", dropBounding); err != nil {
+		return err
+	}
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var none [2]unix.CapUserData
+	err := a.part("no_new_privs", func() error { return allThreads(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0) })
+	if err == nil {
+		err = a.part("capabilities", func() error {
+			return allThreads(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&hdr)), uintptr(unsafe.Pointer(&none[0])), 0)
+		})
+	}
+	if errors.Is(err, errors.ErrUnsupported) {
+		// A program with C in it cannot speak for all its threads. A fresh
+		// image has one thread and what this one has left.
+		if err := a.part("no_new_privs", func() error { return unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }); err != nil {
+			return fail("no_new_privs", err)
+		}
+		if err := a.part("capabilities", func() error { return unix.Capset(&hdr, &none[0]) }); err != nil {
+			return fail("drop capabilities", err)
+		}
+		return a.again(boot)
+	}
+	if err != nil {
+		return fail("drop privileges", err)
+	}
+	return a.closeEyes()
+}
+
+// part does a part of the seal, unless a test has it fail or left out.
+func (a *agent) part(name string, do func() error) error {
+	switch a.boot.Fault {
+	case "fail " + name:
+		return errors.New(name + ": a test has it fail")
+	case "skip " + name:
+		return nil
+	}
+	return do()
+}
+
+// leaveKeyring joins one that is empty. A keyring passes to children; a kernel
+// without keys has nothing to pass.
+func leaveKeyring() error {
+	if _, err := unix.KeyctlJoinSessionKeyring("sandbox"); err != nil && err != unix.ENOSYS {
 		return fail("leave the keyring", err)
 	}
+	return nil
+}
+
+// limit bounds what needs no cgroup.
+func limit() error {
 	for resource, most := range map[int]uint64{
 		unix.RLIMIT_CORE:  1, // no dump, nor one to a program of the host, as 0 would allow
 		unix.RLIMIT_NPROC: maxProcesses,
@@ -47,54 +98,28 @@ func (a *agent) seal(boot []byte) error {
 			return fail("set limits", err)
 		}
 	}
+	return nil
+}
+
+func dropBounding() error {
 	for c := uintptr(0); c <= 63; c++ {
-		has, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, c, 0, 0, 0)
-		if err == unix.EINVAL && c > 0 {
-			break // the kernel knows no more
-		}
-		if err == nil && has != 0 {
-			err = unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0)
-		}
-		if err != nil {
+		if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err != nil {
+			if err == unix.EINVAL && c > 0 {
+				break // the kernel knows no more
+			}
 			return fail("drop the bounding set", err)
 		}
 	}
-	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var none [2]unix.CapUserData
-	err := allThreads(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0)
-	if err == nil {
-		err = allThreads(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&hdr)), uintptr(unsafe.Pointer(&none[0])), 0)
-	}
-	if errors.Is(err, errors.ErrUnsupported) {
-		// A program with C in it cannot speak for all its threads. A fresh
-		// image has one thread and what this one has left.
-		if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
-			return fail("no_new_privs", err)
-		}
-		if err := unix.Capset(&hdr, &none[0]); err != nil {
-			return fail("drop capabilities", err)
-		}
-		return a.again(boot)
-	}
-	if err != nil {
-		return fail("drop privileges", err)
-	}
-	return closeEyes()
-}
-
-// filteredAlready says that whoever started the agent filters its system calls.
-func filteredAlready() bool {
-	mode, err := unix.PrctlRetInt(unix.PR_GET_SECCOMP, 0, 0, 0, 0)
-	return err == nil && mode == 2
+	return nil
 }
 
 // closeEyes keeps others of the same user out of the agent's memory, and all
 // from system calls that are not for them.
-func closeEyes() error {
-	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+func (a *agent) closeEyes() error {
+	if err := a.part("undumpable", func() error { return unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0) }); err != nil {
 		return fail("become undumpable", err)
 	}
-	return filterCalls()
+	return a.part("filter", filterCalls)
 }
 
 func allThreads(trap, a1, a2, a3 uintptr) error {
@@ -170,5 +195,5 @@ func (a *agent) resume() (bool, error) {
 	if a.boot, err = agentwire.DecodeBoot(body); err != nil {
 		return true, err
 	}
-	return true, closeEyes()
+	return true, a.closeEyes()
 }

@@ -40,18 +40,22 @@ func Prove(ctx context.Context, d Driver, sb Sandbox, fresh bool) (Receipt, erro
 	if err := Fault("prove"); err != nil {
 		return p.r, err
 	}
-	switch e := sb.(type) {
-	case Examined:
-		found, err := e.Posture(ctx, agentwire.Probe{Hidden: hidden(spec), Fixed: []string{"/", "/usr", "/etc"}})
-		if err != nil {
+	q := agentwire.Probe{Hidden: hidden(spec), Fixed: []string{"/", "/usr", "/etc"}}
+	if spec.Image != nil { // its files may be the session's
+		q.Fixed = nil
+	}
+	var found agentwire.Posture
+	if e, ok := sb.(Examined); ok {
+		var err error
+		if found, err = e.Posture(ctx, q); err != nil {
 			return p.r, fmt.Errorf("%w: it cannot be examined: %w", ErrUnproven, err)
 		}
 		p.inside(found)
-	default:
-		p.check("examined", promised.Files || promised.Processes || promised.Network || promised.Privileges || promised.Syscalls, false, "what it is like inside", "it has no way to say")
+	} else {
+		p.check("examined", isolates(promised), false, "what it is like inside", "it has no way to say")
 	}
 	if pr, ok := sb.(Prover); ok {
-		checks, err := pr.Prove(ctx)
+		checks, err := pr.Prove(ctx, found)
 		if err != nil {
 			return p.r, fmt.Errorf("%w: the host's side: %w", ErrUnproven, err)
 		}
@@ -64,6 +68,11 @@ func Prove(ctx context.Context, d Driver, sb Sandbox, fresh bool) (Receipt, erro
 		}
 	}
 	return p.r, nil
+}
+
+// isolates says whether anything is promised that the proof could find missing.
+func isolates(c Capabilities) bool {
+	return c.Files || c.Processes || c.Network || c.Privileges || c.Syscalls
 }
 
 // proof is a receipt in the making.
@@ -100,7 +109,7 @@ func hidden(s Spec) []string {
 // inside judges what was found inside.
 func (p *proof) inside(f agentwire.Posture) {
 	c := p.promised
-	any := c.Files || c.Processes || c.Network || c.Privileges || c.Syscalls
+	any := isolates(c)
 	p.check("whole", any, !f.Cut, "a posture that is whole", say(!f.Cut, "whole", "cut"))
 	p.check("user", c.Privileges, !slices.Contains(f.UIDs[:], 0) && !slices.Contains(f.GIDs[:], 0) && !slices.Contains(f.Groups, 0),
 		"not root", "user "+numbers(f.UIDs[:])+", group "+numbers(append(f.GIDs[:], f.Groups...)))

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"time"
 
+	"github.com/berthdev/berth/internal/agentwire"
 	"github.com/berthdev/berth/toolset"
 )
 
@@ -49,7 +50,8 @@ type Assignable interface {
 // Prover is a sandbox whose driver can check what nobody inside can see:
 // values of its cgroups, a daemon's settings, a version.
 type Prover interface {
-	Prove(ctx context.Context) ([]Check, error)
+	// Prove is given what was found inside.
+	Prove(ctx context.Context, inside agentwire.Posture) ([]Check, error)
 }
 
 // Probe is a driver's answer to "can you run here". Reason and Cure are one

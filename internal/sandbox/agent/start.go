@@ -35,6 +35,9 @@ func MountFD(i int) int { return 5 + i }
 // Start starts an agent and waits until its shell can be asked. On error
 // nothing of it is left.
 func Start(ctx context.Context, l Launch) (*Live, error) {
+	if err := faults(&l); err != nil {
+		return nil, err
+	}
 	socket, err := listen(l.Dir)
 	if err != nil {
 		return nil, err

@@ -167,8 +167,27 @@ func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (_ sandbox.Sandbo
 	if err != nil {
 		return nil, errors.Join(err, sandbox.Sweep(spec.Dir))
 	}
-	return agent.NewBox(live, files, rec, d.end(h)), nil
+	return d.box(live, files, rec, h), nil
 }
+
+func (d *Driver) box(live *agent.Live, files *tree.Tree, rec sandbox.Record, h handle) *box {
+	return &box{Box: agent.NewBox(live, files, rec, d.end(h)), h: h}
+}
+
+// box is a sandbox of this driver.
+type box struct {
+	*agent.Box
+	h handle
+}
+
+var (
+	_ sandbox.Assignable = (*box)(nil)
+	_ sandbox.Prover     = (*box)(nil)
+	_ sandbox.Examined   = (*box)(nil)
+)
+
+// Assign gives it to a session.
+func (b *box) Assign(session, dir string) error { return b.Box.Assign(session, dir, "") }
 
 // Recover takes a sandbox over.
 func (d *Driver) Recover(_ context.Context, rec sandbox.Record) (sandbox.Sandbox, error) {
@@ -191,7 +210,7 @@ func (d *Driver) Recover(_ context.Context, rec sandbox.Record) (sandbox.Sandbox
 		live.Close()
 		return nil, err
 	}
-	return agent.NewBox(live, files, rec, d.end(h)), nil
+	return d.box(live, files, rec, h), nil
 }
 
 // end kills the first process; the kernel ends the rest of its namespace

@@ -15,6 +15,9 @@ import (
 	"github.com/berthdev/berth/internal/sandbox/inside"
 )
 
+// hostname is what the host is called inside.
+const hostname = "sandbox"
+
 // plan is how the inside is built. The mounts are for the agent to inherit.
 func (d *Driver) plan(spec sandbox.Spec, h handle, program *agent.Program) (steps []agentwire.Step, mounts []*os.File, err error) {
 	add := func(s ...agentwire.Step) { steps = append(steps, s...) }
@@ -56,7 +59,7 @@ func (d *Driver) plan(spec sandbox.Spec, h handle, program *agent.Program) (step
 		return nil, mounts, err
 	}
 	add(agentwire.Step{Kind: agentwire.StepFreeze}, agentwire.Step{Kind: agentwire.StepPivot},
-		agentwire.Step{Kind: agentwire.StepLoopback}, agentwire.Step{Kind: agentwire.StepHostname, Source: "sandbox"},
+		agentwire.Step{Kind: agentwire.StepLoopback}, agentwire.Step{Kind: agentwire.StepHostname, Source: hostname},
 		agentwire.Step{Kind: agentwire.StepNoUsers, Optional: true})
 	return steps, mounts, nil
 }

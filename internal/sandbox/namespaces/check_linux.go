@@ -1,0 +1,106 @@
+package namespaces
+
+import (
+	"context"
+	"os"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berthdev/berth/internal/agentwire"
+	"github.com/berthdev/berth/internal/sandbox"
+	"github.com/berthdev/berth/internal/sandbox/agent"
+	"github.com/berthdev/berth/internal/sandbox/inside"
+)
+
+// Prove is this driver's part of the proof: every namespace, every mount, and
+// whom the host takes the agent for.
+func (b *box) Prove(_ context.Context, found agentwire.Posture) ([]sandbox.Check, error) {
+	var checks []sandbox.Check
+	add := func(name, promised, found string) {
+		checks = append(checks, sandbox.Check{Name: name, Promised: promised, Found: found, OK: found == promised})
+	}
+	for _, name := range []string{"user", "ipc", "uts", "cgroup"} {
+		add(name+" namespace", "its own", whose(name, found.Namespaces))
+	}
+	add("name of the host", hostname, found.Hostname)
+	add("mounts", "as planned", oddMounts(b.Record().Spec, found.Mounts))
+	uid, err := hostUser(b.h.PID)
+	if err != nil {
+		return nil, err
+	}
+	add("user on the host", strconv.Itoa(b.h.UID), uid)
+	return checks, nil
+}
+
+func whose(name string, found []agentwire.Namespace) string {
+	var ours unix.Stat_t
+	if err := unix.Stat("/proc/self/ns/"+name, &ours); err != nil {
+		return err.Error()
+	}
+	for _, n := range found {
+		if n.Name == name && n.Inode != ours.Ino {
+			return "its own"
+		} else if n.Name == name {
+			return "the host's"
+		}
+	}
+	return "unknown"
+}
+
+// hostUser is the user of a process as the host sees it.
+func hostUser(pid int) (string, error) {
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
+	if err != nil {
+		return "", err
+	}
+	for line := range strings.Lines(string(b)) {
+		if ids, ok := strings.CutPrefix(line, "Uid:"); ok {
+			f := strings.Fields(ids)
+			if slices.ContainsFunc(f, func(id string) bool { return id != f[0] }) {
+				return strings.Join(f, " "), nil
+			}
+			return f[0], nil
+		}
+	}
+	return "unknown", nil
+}
+
+// oddMounts names a mount that is not as the plan has it: outside of what the
+// session may write to all is read-only, setuid bits count nowhere, and device
+// files work in /dev alone.
+func oddMounts(spec sandbox.Spec, mounts []agentwire.Mount) string {
+	open := append([]string{"/run", inside.RunDir, "/home", "/dev/shm", "/dev/pts", "/proc"}, agent.Places(spec)...)
+	if spec.Share != "" {
+		open = append(open, spec.Workdir)
+	}
+	for _, m := range spec.Mounts {
+		if !m.ReadOnly {
+			open = append(open, path.Clean(m.Target))
+		}
+	}
+	there := map[string]bool{}
+	for _, m := range mounts {
+		there[m.Target] = true
+		has := func(option string) bool { return slices.Contains(strings.Split(m.Options, ","), option) }
+		device := strings.HasPrefix(m.Target, "/dev/") || m.Target == "/proc/keys"
+		switch {
+		case !has("ro") && !device && !slices.Contains(open, m.Target) && !(m.Target == "/" && spec.Image != nil):
+			return m.Target + " is writable"
+		case !has("nosuid"):
+			return m.Target + " allows setuid"
+		case !has("nodev") && !device:
+			return m.Target + " allows devices"
+		}
+	}
+	if _, err := os.Lstat("/proc/keys"); err == nil && !there["/proc/keys"] {
+		return "/proc/keys is shown"
+	}
+	if !there["/"] || !there["/proc"] {
+		return "the root or /proc is missing"
+	}
+	return "as planned"
+}
