@@ -1,0 +1,57 @@
+//go:build !linux
+
+package cgroup
+
+import (
+	"errors"
+
+	"github.com/berthdev/berth/internal/sandbox"
+)
+
+// Group is none: control groups are Linux's.
+type Group struct{ Dirs Dirs }
+
+// Enforces is empty.
+func Enforces() []sandbox.Limit { return nil }
+
+// New gives no group.
+func New(string, sandbox.Limits) (*Group, []sandbox.Limit, error) { return &Group{}, nil, nil }
+
+// Open gives no group.
+func Open(Dirs) *Group { return &Group{} }
+
+// FD is -1.
+func (g *Group) FD() int { return -1 }
+
+// Close does nothing.
+func (g *Group) Close() {}
+
+// Add does nothing.
+func (g *Group) Add(int) error { return nil }
+
+// AddStarted does nothing.
+func (g *Group) AddStarted(int) error { return nil }
+
+// OOMs is 0.
+func (g *Group) OOMs() int64 { return 0 }
+
+// Usage is zero.
+func (g *Group) Usage() Usage { return Usage{} }
+
+// Freeze fails.
+func (g *Group) Freeze(bool) error { return errors.New("cgroup: there are none here") }
+
+// Kill does nothing.
+func (g *Group) Kill() error { return nil }
+
+// Empty is true.
+func (g *Group) Empty() bool { return true }
+
+// Remove does nothing.
+func (g *Group) Remove() error { return nil }
+
+// Name is "".
+func (g *Group) Name() string { return "" }
+
+// Leftovers is empty.
+func Leftovers(string) ([]*Group, error) { return nil, nil }
