@@ -1,8 +1,6 @@
 package egress
 
-import (
-	"net/netip"
-)
+import "net/netip"
 
 // kind is what an address is for.
 type kind string
@@ -99,14 +97,11 @@ func kindOf(a netip.Addr, own []netip.Addr) kind {
 	return public
 }
 
-// specialBlock is the block that an address lies in; not valid for a public
-// one.
-func specialBlock(a netip.Addr) netip.Prefix {
+// specialBits is the length of the block that an address lies in; one that is
+// in none is a block of its own.
+func specialBits(a netip.Addr) int {
 	if b, ok := find(a); ok {
-		return b.prefix
+		return b.prefix.Bits()
 	}
-	if a.Is6() && !unicast.Contains(a) {
-		return netip.PrefixFrom(a, a.BitLen())
-	}
-	return netip.Prefix{}
+	return a.BitLen()
 }

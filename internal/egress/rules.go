@@ -268,21 +268,13 @@ func (t *table) find(to Target) (allows, near *rule) {
 	return nil, near
 }
 
-// names says whether a rule of addresses names this one itself, and not only
-// as a part of something larger that holds public addresses too.
-func (t *table) names(a netip.Addr, port uint16) *rule {
-	block := specialBlock(a)
-	for i := range t.rules {
-		r := &t.rules[i]
-		if !r.prefix.IsValid() || !r.prefix.Contains(a) || !r.fitsPort(port) {
-			continue
-		}
-		if block.IsValid() && r.prefix.Bits() < block.Bits() {
-			continue
-		}
-		return r
-	}
-	return nil
+// names says whether a rule of addresses names this one, which is not public,
+// and not only as a part of something larger that holds public ones too.
+func (t *table) names(a netip.Addr, port uint16) bool {
+	least := specialBits(a)
+	return slices.ContainsFunc(t.rules, func(r rule) bool {
+		return r.prefix.IsValid() && r.prefix.Contains(a) && r.prefix.Bits() >= least && r.fitsPort(port)
+	})
 }
 
 // holds gives the secrets of a target.
