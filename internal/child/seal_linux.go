@@ -32,7 +32,7 @@ func (a *agent) seal(boot []byte) error {
 	if err := a.part("keyring", leaveKeyring); err != nil {
 		return err
 	}
-	if err := a.part("rlimits", a.limit); err != nil {
+	if err := a.part("rlimits", limit); err != nil {
 		return err
 	}
 	if err := a.part("bounding set", dropBounding); err != nil {
@@ -75,23 +75,24 @@ func (a *agent) part(name string, do func() error) error {
 }
 
 // leaveKeyring joins one that is empty. A keyring passes to children; a kernel
-// without keys has nothing to pass.
+// without keys has nothing to pass, and where whoever started the agent filters
+// keys away already, nobody inside can use one.
 func leaveKeyring() error {
-	if _, err := unix.KeyctlJoinSessionKeyring("sandbox"); err != nil && err != unix.ENOSYS {
-		return fail("leave the keyring", err)
+	_, err := unix.KeyctlJoinSessionKeyring("sandbox")
+	if err == unix.ENOSYS {
+		return nil
 	}
-	return nil
+	if mode, e := unix.PrctlRetInt(unix.PR_GET_SECCOMP, 0, 0, 0, 0); err == unix.EPERM && e == nil && mode == 2 {
+		return nil
+	}
+	return fail("leave the keyring", err)
 }
 
 // limit bounds what needs no cgroup.
-func (a *agent) limit() error {
-	processes := uint64(maxProcesses)
-	if a.boot.Processes > 0 {
-		processes = uint64(a.boot.Processes)
-	}
+func limit() error {
 	for resource, most := range map[int]uint64{
 		unix.RLIMIT_CORE:  1, // no dump, nor one to a program of the host, as 0 would allow
-		unix.RLIMIT_NPROC: processes,
+		unix.RLIMIT_NPROC: maxProcesses,
 	} {
 		var now unix.Rlimit
 		err := unix.Prlimit(0, resource, nil, &now)
@@ -105,12 +106,18 @@ func (a *agent) limit() error {
 	return nil
 }
 
+// dropBounding empties the bounding set. One that is empty already needs no
+// privilege to be so.
 func dropBounding() error {
 	for c := uintptr(0); c <= 63; c++ {
-		if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err != nil {
-			if err == unix.EINVAL && c > 0 {
-				break // the kernel knows no more
-			}
+		has, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, c, 0, 0, 0)
+		if err == unix.EINVAL && c > 0 {
+			break // the kernel knows no more
+		}
+		if err == nil && has != 0 {
+			err = unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0)
+		}
+		if err != nil {
 			return fail("drop the bounding set", err)
 		}
 	}
