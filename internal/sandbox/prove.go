@@ -61,11 +61,7 @@ func Prove(ctx context.Context, d Driver, sb Sandbox, fresh bool) (Receipt, erro
 		}
 		p.r.Checks = append(p.r.Checks, checks...)
 	}
-	held := promised.Limits
-	if l, ok := sb.(Limited); ok {
-		held = l.Enforced()
-	}
-	p.limits(held)
+	p.limits()
 	for _, c := range p.r.Checks {
 		if !c.OK {
 			return p.r, fmt.Errorf("%w: %s: promised %s, found %s", ErrUnproven, c.Name, c.Promised, c.Found)
@@ -223,10 +219,10 @@ func (p *proof) network(f agentwire.Posture) {
 
 // limits sorts the limits that were asked for: enforced, left, or required
 // and not to be had.
-func (p *proof) limits(held []Limit) {
+func (p *proof) limits() {
 	for _, l := range p.spec.Limits.Asked() {
 		switch {
-		case slices.Contains(held, l):
+		case slices.Contains(p.promised.Limits, l):
 			p.r.Enforced = append(p.r.Enforced, l)
 		case slices.Contains(p.spec.Limits.Required, l):
 			p.check("limit "+string(l), true, false, "enforced", p.r.Driver+" cannot enforce it here")

@@ -14,7 +14,6 @@ import (
 	"github.com/berthdev/berth/internal/agentwire"
 	"github.com/berthdev/berth/internal/sandbox"
 	"github.com/berthdev/berth/internal/sandbox/agent"
-	"github.com/berthdev/berth/internal/sandbox/cgroup"
 )
 
 const (
@@ -27,13 +26,13 @@ const (
 // attributes says how the agent is started.
 type attributes struct {
 	mounts bool
-	group  *cgroup.Group
+	group  *group
 }
 
 func (a attributes) sys() *syscall.SysProcAttr {
 	sys := &syscall.SysProcAttr{}
-	if fd := a.group.FD(); fd >= 0 {
-		sys.UseCgroupFD, sys.CgroupFD = true, fd
+	if a.group.fd >= 0 {
+		sys.UseCgroupFD, sys.CgroupFD = true, a.group.fd
 	}
 	if !a.mounts {
 		return sys
