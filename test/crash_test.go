@@ -3,6 +3,8 @@ package test
 import (
 	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -153,6 +155,44 @@ func TestWorkerKilledAmidACall(t *testing.T) {
 				t.Errorf("ended with %s", got)
 			}
 		})
+	}
+}
+
+// A worker is killed while a command runs, and started again on the same
+// directory: the command goes on, its result is the real one, and the item is
+// the one it was.
+func TestARestartedWorkerGoesOn(t *testing.T) {
+	w := testenv.Start(t, testenv.Options{})
+	shorten(t, w)
+	state := t.TempDir()
+	first := w.WorkerIn(state, "", "--sandbox", "namespaces")
+	session := w.Session(w.Agent(), testenv.Script(
+		testenv.Say("a variable", testenv.Bash("mine=kept; echo ran >> ran; mkfifo gate; echo there > at; read < gate; echo $mine; cat ran")),
+		testenv.Say("the same shell", testenv.Bash("echo $mine")), testenv.Say("done")))
+	workspace := filepath.Join(state, "sandboxes", session, "tree", "workspace")
+	w.Until(session, "the command to run", func([]map[string]any) bool {
+		_, err := os.Stat(filepath.Join(workspace, "at"))
+		return err == nil
+	})
+	first.Kill()
+	w.WorkerIn(state, "", "--sandbox", "namespaces")
+	// The gate's reader is the command of the first worker.
+	gate, err := os.OpenFile(filepath.Join(workspace, "gate"), os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer gate.Close()
+	if _, err := gate.WriteString("go\n"); err != nil {
+		t.Fatal(err)
+	}
+	events := w.Ended(session)
+	checkLog(t, events)
+	results := testenv.Of(events, "user.tool_result")
+	if len(results) != 2 || testenv.Text(results[0]) != "kept\nran" || testenv.Text(results[1]) != "kept" {
+		t.Errorf("the calls said otherwise:\n%s", testenv.Dump(events))
+	}
+	if items := w.Must("GET", "/v1/environments/"+w.EnvironmentID+"/work", w.EnvKey, nil); len(items.Body["data"].([]any)) != 1 {
+		t.Errorf("the item was offered again: %s", items.Raw)
 	}
 }
 

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/berthdev/berth/api"
-	"github.com/berthdev/berth/internal/journal"
 	"github.com/berthdev/berth/worker"
 	"github.com/berthdev/berth/worker/workertest"
 )
@@ -19,7 +18,7 @@ func benchWorker(b *testing.B, k *kit, change func(*worker.Config)) *workertest.
 	hc := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 1000}}
 	cfg := worker.Config{
 		BaseURL: p.URL, HTTPClient: hc, EnvironmentID: workertest.EnvironmentID, EnvironmentKey: workertest.EnvironmentKey,
-		Sandboxes: &boxes{}, Journal: journal.NewMemory(), Tools: k.tools,
+		Sandboxes: &boxes{}, Journal: newMemory(), Tools: k.tools,
 	}
 	change(&cfg)
 	w, err := worker.New(cfg)

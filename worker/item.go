@@ -152,7 +152,16 @@ func (h *held) hold(take, work context.Context, secret api.WorkSecret) (End, err
 
 	var end End
 	var err error
-	if h.item.Work.Data.Type == "session" {
+	if h.item.LastHeartbeat != "" { // whoever had it before may not have it any more
+		select {
+		case <-firstBeat:
+		case <-h.beaten:
+		case <-work.Done():
+		}
+	}
+	if lost.Load() {
+		end = EndLost
+	} else if h.item.Work.Data.Type == "session" {
 		end, err = h.session(take, work, secret)
 	} else {
 		select {
@@ -164,6 +173,7 @@ func (h *held) hold(take, work context.Context, secret api.WorkSecret) (End, err
 	}
 	stopBeating()
 	<-h.beaten
+	h.worker.release(h.item.Work.ID)
 	if lost.Load() {
 		return EndLost, err
 	}
@@ -197,8 +207,10 @@ func (h *held) ask(ctx context.Context) {
 func (h *held) sendBeat(first chan struct{}) func(context.Context, string) (*api.Heartbeat, error) {
 	answered := false
 	return func(ctx context.Context, expected string) (*api.Heartbeat, error) {
+		sent := time.Now()
 		hb, err := h.client.Beat(ctx, h.item.Work.EnvironmentID, h.item.Work.ID, expected, 0)
 		if err == nil {
+			h.note(ctx, hb, sent)
 			if hb.TTLSeconds > 0 {
 				h.ttl.Store(int64(time.Duration(hb.TTLSeconds) * time.Second))
 			}
@@ -208,6 +220,19 @@ func (h *held) sendBeat(first chan struct{}) func(context.Context, string) (*api
 			}
 		}
 		return hb, err
+	}
+}
+
+// note keeps an accepted beat for a worker that comes after this one.
+func (h *held) note(ctx context.Context, hb *api.Heartbeat, sent time.Time) {
+	if !hb.LeaseExtended || hb.LastHeartbeat == "" {
+		return
+	}
+	item := h.item
+	item.LastHeartbeat = hb.LastHeartbeat
+	err := h.worker.cfg.Ledger.Hold(ctx, HeldItem{Item: item, BeatAt: sent, TTL: time.Duration(hb.TTLSeconds) * time.Second})
+	if err != nil && ctx.Err() == nil {
+		h.log.Error("the ledger failed; a worker that comes after this one cannot go on with the item", "error", err)
 	}
 }
 
@@ -274,7 +299,7 @@ func (h *held) run(take, work context.Context, place *place, secret api.WorkSecr
 		r.owns = ownsBuiltin
 	}
 	r.refused = h.ask
-	r.tools, r.wanted, r.state = place.get, place.start, h.status.set
+	r.tools, r.wanted, r.recall, r.state = place.get, place.start, place.recall, h.status.set
 	r.abort = func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(work), closeTimeout)
 		defer cancel()

@@ -15,7 +15,6 @@ import (
 
 	"github.com/berthdev/berth/api"
 	"github.com/berthdev/berth/client"
-	"github.com/berthdev/berth/internal/journal"
 	"github.com/berthdev/berth/toolset"
 	"github.com/berthdev/berth/worker"
 	"github.com/berthdev/berth/worker/workertest"
@@ -539,7 +538,7 @@ func TestJournal(t *testing.T) {
 	ctx := context.Background()
 	t.Run("a started call is answered as interrupted", func(t *testing.T) {
 		t.Parallel()
-		j := journal.NewMemory()
+		j := newMemory()
 		p := workertest.New(t)
 		s := p.Session(workertest.Calls("a"))
 		if _, err := j.Started(ctx, worker.CallKey{Session: s.ID, Call: s.CallIDs()[0]}); err != nil {
@@ -553,7 +552,7 @@ func TestJournal(t *testing.T) {
 	})
 	t.Run("a finished one is posted again", func(t *testing.T) {
 		t.Parallel()
-		j := journal.NewMemory()
+		j := newMemory()
 		p := workertest.New(t)
 		s := p.Session(workertest.Calls("a"))
 		id := s.CallIDs()[0]
@@ -578,7 +577,7 @@ func TestJournal(t *testing.T) {
 	})
 	t.Run("is told in order", func(t *testing.T) {
 		t.Parallel()
-		j := &tracingJournal{Journal: journal.NewMemory()}
+		j := &tracingJournal{Journal: newMemory()}
 		l := start(t, func(c *worker.Config) { c.Journal = j })
 		s := l.plane.Session(workertest.Calls("a"))
 		l.kit.mu.Lock()

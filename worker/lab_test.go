@@ -15,7 +15,6 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/berthdev/berth/api"
-	"github.com/berthdev/berth/internal/journal"
 	"github.com/berthdev/berth/toolset"
 	"github.com/berthdev/berth/worker"
 	"github.com/berthdev/berth/worker/workertest"
@@ -58,7 +57,7 @@ func newLab(t *testing.T, p *workertest.Plane, change ...func(*worker.Config)) *
 	t.Cleanup(hc.CloseIdleConnections)
 	cfg := worker.Config{
 		BaseURL: p.URL, HTTPClient: hc, EnvironmentID: workertest.EnvironmentID, EnvironmentKey: workertest.EnvironmentKey,
-		Sandboxes: l.boxes, Journal: journal.NewMemory(), Tools: l.kit.tools,
+		Sandboxes: l.boxes, Journal: newMemory(), Tools: l.kit.tools,
 	}
 	if os.Getenv("BERTH_TEST_LOG") != "" {
 		cfg.Logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))

@@ -130,6 +130,26 @@ func (p *place) get(ctx context.Context) (t Tools, lost bool, err error) {
 	return o.tools, o.lost.Swap(false), nil
 }
 
+// recall says whether the session's sandbox knows a call's command from a
+// former worker. Call it after get.
+func (p *place) recall(ctx context.Context, call string) bool {
+	p.mu.Lock()
+	o := p.try
+	p.mu.Unlock()
+	if o == nil || !closed(o.done) || o.err != nil {
+		return false
+	}
+	box, ok := o.box.(Recaller)
+	if !ok {
+		return false
+	}
+	known, err := box.Recall(ctx, call)
+	if err != nil {
+		p.log.Warn("the sandbox cannot be asked for a former worker's call", "call", call, "error", err)
+	}
+	return known && err == nil
+}
+
 // renew replaces a try that failed or broke, and waits for the new one. A
 // first failure is reported: its tries have been made.
 func (p *place) renew(ctx context.Context, old *opening) (*opening, error) {

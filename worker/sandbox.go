@@ -41,8 +41,16 @@ type Sandbox interface {
 	Close(ctx context.Context, forget bool) error
 }
 
-// Journal remembers calls across a crash of the worker. A record is durable
-// when the method returns. Safe for concurrent use.
+// Recaller is a Sandbox that remembers the commands a former worker started
+// in it.
+type Recaller interface {
+	// Recall says whether the call's command was started here; its result is
+	// then what Bash answers for its id, without running it.
+	Recall(ctx context.Context, call string) (known bool, err error)
+}
+
+// Journal remembers calls across a crash of the worker. What Started and
+// Finished take is durable when they return. Safe for concurrent use.
 type Journal interface {
 	// Started notes that a call is about to run. It answers with what is
 	// known of the call already: a call that is not new must not be run.
@@ -50,8 +58,27 @@ type Journal interface {
 	// Finished keeps the call's result until it has been posted.
 	Finished(ctx context.Context, c CallKey, result []byte) error
 	// Posted forgets a result that the control plane has accepted or refused
-	// for good.
+	// for good. It may come undone by a crash: the result is then posted again.
 	Posted(ctx context.Context, c CallKey) error
+}
+
+// Ledger remembers the items that a worker holds, for the worker that comes
+// after it on this host. A record is durable when the method returns. Safe for
+// concurrent use.
+type Ledger interface {
+	// Hold notes an item and its last accepted beat.
+	Hold(ctx context.Context, h HeldItem) error
+	// Release forgets an item.
+	Release(ctx context.Context, work string) error
+	// Items gives the items noted, by this worker or a former one.
+	Items(ctx context.Context) ([]HeldItem, error)
+}
+
+// HeldItem is an item with its lease.
+type HeldItem struct {
+	Item
+	BeatAt time.Time     // when the last accepted beat was sent
+	TTL    time.Duration // of the lease from then on; 0 when it is not known
 }
 
 // CallKey names a call.

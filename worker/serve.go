@@ -64,6 +64,9 @@ func (r *run) serve(ctx context.Context, c *pending) callDone {
 	case (known.State == CallFinished || known.State == CallPosted) && len(known.Result) > 0:
 		r.log.Info("posting the result of a call that ran before", "call", c.ID)
 		result, err = known.Result, nil
+	case known.State == CallStarted && err == nil && r.recall(ctx, c.ID):
+		r.log.Info("a call that a former worker started goes on", "call", c.ID)
+		result, err = r.perform(ctx, c, tools, lost)
 	case known.State != CallNew || r.possibly[c.ID]:
 		r.log.Warn("a call may have been started before; answering it as interrupted", "call", c.ID)
 		result, err = resultEvent(c.Call, []api.Block{api.Text(textMayHaveRun)}, true)
@@ -72,24 +75,10 @@ func (r *run) serve(ctx context.Context, c *pending) callDone {
 		result, err = resultEvent(c.Call, []api.Block{api.Text("The sandbox could not be started, so this call was not run. Try again; if it keeps failing, the operator has to look at the worker.")}, true)
 	default:
 		r.at(PointJournaled)
-		r.state(StateRunning, c.Name)
-		r.at(PointRunning)
-		content, isError := tools.Run(ctx, c.Call)
-		if ctx.Err() != nil {
-			if !speaks(ctx) {
-				// What has begun stays in the journal, for the case that
-				// the session comes back here; a void call never does.
-				if errors.Is(context.Cause(ctx), errInterrupted) || endOf(ctx, "") == EndTerminated {
-					r.forget(key)
-				}
-				return done(callVoid, CallInterrupted)
-			}
-			content, isError = append(content, api.Text(textCancelled)), true
-		}
-		if lost {
-			content = announced(content)
-		}
-		result, err = resultEvent(c.Call, content, isError)
+		result, err = r.perform(ctx, c, tools, lost)
+	}
+	if err != nil && ctx.Err() != nil {
+		return done(callVoid, CallInterrupted)
 	}
 	if err != nil {
 		r.log.Error("a result could not be encoded", "call", c.ID, "error", err)
@@ -99,6 +88,29 @@ func (r *run) serve(ctx context.Context, c *pending) callDone {
 	d := done(state, outcome)
 	d.result = result
 	return d
+}
+
+// perform runs a call. Of one that was cancelled and is not answered the error
+// is the cause.
+func (r *run) perform(ctx context.Context, c *pending, tools Tools, lost bool) ([]byte, error) {
+	r.state(StateRunning, c.Name)
+	r.at(PointRunning)
+	content, isError := tools.Run(ctx, c.Call)
+	if ctx.Err() != nil {
+		if !speaks(ctx) {
+			// What has begun stays in the journal, for the case that the
+			// session comes back here; a void call never does.
+			if errors.Is(context.Cause(ctx), errInterrupted) || endOf(ctx, "") == EndTerminated {
+				r.forget(CallKey{Session: r.session, Call: c.ID})
+			}
+			return nil, context.Cause(ctx)
+		}
+		content, isError = append(content, api.Text(textCancelled)), true
+	}
+	if lost {
+		content = announced(content)
+	}
+	return resultEvent(c.Call, content, isError)
 }
 
 // deliver records and posts a result.

@@ -40,6 +40,9 @@ type Config struct {
 	// Journal remembers calls across a crash; nil remembers nothing, so that
 	// a call which was running then runs again.
 	Journal Journal
+	// Ledger remembers the items this worker holds; Run goes on with what a
+	// former worker held while its leases last. nil remembers nothing.
+	Ledger Ledger
 	// Tools makes a session's tools over its sandbox; nil is the agent
 	// toolset (bash, read, write, edit, glob, grep).
 	Tools func(toolset.Host) Tools
@@ -189,6 +192,9 @@ func New(cfg Config) (*Worker, error) {
 	if cfg.Journal == nil {
 		cfg.Journal = noJournal{}
 	}
+	if cfg.Ledger == nil {
+		cfg.Ledger = noLedger{}
+	}
 	if cfg.Counters == nil {
 		cfg.Counters = noCounters{}
 	}
@@ -220,6 +226,9 @@ func (w *Worker) Run(take, work context.Context) error {
 	defer w.hangUp()
 	defer items.Wait()
 
+	if err := w.resume(take, work, &items); err != nil {
+		return err
+	}
 	poller := w.poller(w.client)
 	w.log.Info("polling for work", "environment", w.cfg.EnvironmentID, "worker", w.cfg.WorkerID, "sessions", w.cfg.MaxSessions)
 	for {
@@ -306,6 +315,12 @@ func (noCounters) Claimed()                                  {}
 func (noCounters) Ended(End, time.Duration)                  {}
 func (noCounters) Called(string, CallOutcome, time.Duration) {}
 func (noCounters) Reconnected()                              {}
+
+type noLedger struct{}
+
+func (noLedger) Hold(context.Context, HeldItem) error      { return nil }
+func (noLedger) Release(context.Context, string) error     { return nil }
+func (noLedger) Items(context.Context) ([]HeldItem, error) { return nil, nil }
 
 type noJournal struct{}
 

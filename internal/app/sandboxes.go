@@ -11,27 +11,19 @@ import (
 
 	"github.com/berthdev/berth/internal/config"
 	"github.com/berthdev/berth/internal/sandbox"
-	"github.com/berthdev/berth/internal/sandbox/docker"
 	"github.com/berthdev/berth/internal/sandbox/namespaces"
 	"github.com/berthdev/berth/internal/sandbox/process"
+	"github.com/berthdev/berth/toolset"
 	"github.com/berthdev/berth/worker"
 )
 
-// drivers lists the ways to run tools by name, most isolating first. What they
-// keep is below state.
-func drivers(c config.Sandbox, image, state string, log *slog.Logger) []sandbox.Driver {
-	box := docker.Config{Host: c.DockerHost, Runtime: c.SandboxRuntime, Dir: filepath.Join(state, "cache", "agent"), Log: log}
-	if image != "" {
-		box.Image = &sandbox.Image{Ref: image}
-	}
-	return []sandbox.Driver{namespaces.New(namespaces.Config{Log: log}), docker.New(box), process.New(process.Config{Log: log})}
+// drivers lists the ways to run tools by name, most isolating first.
+func drivers(log *slog.Logger) []sandbox.Driver {
+	return []sandbox.Driver{namespaces.New(namespaces.Config{Log: log}), process.New(process.Config{Log: log})}
 }
 
-// byName are the drivers that are only ever chosen by name.
-var byName = []string{docker.Name, process.Name}
-
 // later are drivers that this version knows the names of and nothing more.
-var later = []string{"gvisor", "command", "kubernetes"}
+var later = []string{"gvisor", "docker", "command", "kubernetes"}
 
 // chooseDriver gives the driver of a name, or for "auto" the best one that
 // isolates and works here, and what it relies on.
@@ -41,7 +33,7 @@ func chooseDriver(ctx context.Context, name string, all []sandbox.Driver) (d san
 	var cure string
 	for i, d := range all {
 		names[i] = d.Name()
-		if name != d.Name() && (name != "auto" || slices.Contains(byName, d.Name())) {
+		if name != d.Name() && (name != "auto" || d.Name() == "process") {
 			continue
 		}
 		p := d.Probe(ctx)
@@ -55,23 +47,14 @@ func chooseDriver(ctx context.Context, name string, all []sandbox.Driver) (d san
 	}
 	switch {
 	case slices.Contains(later, name):
-		return nil, "", &config.Error{Problem: "--sandbox " + name + " is not in this version yet", Cure: "use auto, " + list(names)}
+		return nil, "", &config.Error{Problem: "--sandbox " + name + " is not in this version yet", Cure: "use auto, " + strings.Join(names, " or ")}
 	case len(refused) == 0:
-		return nil, "", &config.Error{Problem: fmt.Sprintf("--sandbox %q is unknown", name), Cure: "use auto, " + list(names)}
+		return nil, "", &config.Error{Problem: fmt.Sprintf("--sandbox %q is unknown", name), Cure: "use auto, " + strings.Join(names, " or ")}
 	}
 	if name == "auto" {
 		cure += "; or run tools without isolation by --sandbox process"
 	}
 	return nil, "", &Error{Problem: "tools cannot be isolated here (" + strings.Join(refused, "; ") + ")", Cure: cure}
-}
-
-// list joins names as a sentence does.
-func list(names []string) string {
-	last := len(names) - 1
-	if last < 1 {
-		return strings.Join(names, "")
-	}
-	return strings.Join(names[:last], ", ") + " or " + names[last]
 }
 
 // newKeeper makes the keeper of a worker's sandboxes below state. spec is the
@@ -108,5 +91,20 @@ func (h hosts) Open(ctx context.Context, o worker.Opening) (worker.Sandbox, bool
 	if err != nil {
 		return nil, false, err
 	}
-	return held, lost, nil
+	return host{held}, lost, nil
+}
+
+// host is a session's sandbox as the worker knows it.
+type host struct{ *sandbox.Held }
+
+// Recall asks the sandbox for a command of a former worker.
+func (h host) Recall(ctx context.Context, call string) (bool, error) {
+	r, ok := h.Sandbox().(interface {
+		Recall(ctx context.Context, call string) (toolset.Result, bool, error)
+	})
+	if !ok {
+		return false, nil
+	}
+	_, known, err := r.Recall(ctx, call)
+	return known, err
 }

@@ -22,7 +22,7 @@ import (
 type WorkerConfig struct {
 	Remote   config.Remote
 	Engine   config.Engine
-	Sandbox  config.Sandbox
+	Sandbox  string // a driver's name, or auto
 	Policy   config.Policy
 	StateDir string
 	Images   string // where unpacked images are; "" is in StateDir
@@ -36,11 +36,12 @@ type WorkerConfig struct {
 
 // workerHalf is a worker with its sandboxes.
 type workerHalf struct {
-	worker *worker.Worker
-	keeper *sandbox.Keeper
-	driver string
-	lock   *dirLock
-	log    *slog.Logger
+	worker  *worker.Worker
+	keeper  *sandbox.Keeper
+	driver  string
+	journal *journal.File
+	lock    *dirLock
+	log     *slog.Logger
 }
 
 // startWorker locks the state directory and takes over the sandboxes in it.
@@ -49,7 +50,7 @@ func startWorker(ctx context.Context, c WorkerConfig) (_ *workerHalf, err error)
 	if err != nil {
 		return nil, err
 	}
-	driver, version, err := chooseDriver(ctx, c.Sandbox.Sandbox, drivers(c.Sandbox, pol.Image, c.StateDir, c.Log))
+	driver, version, err := chooseDriver(ctx, c.Sandbox, drivers(c.Log))
 	if err != nil {
 		return nil, err
 	}
@@ -62,9 +63,15 @@ func startWorker(ctx context.Context, c WorkerConfig) (_ *workerHalf, err error)
 	}
 	defer func() {
 		if err != nil {
+			if h.journal != nil {
+				h.journal.Close()
+			}
 			h.lock.Release()
 		}
 	}()
+	if h.journal, err = journal.Open(filepath.Join(c.StateDir, "journal.db"), c.Remote.EnvironmentKey.Reveal()); err != nil {
+		return nil, err
+	}
 	if c.Images == "" {
 		c.Images = imagesIn(c.StateDir)
 	}
@@ -78,7 +85,7 @@ func startWorker(ctx context.Context, c WorkerConfig) (_ *workerHalf, err error)
 	h.worker, err = worker.New(worker.Config{
 		BaseURL: c.Remote.BaseURL, HTTPClient: c.http,
 		EnvironmentID: c.Remote.EnvironmentID, EnvironmentKey: c.Remote.EnvironmentKey.Reveal(), WorkerID: c.WorkerID,
-		Sandboxes: hosts{h.keeper}, Journal: journal.NewMemory(),
+		Sandboxes: hosts{h.keeper}, Journal: h.journal, Ledger: h.journal,
 		MaxSessions: c.Engine.Slots(), MaxParked: orNone(c.Engine.MaxParked), MaxIdle: orForever(c.Engine.MaxIdle),
 		DrainLimit: c.Engine.DrainTimeout, Pace: worker.Pace(c.Pace), Drain: c.Drain, Logger: c.Log, At: crash.At,
 	})
@@ -93,6 +100,9 @@ func startWorker(ctx context.Context, c WorkerConfig) (_ *workerHalf, err error)
 func (h *workerHalf) stop(ctx context.Context) {
 	if err := h.keeper.Stop(ctx); err != nil {
 		h.log.Warn("not every sandbox ended", "err", err)
+	}
+	if err := h.journal.Close(); err != nil {
+		h.log.Warn("the journal did not close well", "err", err)
 	}
 	h.lock.Release()
 }

@@ -75,17 +75,12 @@ func (a *agent) part(name string, do func() error) error {
 }
 
 // leaveKeyring joins one that is empty. A keyring passes to children; a kernel
-// without keys has nothing to pass, and where whoever started the agent filters
-// keys away already, nobody inside can use one.
+// without keys has nothing to pass.
 func leaveKeyring() error {
-	_, err := unix.KeyctlJoinSessionKeyring("sandbox")
-	if err == unix.ENOSYS {
-		return nil
+	if _, err := unix.KeyctlJoinSessionKeyring("sandbox"); err != nil && err != unix.ENOSYS {
+		return fail("leave the keyring", err)
 	}
-	if mode, e := unix.PrctlRetInt(unix.PR_GET_SECCOMP, 0, 0, 0, 0); err == unix.EPERM && e == nil && mode == 2 {
-		return nil
-	}
-	return fail("leave the keyring", err)
+	return nil
 }
 
 // limit bounds what needs no cgroup.
@@ -106,18 +101,12 @@ func limit() error {
 	return nil
 }
 
-// dropBounding empties the bounding set. One that is empty already needs no
-// privilege to be so.
 func dropBounding() error {
 	for c := uintptr(0); c <= 63; c++ {
-		has, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, c, 0, 0, 0)
-		if err == unix.EINVAL && c > 0 {
-			break // the kernel knows no more
-		}
-		if err == nil && has != 0 {
-			err = unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0)
-		}
-		if err != nil {
+		if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err != nil {
+			if err == unix.EINVAL && c > 0 {
+				break // the kernel knows no more
+			}
 			return fail("drop the bounding set", err)
 		}
 	}
