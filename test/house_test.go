@@ -118,7 +118,7 @@ var arrows = []struct {
 	{"internal/model", []string{"api", "internal/plane", "internal/model"}},
 	{"internal/turn", []string{"api", "internal/plane", "internal/store", "internal/queue", "internal/events", "internal/model", "internal/crash"}},
 	{"internal/httpapi", []string{"api", "internal/plane", "internal/store", "internal/queue", "internal/events", "internal/turn", "internal/auth", "internal/model"}},
-	{"internal/journal", []string{"worker"}},
+	{"internal/journal", []string{"api", "worker"}},
 	{"internal/agentwire", nil},
 	{"internal/egress", nil},
 	{"internal/sandbox", []string{"api", "toolset", "internal/sandbox", "internal/agentwire", "internal/child"}},
