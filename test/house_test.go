@@ -122,6 +122,7 @@ var arrows = []struct {
 	{"internal/agentwire", nil},
 	{"internal/egress", nil},
 	{"internal/sandbox", []string{"api", "toolset", "internal/sandbox", "internal/agentwire", "internal/child"}},
+	{"internal/archive", nil},
 	{"internal/policy", []string{"internal/sandbox", "internal/egress"}},
 	{"internal/outputs", []string{"api", "toolset"}},
 	{"internal/child", []string{"internal/agentwire", "internal/child"}},

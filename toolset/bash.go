@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"regexp"
 	"strings"
@@ -58,6 +59,10 @@ func (s *Set) bash(ctx context.Context, id string, input json.RawMessage) outcom
 			return failf("%s", interrupted)
 		}
 		s.opts.Log.ErrorContext(ctx, "the sandbox failed", "call", id, "error", err)
+		var said *Failure
+		if errors.As(err, &said) {
+			return failf("bash: %s", said.Text)
+		}
 		return failf("bash: the sandbox failed while the command ran; it may have run in part")
 	}
 	return bashOutcome(r, s.host.Workdir())
@@ -95,6 +100,7 @@ func bashOutcome(r Result, workdir string) outcome {
 		line(interrupted)
 	case Incomplete:
 		line("bash: the command is not complete (look for an open quote, bracket, here-document or block); nothing was run")
+	case Refused:
 	default:
 		line("bash: the command ended in an unknown way (%q)", string(r.End))
 	}

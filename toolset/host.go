@@ -64,7 +64,19 @@ const (
 	TimedOut    End = "timed_out"    // it was killed at its limit; the shell was replaced
 	Interrupted End = "interrupted"  // the caller's context ended, or the host was restarted under it
 	Incomplete  End = "incomplete"   // the text is no whole command (an open quote); nothing ran
+	Refused     End = "refused"      // the host runs nothing more; Head says why
 )
+
+// Failure is a Host's error with words for the model.
+type Failure struct {
+	Text string
+	Err  error
+}
+
+func (f *Failure) Error() string { return f.Text + ": " + f.Err.Error() }
+
+// Unwrap gives the cause.
+func (f *Failure) Unwrap() error { return f.Err }
 
 // Kinds of refusal by Files, beside fs.ErrNotExist, fs.ErrPermission and
 // fs.ErrExist.

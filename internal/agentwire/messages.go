@@ -19,6 +19,9 @@ type Boot struct {
 	RunDir      string
 	OutputBytes int // how much of a command's output is kept
 	OrphanTTL   time.Duration
+	// Processes and OpenFiles bound the tools; 0 is 2,048 processes (with
+	// Seal) and as many descriptors as the agent itself may have.
+	Processes, OpenFiles int
 	// Fault, in tests, is a part of the seal that fails ("fail PART") or is
 	// left out without a word ("skip PART").
 	Fault string
@@ -140,6 +143,8 @@ func (m Boot) Encode() []byte {
 	f.str(m.RunDir)
 	f.num(uint64(m.OutputBytes))
 	f.num(uint64(m.OrphanTTL / time.Millisecond))
+	f.num(uint64(max(m.Processes, 0)))
+	f.num(uint64(max(m.OpenFiles, 0)))
 	f.str(m.Fault)
 	return f
 }
@@ -167,6 +172,7 @@ func DecodeBoot(b []byte) (Boot, error) {
 	m.RunDir = p.str()
 	m.OutputBytes = int(min(p.num(), MaxOutput))
 	m.OrphanTTL = millis(p.num())
+	m.Processes, m.OpenFiles = int(p.num()&(1<<31-1)), int(p.num()&(1<<31-1))
 	m.Fault = p.str()
 	return m, p.end()
 }

@@ -245,7 +245,7 @@ func (a *agent) freshShell() error {
 		a.shell = nil
 	}
 	a.report = a.report[:0]
-	s, err := startShell(a.boot.Bash, a.boot.RunDir, a.boot.Workdir, a.boot.Env)
+	s, err := startShell(a.boot)
 	if err != nil {
 		return err
 	}

@@ -70,3 +70,5 @@ func closeFrom(first int) {
 }
 
 func neighbour(int) bool { return false }
+
+func bindShell(int, int) error { return nil }

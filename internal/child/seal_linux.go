@@ -32,7 +32,7 @@ func (a *agent) seal(boot []byte) error {
 	if err := a.part("keyring", leaveKeyring); err != nil {
 		return err
 	}
-	if err := a.part("rlimits", limit); err != nil {
+	if err := a.part("rlimits", a.limit); err != nil {
 		return err
 	}
 	if err := a.part("bounding set", dropBounding); err != nil {
@@ -84,10 +84,14 @@ func leaveKeyring() error {
 }
 
 // limit bounds what needs no cgroup.
-func limit() error {
+func (a *agent) limit() error {
+	processes := uint64(maxProcesses)
+	if a.boot.Processes > 0 {
+		processes = uint64(a.boot.Processes)
+	}
 	for resource, most := range map[int]uint64{
 		unix.RLIMIT_CORE:  1, // no dump, nor one to a program of the host, as 0 would allow
-		unix.RLIMIT_NPROC: maxProcesses,
+		unix.RLIMIT_NPROC: processes,
 	} {
 		var now unix.Rlimit
 		err := unix.Prlimit(0, resource, nil, &now)

@@ -7,6 +7,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berthdev/berth/internal/agentwire"
 )
 
 // outputs is how many output FIFOs a shell has: one for the running command,
@@ -35,7 +37,8 @@ func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + 
 
 // startShell starts bash in a directory of its own. The FIFOs are made anew:
 // what an earlier shell or its jobs hold is of no use to this one.
-func startShell(bash, dir, workdir string, env []string) (s *shell, err error) {
+func startShell(boot agentwire.Boot) (s *shell, err error) {
+	dir := boot.RunDir
 	s = &shell{dir: dir, script: -1, report: -1, text: -1}
 	for i := range s.out {
 		s.out[i].fd = -1
@@ -73,16 +76,21 @@ func startShell(bash, dir, workdir string, env []string) (s *shell, err error) {
 		return nil, fail("open /dev/null", err)
 	}
 	defer unix.Close(null)
-	s.pid, err = syscall.ForkExec(bash, []string{"bash", "--noprofile", "--norc", "bash"}, &syscall.ProcAttr{
+	s.pid, err = syscall.ForkExec(boot.Bash, []string{"bash", "--noprofile", "--norc", "bash"}, &syscall.ProcAttr{
 		Dir:   dir, // the script is called "bash", and so is the shell in its messages
-		Env:   env,
+		Env:   boot.Env,
 		Files: []uintptr{uintptr(null), uintptr(null), uintptr(null)},
 		Sys:   &syscall.SysProcAttr{Setsid: true},
 	})
 	if err != nil {
-		return nil, fail("start "+bash, err)
+		return nil, fail("start "+boot.Bash, err)
 	}
-	if err := s.say("builtin cd -- " + quote(workdir) + " || builtin cd /; builtin unset OLDPWD; builtin export PS1= PS2=\n"); err != nil {
+	// It waits for its script, so it starts nothing before it is bound.
+	if err := bindShell(s.pid, boot.OpenFiles); err != nil {
+		kill(s.pid)
+		return nil, err
+	}
+	if err := s.say("builtin cd -- " + quote(boot.Workdir) + " || builtin cd /; builtin unset OLDPWD; builtin export PS1= PS2=\n"); err != nil {
 		kill(s.pid)
 		return nil, err
 	}

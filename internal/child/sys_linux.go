@@ -2,6 +2,7 @@ package child
 
 import (
 	"os"
+	"strconv"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -70,4 +71,25 @@ func closeFrom(first int) { _ = unix.CloseRange(uint(first), 1<<31, 0) }
 func neighbour(fd int) bool {
 	who, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
 	return err != nil || who.Pid != 0
+}
+
+// oomScore has the kernel, when memory runs out, end what the tools have
+// started before the agent. Nobody inside can go below the agent's own.
+const oomScore = "600"
+
+// bindShell bounds a shell and all that it will start.
+func bindShell(pid, openFiles int) error {
+	if fd, err := unix.Open("/proc/"+strconv.Itoa(pid)+"/oom_score_adj", unix.O_WRONLY|unix.O_CLOEXEC, 0); err == nil {
+		_, _ = unix.Write(fd, []byte(oomScore))
+		unix.Close(fd)
+	}
+	if openFiles <= 0 {
+		return nil
+	}
+	var now unix.Rlimit
+	if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, nil, &now); err != nil {
+		return fail("read the limit of descriptors", err)
+	}
+	most := min(uint64(openFiles), now.Max)
+	return fail("limit descriptors", unix.Prlimit(pid, unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: min(most, max(now.Cur, 1024)), Max: most}, nil))
 }

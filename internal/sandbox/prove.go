@@ -61,7 +61,11 @@ func Prove(ctx context.Context, d Driver, sb Sandbox, fresh bool) (Receipt, erro
 		}
 		p.r.Checks = append(p.r.Checks, checks...)
 	}
-	p.limits()
+	held := promised.Limits
+	if l, ok := sb.(Limited); ok {
+		held = l.Enforced()
+	}
+	p.limits(held)
 	for _, c := range p.r.Checks {
 		if !c.OK {
 			return p.r, fmt.Errorf("%w: %s: promised %s, found %s", ErrUnproven, c.Name, c.Promised, c.Found)
@@ -219,10 +223,10 @@ func (p *proof) network(f agentwire.Posture) {
 
 // limits sorts the limits that were asked for: enforced, left, or required
 // and not to be had.
-func (p *proof) limits() {
+func (p *proof) limits(held []Limit) {
 	for _, l := range p.spec.Limits.Asked() {
 		switch {
-		case slices.Contains(p.promised.Limits, l):
+		case slices.Contains(held, l):
 			p.r.Enforced = append(p.r.Enforced, l)
 		case slices.Contains(p.spec.Limits.Required, l):
 			p.check("limit "+string(l), true, false, "enforced", p.r.Driver+" cannot enforce it here")

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/berthdev/berth/internal/sandbox"
@@ -24,9 +25,14 @@ type Box struct {
 	files Files
 	end   func(ctx context.Context, l *Live) error
 
-	mu      sync.Mutex
-	record  sandbox.Record
-	stopped bool
+	bounds  Bounds
+	expired atomic.Bool // the session's time is over
+
+	mu       sync.Mutex
+	record   sandbox.Record
+	deadline *time.Timer // nil where the session's time is not bounded
+	ended    bool        // end has been called, and nothing runs
+	stopped  bool
 }
 
 // Files are a session's files until Close.
@@ -69,7 +75,7 @@ func (b *Box) Assign(session, dir, socket string) error {
 		return fmt.Errorf("agent: assign: %s is there already", dir)
 	}
 	rec, old := b.record, b.record.Spec.Dir
-	rec.SessionID, rec.Spec.SessionID = session, session
+	rec.SessionID, rec.Spec.SessionID, rec.StartedAt = session, session, time.Now().UTC()
 	rec.Spec.Dir, rec.Spec.Tree = dir, filepath.Join(dir, "tree")
 	if err := os.Rename(old, dir); err != nil {
 		return fmt.Errorf("agent: assign: %w", err)
@@ -78,6 +84,7 @@ func (b *Box) Assign(session, dir, socket string) error {
 		return errors.Join(err, os.Rename(dir, old))
 	}
 	b.record = rec
+	b.arm()
 	b.Moved(filepath.Join(dir, socket))
 	return nil
 }
@@ -89,10 +96,15 @@ func (b *Box) Stop(ctx context.Context) error {
 	if b.stopped {
 		return nil
 	}
-	if err := b.end(ctx, b.Live); err != nil {
-		return err
+	if !b.ended {
+		if err := b.end(ctx, b.Live); err != nil {
+			return err
+		}
 	}
-	b.stopped = true
+	b.ended, b.stopped = true, true
+	if b.deadline != nil {
+		b.deadline.Stop()
+	}
 	b.Live.Close()
 	if b.proc != nil {
 		b.proc.Release()

@@ -9,25 +9,10 @@
 // "berth-self" beside the sessions'.
 package cgroup
 
-import (
-	"crypto/sha256"
-	"encoding/hex"
-	"path/filepath"
-	"time"
-)
+import "time"
 
-// Prefix begins the name of every group.
+// Prefix begins the name of every group, as it does every sandbox.Label.
 const Prefix = "berth-"
-
-// Scope begins the names of the groups of all sandboxes whose folders lie in
-// the same directory as dir: workers with other directories have others.
-func Scope(dir string) string {
-	sum := sha256.Sum256([]byte(filepath.Dir(filepath.Clean(dir))))
-	return Prefix + hex.EncodeToString(sum[:4]) + "-"
-}
-
-// Name is the name for the group of the sandbox in the folder dir.
-func Name(dir string) string { return Scope(dir) + filepath.Base(dir) }
 
 // Dirs is where a group is, for a record.
 type Dirs struct {

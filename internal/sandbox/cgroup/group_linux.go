@@ -1,6 +1,7 @@
 package cgroup
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -149,9 +150,13 @@ func (g *Group) Add(pid int) error {
 	return nil
 }
 
-// AddStarted is Add for a process that was started with FD, which is in the
-// v2 hierarchy already.
-func (g *Group) AddStarted(pid int) error {
+// Enter is Add for a process that was started with FD, which is in the v2
+// hierarchy already; FD is given up.
+func (g *Group) Enter(pid int) error {
+	if g.fd < 0 {
+		return g.Add(pid)
+	}
+	g.Close()
 	return (&Group{Dirs: Dirs{Legacy: g.Dirs.Legacy}}).Add(pid)
 }
 
@@ -376,14 +381,62 @@ func (h *host) find(prefix string) ([]*Group, error) {
 // Name is the group's, without what New has added to tell it from others of
 // that name; "" when it is none.
 func (g *Group) Name() string {
-	for _, dir := range g.Dirs.all() {
-		base := filepath.Base(dir)
-		if at := strings.LastIndexByte(base, '.'); at > 0 {
-			base = base[:at]
-		}
-		return base
+	if g.Dirs.None() {
+		return ""
 	}
-	return ""
+	base := filepath.Base(g.Dirs.all()[0])
+	if at := strings.LastIndexByte(base, '.'); at > 0 {
+		base = base[:at]
+	}
+	return base
+}
+
+// Held reads back which limits are set in the group, each as low as l has it,
+// and whether a process is in it as it should be.
+func (g *Group) Held(l sandbox.Limits, pid int) (held []sandbox.Limit, in bool) {
+	check := func(dir string, settings []setting) {
+		for _, s := range settings {
+			b, err := os.ReadFile(filepath.Join(dir, s.file))
+			if err != nil || s.limit == "" {
+				continue
+			}
+			// The kernel rounds memory down to pages.
+			got, want := strings.TrimSpace(string(b)), s.value
+			n, err1 := strconv.ParseInt(got, 10, 64)
+			most, err2 := strconv.ParseInt(want, 10, 64)
+			if got == want || err1 == nil && err2 == nil && n > 0 && n <= most {
+				held = append(held, s.limit)
+			}
+		}
+	}
+	if g.Dirs.Unified != "" {
+		check(g.Dirs.Unified, unifiedSettings(l))
+	}
+	for _, dir := range g.Dirs.Legacy {
+		check(dir, legacySettings(l))
+	}
+	slices.Sort(held)
+	for _, dir := range g.Dirs.all() {
+		if !slices.Contains(words(filepath.Join(dir, "cgroup.procs")), strconv.Itoa(pid)) {
+			return held, false
+		}
+	}
+	return slices.Compact(held), true
+}
+
+// Stale gives, as leftovers, the groups here of sandboxes that are not live.
+func Stale(live func(name string) bool) ([]sandbox.Leftover, error) {
+	groups, err := Leftovers(Prefix)
+	var stale []sandbox.Leftover
+	for _, g := range groups {
+		if live(g.Name()) {
+			continue
+		}
+		stale = append(stale, sandbox.Leftover{Kind: "cgroup", Name: g.Dirs.all()[0], Remove: func(context.Context) error {
+			return errors.Join(g.Kill(), g.Remove())
+		}})
+	}
+	return stale, err
 }
 
 func wrap(err error) error {

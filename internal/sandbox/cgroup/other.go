@@ -29,8 +29,8 @@ func (g *Group) Close() {}
 // Add does nothing.
 func (g *Group) Add(int) error { return nil }
 
-// AddStarted does nothing.
-func (g *Group) AddStarted(int) error { return nil }
+// Enter does nothing.
+func (g *Group) Enter(int) error { return nil }
 
 // OOMs is 0.
 func (g *Group) OOMs() int64 { return 0 }
@@ -55,3 +55,9 @@ func (g *Group) Name() string { return "" }
 
 // Leftovers is empty.
 func Leftovers(string) ([]*Group, error) { return nil, nil }
+
+// Held is empty.
+func (g *Group) Held(sandbox.Limits, int) ([]sandbox.Limit, bool) { return nil, false }
+
+// Stale is empty.
+func Stale(func(string) bool) ([]sandbox.Leftover, error) { return nil, nil }

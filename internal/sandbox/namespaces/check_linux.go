@@ -13,6 +13,7 @@ import (
 	"github.com/berthdev/berth/internal/agentwire"
 	"github.com/berthdev/berth/internal/sandbox"
 	"github.com/berthdev/berth/internal/sandbox/agent"
+	"github.com/berthdev/berth/internal/sandbox/cgroup"
 	"github.com/berthdev/berth/internal/sandbox/inside"
 )
 
@@ -28,12 +29,35 @@ func (b *box) Prove(_ context.Context, found agentwire.Posture) ([]sandbox.Check
 	}
 	add("name of the host", hostname, found.Hostname)
 	add("mounts", "as planned", oddMounts(b.Record().Spec, found.Mounts))
+	b.proveLimits(add)
 	uid, err := hostUser(b.h.PID)
 	if err != nil {
 		return nil, err
 	}
 	add("user on the host", strconv.Itoa(b.h.UID), uid)
 	return checks, nil
+}
+
+// proveLimits reads the cgroup back.
+func (b *box) proveLimits(add func(name, promised, found string)) {
+	spec := b.Record().Spec
+	asked := spec.Limits.Of(cgroup.Enforces()...)
+	if len(asked) == 0 {
+		return
+	}
+	held, in := b.group.Held(spec.Limits, b.h.PID)
+	for _, l := range asked {
+		found := "set"
+		if !slices.Contains(held, l) {
+			found = "not set"
+		}
+		add("limit "+string(l), "set", found)
+	}
+	found := "inside"
+	if !in {
+		found = "outside"
+	}
+	add("cgroup", "inside", found)
 }
 
 func whose(name string, found []agentwire.Namespace) string {

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -18,6 +19,7 @@ import (
 	"github.com/berthdev/berth/internal/agentwire"
 	"github.com/berthdev/berth/internal/sandbox"
 	"github.com/berthdev/berth/internal/sandbox/agent"
+	"github.com/berthdev/berth/internal/sandbox/cgroup"
 	"github.com/berthdev/berth/internal/sandbox/inside"
 	"github.com/berthdev/berth/internal/sandbox/tree"
 )
@@ -51,7 +53,27 @@ const filtered = runtime.GOARCH == "amd64" || runtime.GOARCH == "arm64"
 
 // Capabilities says what is enforced.
 func (d *Driver) Capabilities() sandbox.Capabilities {
-	return sandbox.Capabilities{Processes: true, Files: true, Network: true, Privileges: true, Syscalls: filtered, Recover: true, Tree: true}
+	return sandbox.Capabilities{Processes: true, Files: true, Network: true, Privileges: true, Syscalls: filtered, Recover: true, Tree: true, Limits: limits()}
+}
+
+// own are the limits that need no cgroup: each session has a user, or a user
+// namespace, in which its processes are counted.
+var own = []sandbox.Limit{sandbox.LimitPIDs, sandbox.LimitOpenFiles}
+
+func limits() []sandbox.Limit {
+	all := append(cgroup.Enforces(), sandbox.LimitCallTime, sandbox.LimitSessionTime)
+	for _, l := range own {
+		if !slices.Contains(all, l) {
+			all = append(all, l)
+		}
+	}
+	return all
+}
+
+// Leftovers are the cgroups of sandboxes that are gone: with the first process
+// all else goes.
+func (d *Driver) Leftovers(_ context.Context, live func(name string) bool) ([]sandbox.Leftover, error) {
+	return cgroup.Stale(live)
 }
 
 // Probe starts a sandbox and runs a command in it, until that has worked once.
@@ -104,8 +126,9 @@ func cure(err error, power bool) string {
 // handle is what a record says of a sandbox of this driver.
 type handle struct {
 	agent.Handle
-	UID int `json:"uid"`
-	GID int `json:"gid"`
+	UID   int         `json:"uid"`
+	GID   int         `json:"gid"`
+	Group cgroup.Dirs `json:"group,omitzero"`
 }
 
 // Start makes a sandbox.
@@ -147,13 +170,24 @@ func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (_ sandbox.Sandbo
 	if err != nil {
 		return nil, err
 	}
+	group, held, err := d.group(spec)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, group.Kill(), group.Remove())
+		}
+	}()
+	h.Group = group.Dirs
 	var rec sandbox.Record
 	live, err := agent.Start(ctx, agent.Launch{
-		Program: program, Dir: spec.Dir, Mounts: mounts, Sys: d.attributes(h),
+		Program: program, Dir: spec.Dir, Mounts: mounts, Sys: d.attributes(h, group),
 		Boot: agentwire.Boot{
 			Steps: steps, Seal: true, Bash: "/bin/bash", Workdir: spec.Workdir,
 			Env: agent.Environ(spec, inside.Home, inside.User), RunDir: inside.RunDir,
 			OutputBytes: spec.OutputBytes, OrphanTTL: spec.OrphanTTL,
+			Processes: spec.Limits.PIDs, OpenFiles: spec.Limits.OpenFiles,
 		},
 		Started: func(p *agent.Process) error {
 			h.Handle = p.Handle
@@ -161,24 +195,52 @@ func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (_ sandbox.Sandbo
 			if err != nil {
 				return err
 			}
-			return sandbox.WriteRecord(rec)
+			if err := sandbox.WriteRecord(rec); err != nil {
+				return err
+			}
+			if err := sandbox.Fault("cgroup enter"); err != nil {
+				group.Close()
+				if errors.Is(err, sandbox.ErrSkip) {
+					return nil
+				}
+				return err
+			}
+			return group.Enter(p.Handle.PID)
 		},
 	})
 	if err != nil {
 		return nil, errors.Join(err, sandbox.Sweep(spec.Dir))
 	}
-	return d.box(live, files, rec, h), nil
+	return d.box(live, files, rec, h, group, held), nil
 }
 
-func (d *Driver) box(live *agent.Live, files *tree.Tree, rec sandbox.Record, h handle) *box {
-	return &box{Box: agent.NewBox(live, files, rec, d.end(h)), h: h}
+// group makes the session's cgroup.
+func (d *Driver) group(spec sandbox.Spec) (*cgroup.Group, []sandbox.Limit, error) {
+	limits := spec.Limits
+	switch err := sandbox.Fault("cgroup limits"); {
+	case errors.Is(err, sandbox.ErrSkip):
+		limits = sandbox.Limits{}
+	case err != nil:
+		return nil, nil, err
+	}
+	return cgroup.New(sandbox.Label(spec.Dir), limits)
+}
+
+func (d *Driver) box(live *agent.Live, files *tree.Tree, rec sandbox.Record, h handle, group *cgroup.Group, held []sandbox.Limit) *box {
+	b := &box{Box: agent.NewBox(live, files, rec, d.end(h, group)), h: h, group: group}
+	b.Bound(agent.Bounds{Enforced: append(held, own...), OOMs: group.OOMs})
+	return b
 }
 
 // box is a sandbox of this driver.
 type box struct {
 	*agent.Box
-	h handle
+	h     handle
+	group *cgroup.Group
 }
+
+// Usage is what the session uses.
+func (b *box) Usage() cgroup.Usage { return b.group.Usage() }
 
 var (
 	_ sandbox.Assignable = (*box)(nil)
@@ -195,10 +257,11 @@ func (d *Driver) Recover(_ context.Context, rec sandbox.Record) (sandbox.Sandbox
 	if err := json.Unmarshal(rec.Handle, &h); err != nil {
 		return nil, fmt.Errorf("record: %w", err)
 	}
+	group := cgroup.Open(h.Group)
 	live, err := agent.Recover(rec.Spec.Dir, h.Handle)
 	if err != nil {
 		if errors.Is(err, sandbox.ErrGone) {
-			err = errors.Join(err, sandbox.Sweep(rec.Spec.Dir))
+			err = errors.Join(err, group.Kill(), group.Remove(), sandbox.Sweep(rec.Spec.Dir))
 		}
 		return nil, err
 	}
@@ -210,13 +273,15 @@ func (d *Driver) Recover(_ context.Context, rec sandbox.Record) (sandbox.Sandbox
 		live.Close()
 		return nil, err
 	}
-	return d.box(live, files, rec, h), nil
+	held, _ := group.Held(rec.Spec.Limits, h.PID)
+	return d.box(live, files, rec, h, group, held), nil
 }
 
 // end kills the first process; the kernel ends the rest of its namespace
-// before that one is gone.
-func (d *Driver) end(h handle) func(context.Context, *agent.Live) error {
+// before that one is gone. The cgroup kills all of them at once.
+func (d *Driver) end(h handle, group *cgroup.Group) func(context.Context, *agent.Live) error {
 	return func(_ context.Context, l *agent.Live) error {
+		_ = group.Kill() // what it leaves is the namespace's to end
 		if err := l.Process().Kill(); err != nil {
 			return err
 		}
@@ -226,15 +291,15 @@ func (d *Driver) end(h handle) func(context.Context, *agent.Live) error {
 		if d.power {
 			d.ids.Release(h.UID)
 		}
-		return nil
+		return group.Remove()
 	}
 }
 
 // attributes are the namespaces and the user. Inside there is one user, 1000,
 // whoever that is outside. The capabilities are those of the new user
 // namespace, for the steps; the agent gives them up.
-func (d *Driver) attributes(h handle) *syscall.SysProcAttr {
-	return &syscall.SysProcAttr{
+func (d *Driver) attributes(h handle, group *cgroup.Group) *syscall.SysProcAttr {
+	sys := &syscall.SysProcAttr{
 		Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET |
 			unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWCGROUP,
 		UidMappings:                []syscall.SysProcIDMap{{ContainerID: inside.UserID, HostID: h.UID, Size: 1}},
@@ -243,6 +308,10 @@ func (d *Driver) attributes(h handle) *syscall.SysProcAttr {
 		Credential:                 &syscall.Credential{Uid: inside.UserID, Gid: inside.UserID, NoSetGroups: !d.power},
 		AmbientCaps:                []uintptr{unix.CAP_SETPCAP, unix.CAP_NET_ADMIN, unix.CAP_SYS_ADMIN, unix.CAP_SYS_RESOURCE},
 	}
+	if fd := group.FD(); fd >= 0 {
+		sys.UseCgroupFD, sys.CgroupFD = true, fd
+	}
+	return sys
 }
 
 // openTree makes what is missing of the tree and gives all of it to the

@@ -15,6 +15,7 @@ import (
 	"github.com/berthdev/berth/internal/agentwire"
 	"github.com/berthdev/berth/internal/sandbox"
 	"github.com/berthdev/berth/internal/sandbox/agent"
+	"github.com/berthdev/berth/internal/sandbox/cgroup"
 	"github.com/berthdev/berth/internal/sandbox/tree"
 )
 
@@ -51,10 +52,16 @@ func (d *Driver) Probe(context.Context) sandbox.Probe {
 
 const bash = "/bin/bash"
 
-// Capabilities promise nothing but a shell that outlives its worker, and the
-// tree.
+// Capabilities promise nothing but a shell that outlives its worker, the tree,
+// and limits.
 func (d *Driver) Capabilities() sandbox.Capabilities {
-	return sandbox.Capabilities{Recover: recovers, Tree: true}
+	return sandbox.Capabilities{Recover: recovers, Tree: true,
+		Limits: append(cgroup.Enforces(), sandbox.LimitOpenFiles, sandbox.LimitCallTime, sandbox.LimitSessionTime)}
+}
+
+// Leftovers are the cgroups of sandboxes that are gone.
+func (d *Driver) Leftovers(_ context.Context, live func(name string) bool) ([]sandbox.Leftover, error) {
+	return cgroup.Stale(live)
 }
 
 // tryMounts finds out whether the tree can be shown at its names.
@@ -73,7 +80,7 @@ func (d *Driver) tryMounts() bool {
 // handle is what a record says of a sandbox of this driver.
 type handle struct {
 	agent.Handle
-	Group string `json:"group,omitempty"` // its cgroup's directory
+	Group cgroup.Dirs `json:"group,omitzero"`
 }
 
 // Start makes a sandbox that is none.
@@ -104,7 +111,7 @@ func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (_ sandbox.Sandbo
 	home, name := whoami()
 	boot := agentwire.Boot{
 		Bash: bash, Workdir: spec.Workdir, Env: agent.Environ(spec, home, name),
-		OutputBytes: spec.OutputBytes, OrphanTTL: spec.OrphanTTL,
+		OutputBytes: spec.OutputBytes, OrphanTTL: spec.OrphanTTL, OpenFiles: spec.Limits.OpenFiles,
 	}
 	var attr attributes
 	if d.mounts() {
@@ -122,33 +129,46 @@ func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (_ sandbox.Sandbo
 		}
 		boot.Env = append(boot.Env, "BERTH_OUTPUTS="+outputs, "BERTH_WORKSPACE="+boot.Workdir)
 	}
-	group := newGroup(spec.SessionID)
+	boot.Env = append(boot.Env, mark(spec.SessionID))
+	group, held, err := cgroup.New(sandbox.Label(spec.Dir), spec.Limits)
+	if err != nil {
+		return nil, err
+	}
 	defer func() {
 		if err != nil {
-			group.remove()
+			err = errors.Join(err, group.Kill(), group.Remove())
 		}
 	}()
 	attr.group = group
-	if group.mark != "" {
-		boot.Env = append(boot.Env, group.mark)
-	}
 	var rec sandbox.Record
 	live, err := agent.Start(ctx, agent.Launch{
 		Program: program, Dir: spec.Dir, Boot: boot, Sys: attr.sys(),
 		Started: func(p *agent.Process) error {
-			group.started()
-			rec, err = agent.NewRecord(Name, spec, handle{Handle: p.Handle, Group: group.dir})
+			rec, err = agent.NewRecord(Name, spec, handle{Handle: p.Handle, Group: group.Dirs})
 			if err != nil {
 				return err
 			}
-			return sandbox.WriteRecord(rec)
+			if err := sandbox.WriteRecord(rec); err != nil {
+				return err
+			}
+			return group.Enter(p.Handle.PID)
 		},
 	})
 	if err != nil {
 		return nil, err
 	}
-	return agent.NewBox(live, files, rec, end(group)), nil
+	return box(live, files, rec, group, held), nil
 }
+
+// box is a sandbox of this driver, held to its limits.
+func box(live *agent.Live, files *tree.Tree, rec sandbox.Record, group *cgroup.Group, held []sandbox.Limit) *agent.Box {
+	b := agent.NewBox(live, files, rec, end(group, mark(rec.SessionID)))
+	b.Bound(agent.Bounds{Enforced: append(held, sandbox.LimitOpenFiles), OOMs: group.OOMs})
+	return b
+}
+
+// mark is a variable that the session's processes have and no other's.
+func mark(session string) string { return "BERTH_SANDBOX=" + session }
 
 // Recover takes a shell over.
 func (d *Driver) Recover(_ context.Context, rec sandbox.Record) (sandbox.Sandbox, error) {
@@ -156,13 +176,12 @@ func (d *Driver) Recover(_ context.Context, rec sandbox.Record) (sandbox.Sandbox
 	if err := json.Unmarshal(rec.Handle, &h); err != nil {
 		return nil, fmt.Errorf("record: %w", err)
 	}
-	group := oldGroup(h.Group, rec.SessionID)
+	group := cgroup.Open(h.Group)
 	live, err := agent.Recover(rec.Spec.Dir, h.Handle)
 	if err != nil {
 		if errors.Is(err, sandbox.ErrGone) {
-			group.kill()
-			group.remove()
-			err = errors.Join(err, sandbox.Sweep(rec.Spec.Dir))
+			killAll(group, mark(rec.SessionID))
+			err = errors.Join(err, group.Remove(), sandbox.Sweep(rec.Spec.Dir))
 		}
 		return nil, err
 	}
@@ -171,12 +190,13 @@ func (d *Driver) Recover(_ context.Context, rec sandbox.Record) (sandbox.Sandbox
 		live.Close()
 		return nil, err
 	}
-	return agent.NewBox(live, files, rec, end(group)), nil
+	held, _ := group.Held(rec.Spec.Limits, h.PID)
+	return box(live, files, rec, group, held), nil
 }
 
 // end has the agent kill what it adopted, and then kills the cgroup, which
 // nothing can have left.
-func end(g *group) func(context.Context, *agent.Live) error {
+func end(g *cgroup.Group, mark string) func(context.Context, *agent.Live) error {
 	return func(_ context.Context, l *agent.Live) error {
 		if err := l.End(); err == nil {
 			_ = l.Process().Wait(4 * time.Second) // it may have been stopped from inside
@@ -184,13 +204,22 @@ func end(g *group) func(context.Context, *agent.Live) error {
 		if err := l.Process().Kill(); err != nil {
 			return err
 		}
-		g.kill()
+		killAll(g, mark)
 		if err := l.Process().Wait(5 * time.Second); err != nil {
 			return err
 		}
-		g.remove()
-		return nil
+		return g.Remove()
 	}
+}
+
+// killAll kills what is in the group and, where there is none, what bears the
+// mark.
+func killAll(g *cgroup.Group, mark string) {
+	if g.Dirs.None() {
+		killMarked(mark)
+		return
+	}
+	_ = g.Kill() // Remove says what is left
 }
 
 // whoami is the user's own home and name: nothing is isolated here.

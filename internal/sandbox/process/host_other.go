@@ -8,6 +8,7 @@ import (
 
 	"github.com/berthdev/berth/internal/agentwire"
 	"github.com/berthdev/berth/internal/sandbox"
+	"github.com/berthdev/berth/internal/sandbox/cgroup"
 )
 
 const (
@@ -18,7 +19,7 @@ const (
 
 type attributes struct {
 	mounts bool
-	group  *group
+	group  *cgroup.Group
 }
 
 func (a attributes) sys() *syscall.SysProcAttr { return &syscall.SysProcAttr{} }
@@ -27,11 +28,4 @@ func mountPlan(sandbox.Spec) ([]agentwire.Step, error) {
 	return nil, errors.New("mounts of one's own need Linux")
 }
 
-// group stands for Linux's cgroup; there is none here.
-type group struct{ dir, mark string }
-
-func newGroup(string) *group        { return &group{} }
-func oldGroup(dir, _ string) *group { return &group{dir: dir} }
-func (g *group) started()           {}
-func (g *group) kill()              {}
-func (g *group) remove()            {}
+func killMarked(string) {}

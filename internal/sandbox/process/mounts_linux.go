@@ -14,6 +14,7 @@ import (
 	"github.com/berthdev/berth/internal/agentwire"
 	"github.com/berthdev/berth/internal/sandbox"
 	"github.com/berthdev/berth/internal/sandbox/agent"
+	"github.com/berthdev/berth/internal/sandbox/cgroup"
 )
 
 const (
@@ -26,13 +27,13 @@ const (
 // attributes says how the agent is started.
 type attributes struct {
 	mounts bool
-	group  *group
+	group  *cgroup.Group
 }
 
 func (a attributes) sys() *syscall.SysProcAttr {
 	sys := &syscall.SysProcAttr{}
-	if a.group.fd >= 0 {
-		sys.UseCgroupFD, sys.CgroupFD = true, a.group.fd
+	if fd := a.group.FD(); fd >= 0 {
+		sys.UseCgroupFD, sys.CgroupFD = true, fd
 	}
 	if !a.mounts {
 		return sys

@@ -77,11 +77,7 @@ func within(t *testing.T, g *Group, script string) (*exec.Cmd, *bufio.Reader) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	add := g.Add
-	if g.FD() >= 0 {
-		add = g.AddStarted
-	}
-	if err := add(cmd.Process.Pid); err != nil {
+	if err := g.Enter(cmd.Process.Pid); err != nil {
 		t.Fatal(err)
 	}
 	fmt.Fprintln(in)
@@ -237,16 +233,13 @@ func TestFreeze(t *testing.T) {
 
 func TestLeftovers(t *testing.T) {
 	each(t, func(t *testing.T, h *host) {
-		scope := Scope(filepath.Join(t.TempDir(), "sesn_1"))
-		if scope == Scope("/elsewhere/sesn_1") || Name("/a/b") != Scope("/a/c")+"b" {
-			t.Error("scopes do not tell directories apart")
-		}
-		g, _, err := h.make(scope+"sesn_1", sandbox.Limits{PIDs: 5, Memory: 1 << 30})
+		label := sandbox.Label(filepath.Join(t.TempDir(), "sesn_1"))
+		g, _, err := h.make(label, sandbox.Limits{PIDs: 5, Memory: 1 << 30})
 		if err != nil {
 			t.Fatal(err)
 		}
-		found, err := h.find(scope)
-		if err != nil || len(found) != 1 || found[0].Name() != scope+"sesn_1" || len(found[0].Dirs.all()) != len(g.Dirs.all()) {
+		found, err := h.find(label)
+		if err != nil || len(found) != 1 || found[0].Name() != label || len(found[0].Dirs.all()) != len(g.Dirs.all()) {
 			t.Errorf("%v %v", found, err)
 		}
 		for _, f := range found {
@@ -254,7 +247,7 @@ func TestLeftovers(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		if found, err := h.find(scope); err != nil || len(found) != 0 {
+		if found, err := h.find(label); err != nil || len(found) != 0 {
 			t.Errorf("after that %v %v", found, err)
 		}
 		if _, err := h.find("user"); err == nil {
