@@ -29,6 +29,7 @@ func Run(t *testing.T, driver func() sandbox.Driver) {
 	t.Run("flood", func(t *testing.T) { testFlood(t, d) })
 	t.Run("life", func(t *testing.T) { testLife(t, driver) })
 	t.Run("proof", func(t *testing.T) { testProof(t, d) })
+	t.Run("limits", func(t *testing.T) { testLimits(t, d) })
 	t.Run("isolation", func(t *testing.T) { testIsolation(t, d) })
 }
 

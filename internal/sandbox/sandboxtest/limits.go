@@ -1,0 +1,189 @@
+package sandboxtest
+
+import (
+	"errors"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/berthdev/berth/internal/sandbox"
+	"github.com/berthdev/berth/toolset"
+)
+
+// testLimits goes for each limit that a driver enforces here: it holds, the
+// call that meets it ends with a reason, and the next call works.
+func testLimits(t *testing.T, d sandbox.Driver) {
+	for _, test := range []struct {
+		limit sandbox.Limit
+		run   func(*testing.T, sandbox.Driver)
+	}{
+		{sandbox.LimitMemory, testMemory},
+		{sandbox.LimitPIDs, testProcesses},
+		{sandbox.LimitOpenFiles, testOpenFiles},
+		{sandbox.LimitCPU, testProcessors},
+		{sandbox.LimitCallTime, testCallTime},
+		{sandbox.LimitSessionTime, testSessionTime},
+	} {
+		t.Run(string(test.limit), func(t *testing.T) {
+			if !slices.Contains(d.Capabilities().Limits, test.limit) {
+				t.Logf("%s does not enforce it here", d.Name())
+				return
+			}
+			test.run(t, d)
+		})
+	}
+}
+
+// Bounded starts a sandbox with limits, all of them required, and has it
+// proven.
+func Bounded(t testing.TB, d sandbox.Driver, l sandbox.Limits) *World {
+	t.Helper()
+	l.Required = l.Asked()
+	w := Start(t, d, func(s *sandbox.Spec) { s.Limits = l })
+	r, err := sandbox.Prove(t.Context(), d, w.Sandbox, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(r.Enforced) != len(l.Required) || len(r.Left) != 0 {
+		t.Errorf("the receipt has %v enforced and %v left", r.Enforced, r.Left)
+	}
+	return w
+}
+
+// Perl skips where there is none inside, or makes a command of a program.
+func (w *World) Perl(program string) string {
+	w.T.Helper()
+	if r := w.Do("perl -e 1"); r.ExitCode != 0 {
+		w.T.Skip("perl is missing inside")
+	}
+	return "perl -e '$| = 1; " + program + "'"
+}
+
+// Memory is the limit of the tests of memory, Bomb what they try to use.
+const (
+	Memory = 192 << 20
+	Bomb   = 500 << 20
+)
+
+// MemoryBombs are commands that use more than Memory; those that only use a
+// file system may be stopped by its size.
+func MemoryBombs() map[string]string {
+	bomb := strconv.Itoa(Bomb)
+	return map[string]string{
+		"a process":     "perl -e '$x = \"x\" x " + bomb + "'",
+		"many":          "for i in 1 2 3 4 5 6 7 8 9 10; do perl -e '$x = \"x\" x 50_000_000; sleep 2' & done; wait",
+		"a memory file": "perl -e '$f = syscall(" + memfdCreate + ", my $n = \"x\", 0); open my $h, \">&=\", $f or exit 9; $b = \"x\" x 1_000_000; syswrite $h, $b for 1..500'",
+		"the shell":     "x=$(head -c " + bomb + " /dev/zero | tr '\\0' x)",
+	}
+}
+
+func testMemory(t *testing.T, d sandbox.Driver) {
+	w := Bounded(t, d, sandbox.Limits{Memory: Memory})
+	w.Perl("")
+	for name, bomb := range MemoryBombs() {
+		if name == "a memory file" && memfdCreate == "" {
+			continue
+		}
+		r, err := w.Bash(t.Context(), toolset.Command{Text: bomb, Timeout: 30 * time.Second})
+		var whole *toolset.Failure
+		switch {
+		case errors.As(err, &whole) && strings.Contains(whole.Text, "out of memory"):
+			w = Bounded(t, d, sandbox.Limits{Memory: Memory}) // the worker opens a fresh one
+		case err != nil:
+			t.Errorf("%s: %v", name, err)
+		case !r.OOM:
+			t.Errorf("%s: it ended as %s %d, and not for want of memory: %q", name, r.End, r.ExitCode, Output(r))
+		}
+		w.Want("echo next", "next\n", toolset.Exited, 0)
+	}
+	if r := w.Do("exit 3"); r.OOM {
+		t.Error("a call without a kill is said to have met the limit")
+	}
+	if !d.Capabilities().Files {
+		return // the host's memory file systems are no place for a test
+	}
+	w.Do("head -c " + strconv.Itoa(Bomb) + " /dev/zero >/dev/shm/x; head -c " + strconv.Itoa(Bomb) + " /dev/zero >/home/agent/x; head -c " + strconv.Itoa(Bomb) + " /dev/zero >/run/x")
+	w.Want("echo next", "next\n", toolset.Exited, 0)
+	w.Do("perl -e 'for (1..10) { $i = shmget(0, 50_000_000, 0600) or last; shmwrite($i, \"x\" x 50_000_000, 0, 50_000_000) }'")
+	w.Want("rm -f /dev/shm/x /home/agent/x /run/x; perl -e 'print \"next\"'", "next", toolset.Exited, 0)
+}
+
+func testProcesses(t *testing.T, d sandbox.Driver) {
+	const most = 60
+	w := Bounded(t, d, sandbox.Limits{PIDs: most})
+	count := w.Perl("while ($n < 500) { $p = fork; last if !defined $p; if (!$p) { close STDOUT; sleep 100; exit } $n++ } print $n; kill 9, -$$")
+	out := Output(w.Do("{ setsid " + count + "; } 2>/dev/null"))
+	if n, err := strconv.Atoi(out); err != nil || n < most/3 || n >= most {
+		t.Errorf("%q processes more, of %d", out, most)
+	}
+	r := w.Call(toolset.Command{Text: ":(){ :|:& }; : 2>/dev/null; sleep 100", Timeout: 2 * time.Second})
+	if r.End != toolset.TimedOut {
+		t.Errorf("the storm ended as %s", r.End)
+	}
+	began := time.Now()
+	w.Want("echo calm", "calm\n", toolset.Exited, 0)
+	if took := time.Since(began); took > 2*time.Second {
+		t.Errorf("the next call took %v", took)
+	}
+}
+
+func testOpenFiles(t *testing.T, d sandbox.Driver) {
+	w := Bounded(t, d, sandbox.Limits{OpenFiles: 64})
+	open := w.Perl("while ($n < 200) { open $f[$n], \"/dev/null\" or last; $n++ } print $n")
+	if n, err := strconv.Atoi(Output(w.Do(open))); err != nil || n > 64 || n < 32 {
+		t.Errorf("%d files are open, of 64", n)
+	}
+	w.Want("ulimit -Hn; ulimit -n 65 2>/dev/null", "64\n", toolset.Exited, 1)
+}
+
+func testProcessors(t *testing.T, d sandbox.Driver) {
+	const share = 0.3
+	w := Bounded(t, d, sandbox.Limits{CPU: share})
+	// Two of them, as on a machine with one processor for each.
+	burn := w.Perl("use Time::HiRes \"time\"; $p = fork; $end = time + 2; 1 while time < $end; if ($p) { wait; @t = times; printf \"%.0f\", ($t[0] + $t[1] + $t[2] + $t[3]) * 1000 }")
+	began := time.Now()
+	out := Output(w.Do(burn))
+	took := time.Since(began)
+	used, err := strconv.Atoi(out)
+	if most := took.Seconds()*share*1000 + 150; err != nil || float64(used) > most {
+		t.Errorf("%q ms of processor in %v, %.0f are allowed", out, took, most)
+	}
+}
+
+func testCallTime(t *testing.T, d sandbox.Driver) {
+	w := Bounded(t, d, sandbox.Limits{CallTime: 500 * time.Millisecond})
+	began := time.Now()
+	for _, limit := range []time.Duration{0, time.Hour} {
+		if r := w.Call(toolset.Command{Text: "sleep 1000", Timeout: limit}); r.End != toolset.TimedOut {
+			t.Errorf("with a limit of %v it ended as %s", limit, r.End)
+		}
+	}
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("two calls took %v", took)
+	}
+	w.Want("echo next", "next\n", toolset.Exited, 0)
+}
+
+func testSessionTime(t *testing.T, d sandbox.Driver) {
+	word := nap()
+	w := Bounded(t, d, sandbox.Limits{SessionTime: 2 * time.Second})
+	if err := w.Files().WriteFile(filepath.Join(w.Workdir(), "kept"), []byte("kept")); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 2 {
+		began := time.Now()
+		r := w.Do("sleep " + word)
+		if took := time.Since(began); r.End != toolset.Refused || !strings.Contains(Output(r), "time limit of 2s") || took > 10*time.Second {
+			t.Errorf("call %d ended as %s with %q after %v", i, r.End, Output(r), took)
+		}
+	}
+	gone(t, word)
+	if f, err := w.Files().Open(filepath.Join(w.Workdir(), "kept")); err != nil {
+		t.Errorf("the session's files: %v", err)
+	} else {
+		f.Close()
+	}
+}

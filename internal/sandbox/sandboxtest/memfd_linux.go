@@ -1,0 +1,9 @@
+package sandboxtest
+
+import (
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+var memfdCreate = strconv.Itoa(unix.SYS_MEMFD_CREATE)
