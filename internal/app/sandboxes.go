@@ -61,6 +61,7 @@ func chooseDriver(ctx context.Context, name string, all []sandbox.Driver) (d san
 // pattern of each.
 func newKeeper(c config.Engine, spec sandbox.Spec, d sandbox.Driver, version, state string, log *slog.Logger) (*sandbox.Keeper, error) {
 	spec.Workdir = "/workspace"
+	spec.Limits = spec.Limits.Or(sandbox.DefaultLimits(memory()))
 	if c.Workdir != "" && c.Workdir != "/workspace" {
 		dir, err := filepath.Abs(c.Workdir)
 		if err != nil {
@@ -80,6 +81,21 @@ func newKeeper(c config.Engine, spec sandbox.Spec, d sandbox.Driver, version, st
 		}
 	}
 	return sandbox.NewKeeper(sandbox.KeeperConfig{Driver: d, Dir: filepath.Join(state, "sandboxes"), Spec: spec, Ended: keepOutputs(state, log), Version: version, Log: log})
+}
+
+// memory is the machine's, in bytes; 0 where the kernel does not say.
+func memory() int64 {
+	b, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(b)) {
+		var kib int64
+		if n, _ := fmt.Sscanf(line, "MemTotal: %d kB", &kib); n == 1 {
+			return kib << 10
+		}
+	}
+	return 0
 }
 
 // hosts gives a keeper's sandboxes to the worker.

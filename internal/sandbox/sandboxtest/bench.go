@@ -97,7 +97,7 @@ func BenchmarkSessions(b *testing.B, d sandbox.Driver) {
 }
 
 func begin(b *testing.B, d sandbox.Driver, dir string) sandbox.Sandbox {
-	spec := sandbox.Spec{SessionID: "sesn_" + filepath.Base(dir), Dir: dir, Tree: filepath.Join(dir, "tree")}
+	spec := sandbox.Spec{SessionID: "sesn_" + filepath.Base(dir), Dir: dir, Tree: filepath.Join(dir, "tree"), Limits: sandbox.DefaultLimits(4 << 30)}
 	if err := os.MkdirAll(spec.Tree, 0o755); err != nil {
 		b.Fatal(err)
 	}
