@@ -21,7 +21,7 @@ func (c *devCmd) Run(t *term) error {
 	taking, working, done := t.signals()
 	defer done()
 	return app.Dev(taking, working, app.DevConfig{
-		Plane: c.Plane, Engine: c.Engine, Sandbox: c.Sandbox.Sandbox, Policy: c.Policy, NoWorker: c.NoWorker, Log: t.log,
+		Plane: c.Plane, Engine: c.Engine, Sandbox: c.Sandbox, Policy: c.Policy, NoWorker: c.NoWorker, Log: t.log,
 	}, func(r app.Ready) error {
 		if c.JSON {
 			return t.json(r)

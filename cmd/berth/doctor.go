@@ -18,7 +18,7 @@ type doctorCmd struct {
 func (c *doctorCmd) Run(t *term) error {
 	ctx, _, end := t.signals()
 	defer end()
-	report := app.Doctor(ctx, c.Plane, c.Sandbox.Sandbox, c.Worker)
+	report := app.Doctor(ctx, c.Plane, c.Sandbox, c.Worker)
 	if c.JSON {
 		if err := t.json(report); err != nil {
 			return err

@@ -76,7 +76,7 @@ func (c *runCmd) Run(t *term, log *config.Log) error {
 // config checks the flags and makes what app.Run needs.
 func (c *runCmd) config(t *term) (app.RunConfig, error) {
 	cfg := app.RunConfig{
-		Provider: c.Provider, Engine: c.Engine, Sandbox: c.Sandbox.Sandbox, Policy: c.Policy, DataDir: c.DataDir, Log: t.log,
+		Provider: c.Provider, Engine: c.Engine, Sandbox: c.Sandbox, Policy: c.Policy, DataDir: c.DataDir, Log: t.log,
 		BaseURL: strings.TrimRight(c.BaseURL, "/"), APIKey: c.APIKey, EnvironmentID: c.Environment,
 		Prompt: c.Prompt, Files: c.File, Outputs: c.Outputs, Replace: c.Replace, Agent: app.Agent(),
 	}

@@ -45,7 +45,7 @@ func (c *workerPoll) Run(t *term) error {
 	taking, working, done := t.signals()
 	defer done()
 	err := app.WorkerPoll(taking, working, app.WorkerConfig{
-		Remote: c.Remote, Engine: c.Engine, Sandbox: c.Sandbox.Sandbox, Policy: c.Policy, StateDir: c.StateDir, WorkerID: c.WorkerID,
+		Remote: c.Remote, Engine: c.Engine, Sandbox: c.Sandbox, Policy: c.Policy, StateDir: c.StateDir, WorkerID: c.WorkerID,
 		Pace: c.PollPace, Drain: c.Drain, Log: t.log,
 	})
 	if err != nil {
@@ -73,7 +73,7 @@ func (c *workerRun) Run(t *term) error {
 	taking, working, done := t.signals()
 	defer done()
 	end, err := app.WorkerRun(taking, working, app.WorkerConfig{
-		Remote: c.Remote, Engine: c.Engine, Sandbox: c.Sandbox, Policy: c.Policy, StateDir: c.StateDir, Log: t.log,
+		Remote: c.Remote, Engine: c.Engine, Sandbox: config.Sandbox{Sandbox: c.Sandbox}, Policy: c.Policy, StateDir: c.StateDir, Log: t.log,
 	}, c.Item)
 	if err != nil {
 		return serving{err}

@@ -23,7 +23,7 @@ import (
 type DevConfig struct {
 	Plane    config.Plane
 	Engine   config.Engine
-	Sandbox  string
+	Sandbox  config.Sandbox
 	Policy   config.Policy
 	NoWorker bool
 	Log      *slog.Logger

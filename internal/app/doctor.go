@@ -16,8 +16,12 @@ import (
 
 // Doctor looks at what a control plane and a worker need here, or at what a
 // worker needs.
-func Doctor(ctx context.Context, c config.Plane, sandbox string, workerOnly bool) doctor.Report {
-	look := doctor.Config{Drivers: drivers(slog.New(slog.DiscardHandler)), Sandbox: sandbox}
+func Doctor(ctx context.Context, c config.Plane, ways config.Sandbox, workerOnly bool) doctor.Report {
+	scratch, err := os.MkdirTemp("", "berth-doctor-")
+	if err == nil {
+		defer os.RemoveAll(scratch)
+	}
+	look := doctor.Config{Drivers: drivers(ways, "", scratch, slog.New(slog.DiscardHandler)), Sandbox: ways.Sandbox}
 	if !workerOnly {
 		look.DataDir, look.Addr = c.DataDir, c.Addr
 		look.Schema = func(ctx context.Context) (store.SchemaStatus, error) {

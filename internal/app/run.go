@@ -22,7 +22,7 @@ import (
 type RunConfig struct {
 	Provider config.Provider
 	Engine   config.Engine
-	Sandbox  string
+	Sandbox  config.Sandbox
 	Policy   config.Policy
 	DataDir  string // "" for a temporary one, gone in the end
 	Script   *scripted.Script

@@ -11,19 +11,28 @@ import (
 
 	"github.com/berthdev/berth/internal/config"
 	"github.com/berthdev/berth/internal/sandbox"
+	"github.com/berthdev/berth/internal/sandbox/docker"
 	"github.com/berthdev/berth/internal/sandbox/namespaces"
 	"github.com/berthdev/berth/internal/sandbox/process"
 	"github.com/berthdev/berth/toolset"
 	"github.com/berthdev/berth/worker"
 )
 
-// drivers lists the ways to run tools by name, most isolating first.
-func drivers(log *slog.Logger) []sandbox.Driver {
-	return []sandbox.Driver{namespaces.New(namespaces.Config{Log: log}), process.New(process.Config{Log: log})}
+// drivers lists the ways to run tools by name, most isolating first. What they
+// keep is below state.
+func drivers(c config.Sandbox, image, state string, log *slog.Logger) []sandbox.Driver {
+	box := docker.Config{Host: c.DockerHost, Runtime: c.SandboxRuntime, Dir: filepath.Join(state, "cache", "agent"), Log: log}
+	if image != "" {
+		box.Image = &sandbox.Image{Ref: image}
+	}
+	return []sandbox.Driver{namespaces.New(namespaces.Config{Log: log}), docker.New(box), process.New(process.Config{Log: log})}
 }
 
+// byName are the drivers that are only ever chosen by name.
+var byName = []string{docker.Name, process.Name}
+
 // later are drivers that this version knows the names of and nothing more.
-var later = []string{"gvisor", "docker", "command", "kubernetes"}
+var later = []string{"gvisor", "command", "kubernetes"}
 
 // chooseDriver gives the driver of a name, or for "auto" the best one that
 // isolates and works here, and what it relies on.
@@ -33,7 +42,7 @@ func chooseDriver(ctx context.Context, name string, all []sandbox.Driver) (d san
 	var cure string
 	for i, d := range all {
 		names[i] = d.Name()
-		if name != d.Name() && (name != "auto" || d.Name() == "process") {
+		if name != d.Name() && (name != "auto" || slices.Contains(byName, d.Name())) {
 			continue
 		}
 		p := d.Probe(ctx)
@@ -47,14 +56,23 @@ func chooseDriver(ctx context.Context, name string, all []sandbox.Driver) (d san
 	}
 	switch {
 	case slices.Contains(later, name):
-		return nil, "", &config.Error{Problem: "--sandbox " + name + " is not in this version yet", Cure: "use auto, " + strings.Join(names, " or ")}
+		return nil, "", &config.Error{Problem: "--sandbox " + name + " is not in this version yet", Cure: "use auto, " + list(names)}
 	case len(refused) == 0:
-		return nil, "", &config.Error{Problem: fmt.Sprintf("--sandbox %q is unknown", name), Cure: "use auto, " + strings.Join(names, " or ")}
+		return nil, "", &config.Error{Problem: fmt.Sprintf("--sandbox %q is unknown", name), Cure: "use auto, " + list(names)}
 	}
 	if name == "auto" {
 		cure += "; or run tools without isolation by --sandbox process"
 	}
 	return nil, "", &Error{Problem: "tools cannot be isolated here (" + strings.Join(refused, "; ") + ")", Cure: cure}
+}
+
+// list joins names as a sentence does.
+func list(names []string) string {
+	last := len(names) - 1
+	if last < 1 {
+		return strings.Join(names, "")
+	}
+	return strings.Join(names[:last], ", ") + " or " + names[last]
 }
 
 // newKeeper makes the keeper of a worker's sandboxes below state. spec is the

@@ -22,7 +22,7 @@ import (
 type WorkerConfig struct {
 	Remote   config.Remote
 	Engine   config.Engine
-	Sandbox  string // a driver's name, or auto
+	Sandbox  config.Sandbox
 	Policy   config.Policy
 	StateDir string
 	Images   string // where unpacked images are; "" is in StateDir
@@ -50,7 +50,7 @@ func startWorker(ctx context.Context, c WorkerConfig) (_ *workerHalf, err error)
 	if err != nil {
 		return nil, err
 	}
-	driver, version, err := chooseDriver(ctx, c.Sandbox, drivers(c.Log))
+	driver, version, err := chooseDriver(ctx, c.Sandbox.Sandbox, drivers(c.Sandbox, pol.Image, c.StateDir, c.Log))
 	if err != nil {
 		return nil, err
 	}

@@ -75,12 +75,17 @@ func (a *agent) part(name string, do func() error) error {
 }
 
 // leaveKeyring joins one that is empty. A keyring passes to children; a kernel
-// without keys has nothing to pass.
+// without keys has nothing to pass, and where whoever started the agent filters
+// keys away already, nobody inside can use one.
 func leaveKeyring() error {
-	if _, err := unix.KeyctlJoinSessionKeyring("sandbox"); err != nil && err != unix.ENOSYS {
-		return fail("leave the keyring", err)
+	_, err := unix.KeyctlJoinSessionKeyring("sandbox")
+	if err == unix.ENOSYS {
+		return nil
 	}
-	return nil
+	if mode, e := unix.PrctlRetInt(unix.PR_GET_SECCOMP, 0, 0, 0, 0); err == unix.EPERM && e == nil && mode == 2 {
+		return nil
+	}
+	return fail("leave the keyring", err)
 }
 
 // limit bounds what needs no cgroup.
@@ -105,12 +110,18 @@ func (a *agent) limit() error {
 	return nil
 }
 
+// dropBounding empties the bounding set. One that is empty already needs no
+// privilege to be so.
 func dropBounding() error {
 	for c := uintptr(0); c <= 63; c++ {
-		if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err != nil {
-			if err == unix.EINVAL && c > 0 {
-				break // the kernel knows no more
-			}
+		has, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, c, 0, 0, 0)
+		if err == unix.EINVAL && c > 0 {
+			break // the kernel knows no more
+		}
+		if err == nil && has != 0 {
+			err = unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0)
+		}
+		if err != nil {
 			return fail("drop the bounding set", err)
 		}
 	}

@@ -4,6 +4,9 @@
 package agent
 
 import (
+	"crypto/sha256"
+	"debug/elf"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -78,4 +81,50 @@ func Open(path string) (*Program, error) {
 		return nil, fmt.Errorf("agent: %w", err)
 	}
 	return &Program{file: m, Where: path}, nil
+}
+
+// Install puts the program in a folder of dir named for its content, for those
+// who can only start a file, and gives its path. dir must be this user's own.
+func (p *Program) Install(dir string) (string, error) {
+	if dir == "" {
+		return "", errors.New("agent: no directory to install the agent in")
+	}
+	st, err := p.file.Stat()
+	if err != nil {
+		return "", fmt.Errorf("agent: %w", err)
+	}
+	b := make([]byte, st.Size())
+	if _, err := p.file.ReadAt(b, 0); err != nil {
+		return "", fmt.Errorf("agent: %w", err)
+	}
+	if f, err := elf.NewFile(p.file); err == nil {
+		for _, s := range f.Progs {
+			if s.Type == elf.PT_INTERP {
+				return "", fmt.Errorf("agent: the agent (%s) needs libraries, which a sandbox may not have: build it with CGO_ENABLED=0", p.Where)
+			}
+		}
+	}
+	sum := sha256.Sum256(b)
+	folder := filepath.Join(dir, hex.EncodeToString(sum[:16]))
+	path := filepath.Join(folder, name)
+	if st, err := os.Lstat(path); err == nil && st.Mode().IsRegular() && st.Size() == int64(len(b)) {
+		return path, nil
+	}
+	if err := os.MkdirAll(folder, 0o755); err != nil {
+		return "", fmt.Errorf("agent: %w", err)
+	}
+	tmp, err := os.CreateTemp(folder, ".new-*")
+	if err != nil {
+		return "", fmt.Errorf("agent: %w", err)
+	}
+	defer os.Remove(tmp.Name())
+	_, err = tmp.Write(b)
+	err = errors.Join(err, tmp.Chmod(0o755), tmp.Close())
+	if err == nil {
+		err = os.Rename(tmp.Name(), path)
+	}
+	if err != nil {
+		return "", fmt.Errorf("agent: %w", err)
+	}
+	return path, nil
 }

@@ -15,7 +15,10 @@ import (
 
 // Try starts a sandbox in a temporary folder, runs a command in it and stops
 // it: the honest probe.
-func Try(ctx context.Context, d sandbox.Driver) error {
+func Try(ctx context.Context, d sandbox.Driver) error { return TryWith(ctx, d, sandbox.Spec{}) }
+
+// TryWith is Try with a spec, whose session and places are filled in.
+func TryWith(ctx context.Context, d sandbox.Driver, spec sandbox.Spec) error {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	dir, err := os.MkdirTemp("", "berth-probe-")
@@ -27,7 +30,8 @@ func Try(ctx context.Context, d sandbox.Driver) error {
 	if err := os.Mkdir(tree, 0o755); err != nil {
 		return err
 	}
-	sb, err := d.Start(ctx, sandbox.Spec{SessionID: "probe" + rand.Text(), Dir: dir, Tree: tree})
+	spec.SessionID, spec.Dir, spec.Tree = "probe"+rand.Text(), dir, tree
+	sb, err := d.Start(ctx, spec)
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,409 @@
+package docker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+
+	"github.com/moby/moby/client"
+
+	"github.com/berthdev/berth/internal/agentwire"
+	"github.com/berthdev/berth/internal/sandbox"
+	"github.com/berthdev/berth/internal/sandbox/agent"
+	"github.com/berthdev/berth/internal/sandbox/inside"
+	"github.com/berthdev/berth/internal/sandbox/tree"
+)
+
+// Driver makes sandboxes of containers. Safe for concurrent use.
+type Driver struct {
+	cfg    Config
+	log    *slog.Logger
+	daemon daemon
+	ids    agent.Users
+
+	loading   sync.Mutex
+	loaded    map[string]string // images that were brought to the daemon, by where they lie
+	installed string            // the agent's program, once it is in cfg.Dir
+
+	mu     sync.Mutex
+	images map[string]*image // by id
+	probed bool              // the probe has been good once
+}
+
+var (
+	_ sandbox.Driver  = (*Driver)(nil)
+	_ sandbox.Cleaner = (*Driver)(nil)
+)
+
+// New makes the driver. Whether there is a daemon is for Probe to say.
+func New(cfg Config) *Driver {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	host := cfg.Host
+	if host == "" {
+		host = usualHost
+	}
+	return &Driver{cfg: cfg, log: cfg.Log, daemon: daemon{host: host, runtime: cfg.Runtime}, loaded: map[string]string{}, images: map[string]*image{}}
+}
+
+// Name is "docker".
+func (d *Driver) Name() string { return Name }
+
+// Capabilities says what is enforced. The limits are those of the daemon, once
+// it was asked.
+func (d *Driver) Capabilities() sandbox.Capabilities {
+	d.daemon.mu.Lock()
+	info := d.daemon.info
+	d.daemon.mu.Unlock()
+	c := sandbox.Capabilities{
+		Processes: true, Files: true, Network: true, Privileges: true, Syscalls: arch == "amd64" || arch == "arm64",
+		Recover: true, Tree: true, Images: true, Egress: true, Limits: []sandbox.Limit{sandbox.LimitOpenFiles},
+	}
+	for limit, can := range map[sandbox.Limit]bool{sandbox.LimitCPU: info.CPUCfsQuota, sandbox.LimitMemory: info.MemoryLimit, sandbox.LimitPIDs: info.PidsLimit} {
+		if can {
+			c.Limits = append(c.Limits, limit)
+		}
+	}
+	return c
+}
+
+// Probe asks the daemon, then runs a command in a container, until that has
+// worked once.
+func (d *Driver) Probe(ctx context.Context) sandbox.Probe {
+	_, info, err := d.daemon.use(ctx)
+	if err != nil {
+		why, cure := reason(err)
+		return sandbox.Probe{Reason: why, Cure: cure}
+	}
+	p := sandbox.Probe{OK: true, Version: version(info, d.cfg.Runtime)}
+	d.mu.Lock()
+	probed := d.probed
+	d.mu.Unlock()
+	if probed {
+		return p
+	}
+	if err := agent.TryWith(ctx, d, sandbox.Spec{Image: d.cfg.Image}); err != nil {
+		p.OK = false
+		p.Reason, p.Cure = reason(err)
+		return p
+	}
+	d.mu.Lock()
+	d.probed = true
+	d.mu.Unlock()
+	return p
+}
+
+// handle is what a record says of a sandbox of this driver.
+type handle struct {
+	agent.Handle
+	Container string `json:"container"` // its name, then its id
+	UID       int    `json:"uid"`
+	GID       int    `json:"gid"`
+}
+
+// Start makes a sandbox.
+func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (_ sandbox.Sandbox, err error) {
+	if spec, err = agent.Fill(spec); err != nil {
+		return nil, err
+	}
+	api, _, err := d.daemon.use(ctx)
+	if err != nil {
+		return nil, err
+	}
+	im, err := d.find(ctx, api, spec.Image)
+	if err != nil {
+		return nil, err
+	}
+	program, err := d.program()
+	if err != nil {
+		return nil, err
+	}
+	h := handle{Container: sandbox.Label(spec.Dir)}
+	release, err := d.user(spec, &h)
+	if err != nil {
+		return nil, err
+	}
+	files, err := d.open(spec, h)
+	if err != nil {
+		release()
+		return nil, err
+	}
+	live, rec, err := d.start(ctx, api, spec, h, im, program)
+	if err != nil {
+		release()
+		return nil, errors.Join(err, files.Close(), sandbox.Sweep(spec.Dir))
+	}
+	return &box{Box: agent.NewBox(live, files, rec, d.end(rec, release)), driver: d}, nil
+}
+
+// start makes the container and boots its agent. On error the container is
+// gone.
+func (d *Driver) start(ctx context.Context, api *client.Client, spec sandbox.Spec, h handle, im *image, program string) (live *agent.Live, rec sandbox.Record, err error) {
+	if err := folder(spec, h, im); err != nil {
+		return nil, rec, fmt.Errorf("docker: %w", err)
+	}
+	note := func() error {
+		if rec, err = agent.NewRecord(Name, spec, h); err != nil {
+			return err
+		}
+		return sandbox.WriteRecord(rec)
+	}
+	if err := note(); err != nil {
+		return nil, rec, err
+	}
+	opts, err := d.options(spec, h, im, program)
+	if err != nil {
+		return nil, rec, err
+	}
+	name := h.Container
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, remove(context.WithoutCancel(ctx), api, name))
+		}
+	}()
+	made, err := api.ContainerCreate(ctx, opts)
+	if err == nil {
+		err = sandbox.Fault("docker create")
+	}
+	if err != nil {
+		return nil, rec, fmt.Errorf("docker: make a container: %w", err)
+	}
+	for _, w := range made.Warnings {
+		d.log.Warn("the Docker daemon warns", "session", spec.SessionID, "warning", w)
+	}
+	h.Container = made.ID
+	if _, err = api.ContainerStart(ctx, made.ID, client.ContainerStartOptions{}); err == nil {
+		err = sandbox.Fault("docker start")
+	}
+	if err != nil {
+		return nil, rec, fmt.Errorf("docker: start a container: %w", err)
+	}
+	proc, err := d.process(ctx, api, made.ID)
+	if err != nil {
+		return nil, rec, err
+	}
+	h.Handle = proc.Handle
+	if err := note(); err != nil {
+		proc.Release()
+		return nil, rec, err
+	}
+	boot := agentwire.Boot{
+		Seal: true, Bash: im.bash, Workdir: spec.Workdir, Env: environ(spec, im), RunDir: inside.RunDir,
+		OutputBytes: spec.OutputBytes, OrphanTTL: spec.OrphanTTL,
+	}
+	live, err = agent.Attach(ctx, filepath.Join(spec.Dir, socketPart), boot, proc, func(ctx context.Context) error {
+		return running(ctx, api, made.ID)
+	})
+	if err == nil {
+		if err = sandbox.Fault("docker lock"); err == nil {
+			err = lock(spec)
+		}
+	}
+	if err != nil {
+		if live != nil {
+			live.Close()
+		}
+		proc.Release()
+		return nil, rec, err
+	}
+	return live, rec, nil
+}
+
+// process finds a container's first process on this machine.
+func (d *Driver) process(ctx context.Context, api *client.Client, id string) (*agent.Process, error) {
+	res, err := api.ContainerInspect(ctx, id, client.ContainerInspectOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("docker: %w", err)
+	}
+	if res.Container.State == nil || res.Container.State.Pid <= 0 {
+		return nil, &trouble{"the agent ended as soon as its container started", "see that the agent's program runs on this machine"}
+	}
+	proc, err := agent.FindProcess(res.Container.State.Pid)
+	if err != nil {
+		return nil, &trouble{"the daemon's containers do not run on this machine, or this process sees another process table", "run the worker beside the daemon, and not in a container"}
+	}
+	return proc, nil
+}
+
+// running says why a container does not run.
+func running(ctx context.Context, api *client.Client, id string) error {
+	res, err := api.ContainerInspect(ctx, id, client.ContainerInspectOptions{})
+	if err != nil {
+		return fmt.Errorf("docker: the agent ended while it started: %w", err)
+	}
+	if st := res.Container.State; st != nil && !st.Running {
+		return fmt.Errorf("docker: the agent ended with status %d while it started", st.ExitCode)
+	}
+	return nil
+}
+
+// user picks whom the session's processes are, inside and on the host: under
+// root a user of the session's own, or the owner of a shared directory.
+func (d *Driver) user(spec sandbox.Spec, h *handle) (release func(), err error) {
+	h.UID, h.GID = os.Geteuid(), os.Getegid()
+	switch {
+	case h.UID != 0:
+	case spec.Share != "":
+		info, err := os.Stat(spec.Share)
+		if err != nil {
+			return nil, fmt.Errorf("docker: the shared directory: %w", err)
+		}
+		st, ok := info.Sys().(*syscall.Stat_t)
+		if !ok || st.Uid == 0 {
+			return nil, &trouble{"the shared directory " + spec.Share + " belongs to root, and no session runs as root", "give it to another user (chown), or use --sandbox namespaces"}
+		}
+		h.UID, h.GID = int(st.Uid), int(st.Gid)
+	default:
+		h.UID = d.ids.Take(spec.SessionID)
+		h.GID = h.UID
+		return func() { d.ids.Release(h.UID) }, nil
+	}
+	return func() {}, nil
+}
+
+// open opens the session's tree and gives it to its user.
+func (d *Driver) open(spec sandbox.Spec, h handle) (*tree.Tree, error) {
+	files, err := tree.Open(tree.Config{Root: spec.Tree, Workdir: spec.Workdir, Share: spec.Share, UID: h.UID, GID: h.GID})
+	if err != nil {
+		return nil, err
+	}
+	uid, gid := h.UID, h.GID
+	if os.Geteuid() != 0 {
+		uid, gid = -1, -1
+	}
+	if err := agent.Own(spec, uid, gid); err != nil {
+		files.Close()
+		return nil, err
+	}
+	return files, nil
+}
+
+// program puts the agent where the daemon can show it.
+func (d *Driver) program() (_ string, err error) {
+	d.loading.Lock()
+	defer d.loading.Unlock()
+	if d.installed != "" {
+		return d.installed, nil
+	}
+	p := d.cfg.Program
+	if p == nil {
+		if p, err = agent.Find(); err != nil {
+			return "", err
+		}
+	}
+	d.installed, err = p.Install(d.cfg.Dir)
+	return d.installed, err
+}
+
+// Recover takes a sandbox over.
+func (d *Driver) Recover(ctx context.Context, rec sandbox.Record) (sandbox.Sandbox, error) {
+	var h handle
+	if err := json.Unmarshal(rec.Handle, &h); err != nil {
+		return nil, fmt.Errorf("record: %w", err)
+	}
+	api, _, err := d.daemon.use(ctx)
+	if err != nil {
+		return nil, err
+	}
+	live, err := agent.Recover(filepath.Join(rec.Spec.Dir, socketPart), h.Handle)
+	if errors.Is(err, sandbox.ErrGone) {
+		if err := remove(ctx, api, h.Container); err != nil {
+			return nil, err
+		}
+		return nil, errors.Join(err, sandbox.Sweep(rec.Spec.Dir))
+	}
+	if err != nil {
+		return nil, err
+	}
+	files, err := tree.Open(tree.Config{Root: rec.Spec.Tree, Workdir: rec.Spec.Workdir, Share: rec.Spec.Share, UID: h.UID, GID: h.GID})
+	if err != nil {
+		live.Close()
+		return nil, err
+	}
+	d.ids.Keep(h.UID)
+	return &box{Box: agent.NewBox(live, files, rec, d.end(rec, func() { d.ids.Release(h.UID) })), driver: d}, nil
+}
+
+// end removes the container, and with it all that runs inside.
+func (d *Driver) end(rec sandbox.Record, release func()) func(context.Context, *agent.Live) error {
+	return func(ctx context.Context, l *agent.Live) error {
+		var h handle
+		if err := json.Unmarshal(rec.Handle, &h); err != nil {
+			return fmt.Errorf("record: %w", err)
+		}
+		api, _, err := d.daemon.use(ctx)
+		if err == nil {
+			err = remove(ctx, api, h.Container)
+		}
+		if err != nil {
+			// The container's processes can be ended without the daemon, which
+			// forgets the container by itself.
+			return errors.Join(err, l.Process().Kill())
+		}
+		release()
+		return nil
+	}
+}
+
+// box is a container that can be given to a session later.
+type box struct {
+	*agent.Box
+	driver *Driver
+}
+
+var _ sandbox.Assignable = (*box)(nil)
+
+// Assign gives the sandbox to a session. The container gets the session's name
+// first: should this process end in between, it is one that nobody owns.
+func (b *box) Assign(session, dir string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), askTime)
+	defer cancel()
+	api, _, err := b.driver.daemon.use(ctx)
+	if err != nil {
+		return err
+	}
+	rec := b.Record()
+	var h handle
+	if err := json.Unmarshal(rec.Handle, &h); err != nil {
+		return fmt.Errorf("record: %w", err)
+	}
+	if _, err := api.ContainerRename(ctx, h.Container, client.ContainerRenameOptions{NewName: sandbox.Label(dir)}); err != nil {
+		return fmt.Errorf("docker: assign: %w", err)
+	}
+	if err := b.Box.Assign(session, dir, socketPart); err != nil {
+		_, undo := api.ContainerRename(ctx, h.Container, client.ContainerRenameOptions{NewName: sandbox.Label(rec.Spec.Dir)})
+		return errors.Join(err, undo)
+	}
+	return nil
+}
+
+// Leftovers lists the containers that belong to nobody.
+func (d *Driver) Leftovers(ctx context.Context, live func(name string) bool) ([]sandbox.Leftover, error) {
+	api, _, err := d.daemon.use(ctx)
+	if err != nil {
+		return nil, err
+	}
+	res, err := api.ContainerList(ctx, client.ContainerListOptions{All: true, Filters: make(client.Filters).Add("label", "berth=sandbox")})
+	if err != nil {
+		return nil, fmt.Errorf("docker: list containers: %w", err)
+	}
+	var left []sandbox.Leftover
+	for _, c := range res.Items {
+		name := c.ID
+		if len(c.Names) > 0 {
+			name = filepath.Base(c.Names[0])
+		}
+		if live(name) {
+			continue
+		}
+		left = append(left, sandbox.Leftover{Kind: "container", Name: name, Remove: func(ctx context.Context) error { return remove(ctx, api, c.ID) }})
+	}
+	return left, nil
+}
