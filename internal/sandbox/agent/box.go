@@ -143,6 +143,9 @@ func Fill(s sandbox.Spec) (sandbox.Spec, error) {
 			return s, fmt.Errorf("%q is no name of a variable, or its value is none", k)
 		}
 	}
+	if s.Network.Mode == sandbox.NetworkAllow && s.Network.Socket == "" {
+		return s, errors.New("a session that may reach hosts needs the socket of its proxy")
+	}
 	if s.OutputBytes <= 0 {
 		s.OutputBytes = sandbox.DefaultOutputBytes
 	}
@@ -172,6 +175,9 @@ func Environ(s sandbox.Spec, home, user string) []string {
 		"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 		"HOME": home, "USER": user, "LOGNAME": user, "SHELL": "/bin/bash",
 		"LANG": "C.UTF-8", "TERM": "dumb", "PS1": "", "PS2": "",
+	}
+	for k, v := range wayOut(s.Network) {
+		vars[k] = v
 	}
 	for k, v := range s.Env {
 		vars[k] = v
