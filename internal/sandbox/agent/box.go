@@ -31,6 +31,7 @@ type Box struct {
 	mu       sync.Mutex
 	record   sandbox.Record
 	deadline *time.Timer // nil where the session's time is not bounded
+	way      sandbox.Way // nil without one
 	ended    bool        // end has been called, and nothing runs
 	stopped  bool
 }
@@ -84,9 +85,19 @@ func (b *Box) Assign(session, dir, socket string) error {
 		return errors.Join(err, os.Rename(dir, old))
 	}
 	b.record = rec
+	if b.way != nil {
+		b.way.Assign(session)
+	}
 	b.arm()
 	b.Moved(filepath.Join(dir, socket))
 	return nil
+}
+
+// Attach has the sandbox close its way out when it stops.
+func (b *Box) Attach(w sandbox.Way) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.way = w
 }
 
 // Stop ends every process and removes everything but the tree.
@@ -109,7 +120,11 @@ func (b *Box) Stop(ctx context.Context) error {
 	if b.proc != nil {
 		b.proc.Release()
 	}
-	return errors.Join(b.files.Close(), sandbox.Sweep(b.record.Spec.Dir))
+	var way error
+	if b.way != nil {
+		way = b.way.Close()
+	}
+	return errors.Join(way, b.files.Close(), sandbox.Sweep(b.record.Spec.Dir))
 }
 
 // Fill checks a spec and puts the defaults in.

@@ -188,4 +188,3 @@ func testNoEgressByVariable(t *testing.T, d sandbox.Driver) {
 	})
 	w.Want("(exec 3<>/dev/tcp/127.0.0.1/3128) 2>&-; ls -d /run/egress 2>&-", "", toolset.Exited, 2)
 }
-
