@@ -95,7 +95,8 @@ func (p *place) begin() *opening {
 				return
 			}
 			o.err = err
-			if i == openTries || p.ctx.Err() != nil {
+			oe, told := errors.AsType[*OpenError](err)
+			if i == openTries || p.ctx.Err() != nil || told && oe.Final {
 				return
 			}
 			p.log.Warn("the sandbox could not be opened; trying again", "error", err)

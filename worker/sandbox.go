@@ -15,9 +15,22 @@ import (
 type Sandboxes interface {
 	// Open gives the session's sandbox: the live one, a re-adopted one or a
 	// new one on the session's tree. lost says that the session had a
-	// workspace on this host before and it is gone.
+	// workspace on this host before and it is gone. With an *OpenError the
+	// session is told why there is none.
 	Open(ctx context.Context, o Opening) (sb Sandbox, lost bool, err error)
 }
+
+// OpenError is a failure of Sandboxes.Open that concerns the session: its calls
+// are answered with Text, which must hold nothing that the session may not
+// know.
+type OpenError struct {
+	Text string
+	// Final says that trying again at once is of no use. The next call tries
+	// again in any case.
+	Final bool
+}
+
+func (e *OpenError) Error() string { return e.Text }
 
 // Opening is what a sandbox is opened for.
 type Opening struct {

@@ -72,7 +72,7 @@ func (r *run) serve(ctx context.Context, c *pending) callDone {
 		result, err = resultEvent(c.Call, []api.Block{api.Text(textMayHaveRun)}, true)
 	case err != nil:
 		r.log.Error("no sandbox for a call", "call", c.ID, "error", err)
-		result, err = resultEvent(c.Call, []api.Block{api.Text("The sandbox could not be started, so this call was not run. Try again; if it keeps failing, the operator has to look at the worker.")}, true)
+		result, err = resultEvent(c.Call, []api.Block{api.Text(textOfOpening(err))}, true)
 	default:
 		r.at(PointJournaled)
 		result, err = r.perform(ctx, c, tools, lost)
@@ -88,6 +88,14 @@ func (r *run) serve(ctx context.Context, c *pending) callDone {
 	d := done(state, outcome)
 	d.result = result
 	return d
+}
+
+// textOfOpening tells the session why it has no sandbox.
+func textOfOpening(err error) string {
+	if oe, ok := errors.AsType[*OpenError](err); ok {
+		return "This call was not run: " + oe.Text
+	}
+	return "The sandbox could not be started, so this call was not run. Try again; if it keeps failing, the operator has to look at the worker."
 }
 
 // perform runs a call. Of one that was cancelled and is not answered the error

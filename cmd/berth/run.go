@@ -24,14 +24,15 @@ type runCmd struct {
 	config.Sandbox  `embed:""`
 	config.Policy   `embed:""`
 
-	Prompt  string   `arg:"" help:"What the agent shall do; - reads it from standard input."`
-	File    []string `help:"Copy this file into the working directory; may be repeated." sep:"none" placeholder:"FILE"`
-	Outputs string   `help:"Copy what the session leaves in /mnt/session/outputs here; empty makes outputs-SESSION." placeholder:"DIR"`
-	Replace bool     `help:"Let outputs replace files that are there."`
-	Agent   string   `help:"The agent as JSON, as the API takes it; empty is one with every tool of the sandbox." placeholder:"FILE"`
-	Model   string   `help:"The model; empty is the agent's, else scripted where no provider's key is configured. script:FILE plays a file." placeholder:"MODEL"`
-	DataDir string   `help:"Keep the session's data here; empty keeps none." env:"BERTH_RUN_DATA_DIR" placeholder:"DIR"`
-	JSON    bool     `help:"Print each event as a line of JSON, and a last line of type berth.run_ended." name:"json"`
+	Prompt   string            `arg:"" help:"What the agent shall do; - reads it from standard input."`
+	File     []string          `help:"Copy this file into the working directory; may be repeated." sep:"none" placeholder:"FILE"`
+	Outputs  string            `help:"Copy what the session leaves in /mnt/session/outputs here; empty makes outputs-SESSION." placeholder:"DIR"`
+	Replace  bool              `help:"Let outputs replace files that are there."`
+	Metadata map[string]string `help:"A pair of the session's metadata, which may name inputs (input_file, input_files, git); may be repeated." mapsep:"none" placeholder:"KEY=VALUE"`
+	Agent    string            `help:"The agent as JSON, as the API takes it; empty is one with every tool of the sandbox." placeholder:"FILE"`
+	Model    string            `help:"The model; empty is the agent's, else scripted where no provider's key is configured. script:FILE plays a file." placeholder:"MODEL"`
+	DataDir  string            `help:"Keep the session's data here; empty keeps none." env:"BERTH_RUN_DATA_DIR" placeholder:"DIR"`
+	JSON     bool              `help:"Print each event as a line of JSON, and a last line of type berth.run_ended." name:"json"`
 
 	BaseURL     string        `help:"Use this control plane and its workers; empty starts both halves in this process." placeholder:"URL"`
 	APIKey      config.Secret `help:"An API key of it; better given as the variable than as a flag." name:"api-key" placeholder:"KEY"`
@@ -78,7 +79,7 @@ func (c *runCmd) config(t *term) (app.RunConfig, error) {
 	cfg := app.RunConfig{
 		Provider: c.Provider, Engine: c.Engine, Sandbox: c.Sandbox, Policy: c.Policy, DataDir: c.DataDir, Log: t.log,
 		BaseURL: strings.TrimRight(c.BaseURL, "/"), APIKey: c.APIKey, EnvironmentID: c.Environment,
-		Prompt: c.Prompt, Files: c.File, Outputs: c.Outputs, Replace: c.Replace, Agent: app.Agent(),
+		Prompt: c.Prompt, Files: c.File, Outputs: c.Outputs, Replace: c.Replace, Metadata: c.Metadata, Agent: app.Agent(),
 	}
 	if c.BaseURL != "" {
 		if err := (config.Client{BaseURL: c.BaseURL}).Validate(); err != nil {

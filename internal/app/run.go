@@ -33,11 +33,12 @@ type RunConfig struct {
 	APIKey        config.Secret
 	EnvironmentID string
 
-	Agent   api.CreateAgent
-	Prompt  string
-	Files   []string // copied into the working directory before the session starts
-	Outputs string   // directory for what the session leaves in /mnt/session/outputs; "" names it after the session
-	Replace bool     // files that are there already may be replaced
+	Agent    api.CreateAgent
+	Prompt   string
+	Metadata api.Metadata // of the session
+	Files    []string     // copied into the working directory before the session starts
+	Outputs  string       // directory for what the session leaves in /mnt/session/outputs; "" names it after the session
+	Replace  bool         // files that are there already may be replaced
 }
 
 // Watcher sees a run. Its methods are called from one goroutine at a time.
@@ -196,7 +197,7 @@ func newSession(ctx context.Context, cl *client.Client, c RunConfig, environment
 	if err != nil {
 		return "", fmt.Errorf("make the agent: %w", err)
 	}
-	s, err := cl.CreateSession(ctx, api.CreateSession{Agent: api.AgentRef{Type: "agent", ID: a.ID}, EnvironmentID: environment})
+	s, err := cl.CreateSession(ctx, api.CreateSession{Agent: api.AgentRef{Type: "agent", ID: a.ID}, EnvironmentID: environment, Metadata: c.Metadata})
 	if err != nil {
 		return "", fmt.Errorf("make the session: %w", err)
 	}

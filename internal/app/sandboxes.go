@@ -14,6 +14,7 @@ import (
 	"github.com/berthdev/berth/internal/sandbox/docker"
 	"github.com/berthdev/berth/internal/sandbox/namespaces"
 	"github.com/berthdev/berth/internal/sandbox/process"
+	"github.com/berthdev/berth/internal/stage"
 	"github.com/berthdev/berth/toolset"
 	"github.com/berthdev/berth/worker"
 )
@@ -77,7 +78,7 @@ func list(names []string) string {
 
 // newKeeper makes the keeper of a worker's sandboxes below state. spec is the
 // pattern of each.
-func newKeeper(c config.Engine, spec sandbox.Spec, ways sandbox.Ways, d sandbox.Driver, version, state string, log *slog.Logger) (*sandbox.Keeper, error) {
+func newKeeper(c config.Engine, spec sandbox.Spec, d sandbox.Driver, version, state string, log *slog.Logger) (*sandbox.Keeper, error) {
 	spec.Workdir = "/workspace"
 	spec.Limits = spec.Limits.Or(sandbox.DefaultLimits(memory()))
 	if c.Workdir != "" && c.Workdir != "/workspace" {
@@ -98,7 +99,7 @@ func newKeeper(c config.Engine, spec sandbox.Spec, ways sandbox.Ways, d sandbox.
 				Cure: "use --workdir-mode share, a path that does not exist, or the default /workspace"}
 		}
 	}
-	return sandbox.NewKeeper(sandbox.KeeperConfig{Driver: d, Dir: filepath.Join(state, "sandboxes"), Spec: spec, Ways: ways, Ended: keepOutputs(state, log), Version: version, Log: log})
+	return sandbox.NewKeeper(sandbox.KeeperConfig{Driver: d, Dir: filepath.Join(state, "sandboxes"), Spec: spec, Ended: keepOutputs(state, log), Version: version, Log: log})
 }
 
 // memory is the machine's, in bytes; 0 where the kernel does not say.
@@ -117,12 +118,22 @@ func memory() int64 {
 }
 
 // hosts gives a keeper's sandboxes to the worker.
-type hosts struct{ *sandbox.Keeper }
+type hosts struct {
+	*sandbox.Keeper
+	stager *stage.Stager
+	log    *slog.Logger
+}
 
 // Open opens the session's sandbox.
 func (h hosts) Open(ctx context.Context, o worker.Opening) (worker.Sandbox, bool, error) {
 	held, lost, err := h.Keeper.Open(ctx, o.Session.ID)
 	if err != nil {
+		return nil, false, err
+	}
+	if err := h.stageInputs(ctx, o.Session, held); err != nil {
+		if cerr := held.Close(context.WithoutCancel(ctx), false); cerr != nil {
+			h.log.Warn("the sandbox of a session without its inputs did not end", "session", o.Session.ID, "err", cerr)
+		}
 		return nil, false, err
 	}
 	return host{held}, lost, nil

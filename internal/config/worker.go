@@ -13,6 +13,22 @@ type Engine struct {
 	MaxParked    int           `help:"Idle sessions whose sandboxes are kept beside them; they give way when room is needed." default:"64"`
 	MaxIdle      time.Duration `help:"How long a session whose turn has ended keeps its worker and its sandbox; 0 means for ever." default:"60s"`
 	DrainTimeout time.Duration `help:"How long running calls may take to end after the first stop signal." default:"150s"`
+
+	KeepWorkspaces     time.Duration `help:"How long the files of a session that is not at work are kept here." default:"168h"`
+	KeepWorkspaceBytes Bytes         `help:"Most that the kept files of such sessions may have together; the oldest go first." default:"100GiB" placeholder:"SIZE"`
+
+	Inputs `embed:""`
+}
+
+// Inputs is what sessions may have brought into their working directories, as
+// docs/inputs.md says.
+type Inputs struct {
+	InputRoot    []string `help:"Directory of this machine that file: inputs may be read from; may be given several times. None by default." placeholder:"DIR"`
+	InputBucket  []string `help:"S3 bucket, or bucket/prefix, that s3: inputs may be read from with the worker's AWS credentials; may be given several times. None by default." placeholder:"BUCKET"`
+	InputBytes   Bytes    `help:"Most that the inputs of one session may have together." default:"16GiB" placeholder:"SIZE"`
+	InputPrivate bool     `help:"Let https: and git+https: inputs come from addresses that are not public."`
+	InputCA      string   `name:"input-ca" help:"PEM file with authorities to trust for https: and git+https: inputs, beside the system's." type:"path" placeholder:"FILE"`
+	S3Endpoint   string   `name:"s3-endpoint" help:"S3 server of s3: inputs; empty is what AWS's own settings say." placeholder:"URL"`
 }
 
 // Slots is MaxSessions, or what this machine can carry.
@@ -25,7 +41,7 @@ func (e Engine) Slots() int {
 
 // Validate checks what flags alone cannot.
 func (e Engine) Validate() error {
-	if e.MaxSessions < 0 || e.MaxParked < 0 || e.MaxIdle < 0 || e.DrainTimeout < 0 {
+	if e.MaxSessions < 0 || e.MaxParked < 0 || e.MaxIdle < 0 || e.DrainTimeout < 0 || e.KeepWorkspaces < 0 {
 		return wrong("give a number of at least 0", "a limit is negative")
 	}
 	return nil

@@ -27,9 +27,6 @@ type KeeperConfig struct {
 	// Spec is the pattern of every sandbox; SessionID, Dir and Tree are set
 	// per session.
 	Spec Spec
-	// Ways opens the ways out of sandboxes whose Spec.Network allows hosts; nil
-	// where none does.
-	Ways Ways
 	// Version is what the driver's probe said of what it relies on.
 	Version string
 	// Ended, when set, is called with a session's folder after its sandbox has
@@ -75,11 +72,9 @@ func NewKeeper(cfg KeeperConfig) (*Keeper, error) {
 		return nil, fmt.Errorf("sandbox: %w", err)
 	}
 	cfg.Dir = dir
-	cfg.Driver = outward{cfg.Driver, cfg.Ways, cfg.Spec.Policy}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("sandbox: %w", err)
 	}
-	keepApart(dir)
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
@@ -237,6 +232,9 @@ func (k *Keeper) start(ctx context.Context, p *place, dir, session string) (lost
 	if err := os.MkdirAll(tree, 0o755); err != nil {
 		return false, fmt.Errorf("sandbox: %w", err)
 	}
+	if errTree != nil {
+		os.Remove(filepath.Join(dir, stagedName))
+	}
 	if err := os.WriteFile(filepath.Join(dir, unsettledName), []byte(session), 0o600); err != nil {
 		return false, fmt.Errorf("sandbox: %w", err)
 	}
@@ -341,6 +339,22 @@ type Held struct {
 
 // Sandbox is the driver's sandbox behind it.
 func (h *Held) Sandbox() Sandbox { return h.Host.(Sandbox) }
+
+// stagedName is a file that is there while the tree has what it was to begin
+// with.
+const stagedName = "staged"
+
+// Staged says whether MarkStaged has been called for the session's tree as it
+// is now: not for one that was made anew.
+func (h *Held) Staged() bool {
+	_, err := os.Stat(filepath.Join(h.dir, stagedName))
+	return err == nil
+}
+
+// MarkStaged notes that the tree has what it was to begin with.
+func (h *Held) MarkStaged() error {
+	return os.WriteFile(filepath.Join(h.dir, stagedName), nil, 0o600)
+}
 
 // Close ends the sandbox; with forget the session's tree goes too, and with
 // it the memory that there was one. Twice is fine.

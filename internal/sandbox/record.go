@@ -25,9 +25,6 @@ const (
 // for its shell's pipes.
 const RunDirName = "run"
 
-// EgressDirName is the folder in Spec.Dir that holds Network.Socket.
-const EgressDirName = "egress"
-
 // Sweep removes what a sandbox leaves in its folder beside the tree.
 func Sweep(dir string) error {
 	var errs []error
@@ -36,10 +33,7 @@ func Sweep(dir string) error {
 			errs = append(errs, err)
 		}
 	}
-	for _, name := range []string{RunDirName, EgressDirName} {
-		errs = append(errs, os.RemoveAll(filepath.Join(dir, name)))
-	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, os.RemoveAll(filepath.Join(dir, RunDirName)))...)
 }
 
 // SocketPath is where the agent of the sandbox in dir listens.

@@ -176,6 +176,102 @@ func roundTrip(ctx context.Context) ([]figure, error) {
 		fmt.Sprintf("%s (p99 %s)", ms(p50), ms(quantile(trips[10:], .99))), "≤ 6 ms", p50 <= 6*time.Millisecond}}, nil
 }
 
+// backlog queues sessions of five echo calls, starts a worker and gives the
+// rate at which they end; archive lets each go at its end.
+func (s *server) backlog(ctx context.Context, env string, sessions int, archive bool, start func() (*exec.Cmd, error)) (float64, error) {
+	echo := bash("echo hello")
+	ids := make([]string, sessions)
+	for i := range ids {
+		var err error
+		if ids[i], err = s.session(ctx, env, echo, echo, echo, echo, echo, say("done")); err != nil {
+			return 0, err
+		}
+	}
+	began := time.Now()
+	worker, err := start()
+	if err != nil {
+		return 0, err
+	}
+	defer end(worker)
+	var wg sync.WaitGroup
+	errs := make(chan error, sessions)
+	for _, id := range ids {
+		wg.Go(func() {
+			_, err := s.ended(ctx, id)
+			if err == nil && archive {
+				err = s.archive(ctx, id)
+			}
+			errs <- err
+		})
+	}
+	wg.Wait()
+	took := time.Since(began)
+	close(errs)
+	for err := range errs {
+		if err != nil {
+			return 0, err
+		}
+	}
+	return float64(sessions) / took.Seconds(), nil
+}
+
+func backlogOpen(ctx context.Context) ([]figure, error) {
+	s, err := startServer(ctx, "--no-worker")
+	if err != nil {
+		return nil, err
+	}
+	defer s.stop()
+	rate, err := s.backlog(ctx, s.EnvID, 200, false, func() (*exec.Cmd, error) {
+		return s.ours(ctx, s.EnvID, s.EnvKey, "--sandbox", "namespaces")
+	})
+	if err != nil {
+		return nil, err
+	}
+	env, key, err := s.environment(ctx, "official")
+	if err != nil {
+		return nil, err
+	}
+	theirs, err := s.backlog(ctx, env, 2, false, func() (*exec.Cmd, error) { return s.official(ctx, env, key) })
+	if err != nil {
+		return nil, fmt.Errorf("official worker: %w", err)
+	}
+	return []figure{{"200 sessions × 5 echo, backlog, sessions stay open, namespaces",
+		fmt.Sprintf("%.0f sessions/s (official %.3f/s)", rate, theirs), "≥ 60 sessions/s", rate >= 60}}, nil
+}
+
+func backlogArchived(ctx context.Context) ([]figure, error) {
+	s, err := startServer(ctx, "--no-worker")
+	if err != nil {
+		return nil, err
+	}
+	defer s.stop()
+	rates := map[string][]float64{}
+	for round := range 3 {
+		for _, way := range []string{"official", "namespaces", "process"} {
+			env, key, err := s.environment(ctx, fmt.Sprintf("%s %d", way, round))
+			if err != nil {
+				return nil, err
+			}
+			rate, err := s.backlog(ctx, env, 200, true, func() (*exec.Cmd, error) {
+				if way == "official" {
+					return s.official(ctx, env, key)
+				}
+				return s.ours(ctx, env, key, "--sandbox", way)
+			})
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", way, err)
+			}
+			rates[way] = append(rates[way], rate)
+		}
+	}
+	median := func(way string) float64 { r := rates[way]; slices.Sort(r); return r[len(r)/2] }
+	official, namespaces, process := median("official"), median("namespaces"), median("process")
+	return []figure{
+		{"the same, sessions archived at their end, namespaces, against the official worker", fmt.Sprintf("%.0f/s, %.2f × (official %.0f/s)", namespaces, namespaces/official, official), "≥ 1 ×", namespaces >= official},
+		{"the same with --sandbox process", fmt.Sprintf("%.0f/s, %.2f ×", process, process/official), "≥ 2 ×", process >= 2*official},
+	}, nil
+}
+
 func sleepers(ctx context.Context) ([]figure, error) {
 	s, err := startServer(ctx, "--no-worker")
 	if err != nil {

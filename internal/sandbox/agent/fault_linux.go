@@ -2,6 +2,7 @@ package agent
 
 import (
 	"errors"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 
@@ -27,8 +28,7 @@ func faults(l *Launch) error {
 				continue
 			}
 			err := sandbox.Fault("namespace " + s.name)
-			// Without its user namespace the rest would be done to the host.
-			if err != nil && (s.name == "user" || !errors.Is(err, sandbox.ErrSkip)) {
+			if err != nil && !errors.Is(err, sandbox.ErrSkip) {
 				return err
 			}
 			if err != nil {
@@ -37,8 +37,8 @@ func faults(l *Launch) error {
 		}
 	}
 	steps := l.Boot.Steps[:0:0]
-	for _, s := range l.Boot.Steps {
-		err := sandbox.Fault("step " + s.Kind.String() + " " + s.Target)
+	for i, s := range l.Boot.Steps {
+		err := sandbox.Fault("step " + strconv.Itoa(i) + ": " + s.Kind.String() + " " + s.Target)
 		switch {
 		case errors.Is(err, sandbox.ErrSkip):
 			continue

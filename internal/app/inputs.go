@@ -1,0 +1,53 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+
+	"github.com/berthdev/berth/api"
+	"github.com/berthdev/berth/internal/config"
+	"github.com/berthdev/berth/internal/sandbox"
+	"github.com/berthdev/berth/internal/sandbox/tree"
+	"github.com/berthdev/berth/internal/stage"
+	"github.com/berthdev/berth/worker"
+)
+
+// newStager makes what brings inputs into sessions.
+func newStager(c config.Inputs, log *slog.Logger) (*stage.Stager, error) {
+	s, err := stage.New(stage.Config{
+		Roots: c.InputRoot, Buckets: c.InputBucket, MaxBytes: int64(c.InputBytes), Private: c.InputPrivate,
+		CA: c.InputCA, S3Endpoint: c.S3Endpoint, Log: log,
+	})
+	if err != nil {
+		return nil, &config.Error{Problem: err.Error(), Cure: "check --input-root and --input-ca"}
+	}
+	return s, nil
+}
+
+// stageInputs brings a session's inputs into its working directory, unless
+// its tree has had them. A session whose inputs cannot be had is told so.
+func (h hosts) stageInputs(ctx context.Context, session api.Session, held *sandbox.Held) error {
+	inputs, err := stage.Parse(session.Metadata)
+	if err != nil {
+		return &worker.OpenError{Text: "the session's metadata names inputs that cannot be understood: " + err.Error(), Final: true}
+	}
+	if len(inputs) == 0 || held.Staged() {
+		return nil
+	}
+	files, ok := held.Files().(*tree.Tree)
+	if !ok {
+		return &worker.OpenError{Text: "the session's metadata names inputs, which sandboxes of this kind cannot have", Final: true}
+	}
+	draft, err := files.Draft(held.Workdir())
+	if err != nil {
+		return err
+	}
+	if err := h.stager.Stage(ctx, inputs, draft); err != nil {
+		if e, ok := errors.AsType[*stage.Error](err); ok {
+			return &worker.OpenError{Text: e.Error(), Final: !e.Passing}
+		}
+		return err
+	}
+	return held.MarkStaged()
+}

@@ -1,0 +1,414 @@
+package stage
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/berthdev/berth/internal/egress"
+)
+
+const (
+	maxLinkTarget = 4095
+	maxGitWords   = 200 // of git's own complaint
+)
+
+// repository fetches one commit by the host's git and writes its files
+// itself, straight from git's objects: nothing of the repository (hooks,
+// filters, attributes, links) has a say in how. What is written is a
+// repository with that commit alone.
+func (s *Stager) repository(ctx context.Context, in Input, j *load) error {
+	if _, err := exec.LookPath("git"); err != nil {
+		return refused("the worker's host has no git")
+	}
+	dir, err := os.MkdirTemp(s.cfg.Dir, "berth-git-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	g := &git{dir: dir, repo: filepath.Join(dir, "repo"), limit: j.left.Load()}
+	if err := g.settle(s.cfg); err != nil {
+		return err
+	}
+	if err := g.pin(ctx, in, s.cfg.Private); err != nil {
+		return err
+	}
+	if err := g.fetch(ctx, in); err != nil {
+		return err
+	}
+	if err := g.files(ctx, in, j); err != nil {
+		return err
+	}
+	return g.keep(ctx, in, j)
+}
+
+// git runs the host's git in a folder of its own, with no settings but these.
+type git struct {
+	dir, repo string
+	config    []string
+	limit     int64 // bytes of any file it writes
+}
+
+func (g *git) settle(cfg Config) error {
+	if err := dropped(g.dir); err != nil {
+		return err
+	}
+	g.config = []string{
+		"protocol.allow=never", "protocol.https.allow=always", "http.followRedirects=false", "http.sslVerify=true",
+		"http.userAgent=" + userAgent, "http.lowSpeedLimit=1", "http.lowSpeedTime=60",
+		"core.hooksPath=/dev/null", "core.fsmonitor=false", "core.attributesFile=/dev/null", "core.bigFileThreshold=16m",
+		"credential.helper=", "credential.interactive=false", "core.askPass=", "fetch.recurseSubmodules=false", "submodule.recurse=false",
+		"transfer.bundleURI=false", "transfer.fsckObjects=true", "fetch.unpackLimit=1", "gc.auto=0", "maintenance.auto=false",
+		"pack.threads=1", "index.version=2", "safe.directory=*",
+	}
+	if cfg.CA == "" {
+		return nil
+	}
+	bundle, err := os.ReadFile(cfg.CA)
+	if err != nil {
+		return err
+	}
+	if system, err := os.ReadFile("/etc/ssl/certs/ca-certificates.crt"); err == nil {
+		bundle = append(append(system, '\n'), bundle...)
+	}
+	ca := filepath.Join(g.dir, "ca.pem")
+	g.config = append(g.config, "http.sslCAInfo="+ca)
+	return os.WriteFile(ca, bundle, 0o644)
+}
+
+// pin looks the host up and has git dial the address that was checked.
+func (g *git) pin(ctx context.Context, in Input, private bool) error {
+	if private {
+		return nil
+	}
+	host, port := in.URL.Hostname(), in.URL.Port()
+	if port == "" {
+		port = "443"
+	}
+	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	if err != nil {
+		return webFailure(err)
+	}
+	var good []string
+	what := "unknown"
+	for _, a := range addrs {
+		var ok bool
+		if ok, what = egress.Public(a); ok {
+			good = append(good, bracketed(a.Unmap()))
+		}
+	}
+	if len(good) == 0 {
+		return refused("%s", &errNotPublic{what})
+	}
+	g.config = append(g.config, "http.curloptResolve="+host+":"+port+":"+strings.Join(good, ","))
+	return nil
+}
+
+func bracketed(a netip.Addr) string {
+	if a.Is6() {
+		return "[" + a.WithZone("").String() + "]"
+	}
+	return a.String()
+}
+
+func (g *git) command(ctx context.Context, args ...string) *exec.Cmd {
+	var all []string
+	for _, c := range g.config {
+		all = append(all, "-c", c)
+	}
+	// The shell sets the limit on what is written to one file, in blocks.
+	limit := strconv.FormatInt(g.limit/512+1, 10)
+	cmd := exec.CommandContext(ctx, "/bin/sh", append([]string{"-c", `ulimit -f "$0" && exec git "$@"`, limit}, append(all, args...)...)...)
+	cmd.Dir = g.dir
+	cmd.Env = []string{
+		"PATH=/usr/local/bin:/usr/bin:/bin", "HOME=" + g.dir, "LC_ALL=C", "GIT_DIR=" + g.repo,
+		"GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=/dev/null", "GIT_ATTR_NOSYSTEM=1", "GIT_TERMINAL_PROMPT=0", "GIT_ASKPASS=/bin/false", "SSH_ASKPASS=/bin/false",
+		"GIT_ALLOW_PROTOCOL=https", "GIT_PROTOCOL_FROM_USER=0", "GIT_LFS_SKIP_SMUDGE=1", "GIT_NO_REPLACE_OBJECTS=1", "GIT_OPTIONAL_LOCKS=0", "GIT_NO_LAZY_FETCH=1",
+	}
+	cmd.WaitDelay = 5 * time.Second
+	confine(cmd)
+	return cmd
+}
+
+// run runs git to its end and gives its output, of which there is little.
+func (g *git) run(ctx context.Context, args ...string) ([]byte, error) {
+	var out, complaint bytes.Buffer
+	cmd := g.command(ctx, args...)
+	cmd.Stdout, cmd.Stderr = &out, &tail{&complaint}
+	if err := cmd.Run(); err == nil {
+		return out.Bytes(), nil
+	}
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	words := lastComplaint(complaint.String())
+	if strings.Contains(words, "not our ref") || strings.Contains(words, "unadvertised object") {
+		return nil, refused("the server does not have the commit, or does not give single commits")
+	}
+	return nil, passing("git %s failed: %s", args[0], words)
+}
+
+// tail keeps the end of what git says.
+type tail struct{ b *bytes.Buffer }
+
+func (t *tail) Write(p []byte) (int, error) {
+	const most = 16 << 10
+	t.b.Write(p)
+	if t.b.Len() > 2*most {
+		t.b.Next(t.b.Len() - most)
+	}
+	return len(p), nil
+}
+
+// lastComplaint is git's own last line, never the server's.
+func lastComplaint(text string) string {
+	words := "it gave no reason"
+	for line := range strings.Lines(text) {
+		if rest, ok := strings.CutPrefix(line, "fatal: "); ok {
+			words = strings.TrimSpace(rest)
+		}
+	}
+	words = strings.ToValidUTF8(words[:min(len(words), maxGitWords)], "")
+	quoted := strconv.QuoteToGraphic(words)
+	return quoted[1 : len(quoted)-1]
+}
+
+func (g *git) fetch(ctx context.Context, in Input) error {
+	format := "sha1"
+	if len(in.Commit) == 64 {
+		format = "sha256"
+	}
+	if _, err := g.run(ctx, "init", "--quiet", "--bare", "--template=", "--object-format="+format, g.repo); err != nil {
+		return err
+	}
+	from := "https://" + in.URL.Host + in.URL.EscapedPath()
+	if _, err := g.run(ctx, "fetch", "--quiet", "--depth=1", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "--no-auto-maintenance", "--", from, in.Commit); err != nil {
+		return err
+	}
+	kind, err := g.run(ctx, "cat-file", "-t", in.Commit)
+	if err != nil {
+		return err
+	}
+	if k := strings.TrimSpace(string(kind)); k != "commit" {
+		return refused("%s is a %s, no commit", in.Commit, k)
+	}
+	return nil
+}
+
+// blob is one entry of the commit's tree.
+type blob struct {
+	mode, id, name string
+}
+
+// files writes the commit's files.
+func (g *git) files(ctx context.Context, in Input, j *load) error {
+	blobs, err := g.list(ctx, in)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // ends git when writing fails
+	cmd := g.command(ctx, "cat-file", "--batch")
+	ask, err := cmd.StdinPipe()
+	if err != nil {
+		return err
+	}
+	answer, err := cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	defer cmd.Wait()
+	defer cancel()
+	defer ask.Close()
+	r := bufio.NewReaderSize(answer, 256<<10)
+	var links []blob
+	for _, b := range blobs {
+		switch b.mode {
+		case "160000": // another repository, which is not fetched
+			if err := j.draft.Dir(path.Join(in.Name, b.name)); err != nil {
+				return refused("its tree cannot be written: %s", err)
+			}
+			continue
+		case "120000":
+			links = append(links, b)
+			continue
+		}
+		if err := writeBlob(in, j, ask, r, b); err != nil {
+			return err
+		}
+	}
+	for _, b := range links { // after the files, so that none is written through one
+		if err := writeBlob(in, j, ask, r, b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// list reads the commit's tree.
+func (g *git) list(ctx context.Context, in Input) ([]blob, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	cmd := g.command(ctx, "ls-tree", "-r", "-z", "--full-tree", in.Commit)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	defer cmd.Wait()
+	defer cancel()
+	scan := bufio.NewScanner(out)
+	scan.Buffer(make([]byte, 64<<10), 1<<20)
+	scan.Split(func(data []byte, end bool) (int, []byte, error) {
+		if i := bytes.IndexByte(data, 0); i >= 0 {
+			return i + 1, data[:i], nil
+		}
+		if end && len(data) > 0 {
+			return 0, nil, io.ErrUnexpectedEOF
+		}
+		return 0, nil, nil
+	})
+	var all []blob
+	for scan.Scan() {
+		meta, name, ok := strings.Cut(scan.Text(), "\t")
+		f := strings.Fields(meta)
+		if !ok || len(f) != 3 || !filepath.IsLocal(name) || ownedByGit(name) {
+			return nil, refused("its tree holds the name %.80q, which is not written", name)
+		}
+		if all = append(all, blob{f[0], f[2], name}); len(all) > maxFiles {
+			return nil, refused("it has more than %d files", maxFiles)
+		}
+	}
+	if err := scan.Err(); err != nil {
+		return nil, passing("its tree cannot be read: %s", err)
+	}
+	return all, nil
+}
+
+func ownedByGit(name string) bool {
+	for part := range strings.SplitSeq(name, "/") {
+		if strings.EqualFold(part, ".git") {
+			return true
+		}
+	}
+	return false
+}
+
+func writeBlob(in Input, j *load, ask io.Writer, r *bufio.Reader, b blob) error {
+	if _, err := io.WriteString(ask, b.id+"\n"); err != nil {
+		return passing("git ended early")
+	}
+	head, err := r.ReadString('\n')
+	if err != nil {
+		return passing("git ended early")
+	}
+	f := strings.Fields(head)
+	if len(f) != 3 || f[1] != "blob" {
+		return refused("the server left %.80q out", b.name)
+	}
+	size, err := strconv.ParseInt(f[2], 10, 64)
+	if err != nil {
+		return passing("git's answer is not understood")
+	}
+	if err := j.take(size); err != nil {
+		return err
+	}
+	name, body := path.Join(in.Name, b.name), io.LimitReader(r, size)
+	if b.mode == "120000" {
+		if size > maxLinkTarget {
+			return refused("the link %.80q is too long", b.name)
+		}
+		var target []byte
+		if target, err = io.ReadAll(body); err == nil {
+			err = j.draft.Link(name, string(target))
+		}
+	} else {
+		mode := fs.FileMode(0o644)
+		if b.mode == "100755" {
+			mode = 0o755
+		}
+		err = j.draft.Create(name, mode, func(to *os.File) error {
+			n, err := io.Copy(to, body)
+			if err == nil && n < size {
+				err = passing("git ended early")
+			}
+			return err
+		})
+	}
+	if err != nil {
+		return err
+	}
+	j.got.Add(size)
+	if _, err := r.Discard(1); err != nil {
+		return passing("git ended early")
+	}
+	return nil
+}
+
+// keep writes the .git folder: the fetched objects, an index, and settings
+// that are ours.
+func (g *git) keep(ctx context.Context, in Input, j *load) error {
+	if _, err := g.run(ctx, "read-tree", in.Commit); err != nil {
+		return err
+	}
+	to := path.Join(in.Name, ".git")
+	format := ""
+	version := "0"
+	if len(in.Commit) == 64 {
+		version, format = "1", "[extensions]\n\tobjectFormat = sha256\n"
+	}
+	u := *in.URL
+	u.Scheme = "https"
+	texts := map[string]string{
+		"HEAD":   in.Commit + "\n",
+		"config": fmt.Sprintf("[core]\n\trepositoryformatversion = %s\n\tfilemode = true\n\tbare = false\n%s[remote \"origin\"]\n\turl = %s\n\tfetch = +refs/heads/*:refs/remotes/origin/*\n", version, format, u.String()),
+	}
+	for name, text := range texts {
+		if err := j.draft.Create(path.Join(to, name), 0o644, func(f *os.File) error { _, err := f.WriteString(text); return err }); err != nil {
+			return err
+		}
+	}
+	if err := j.draft.Dir(path.Join(to, "refs/heads")); err != nil {
+		return err
+	}
+	return filepath.WalkDir(g.repo, func(name string, e fs.DirEntry, err error) error {
+		rel, ok := strings.CutPrefix(name, g.repo+"/")
+		if err != nil || !ok || !e.Type().IsRegular() || !(rel == "index" || rel == "shallow" || strings.HasPrefix(rel, "objects/")) {
+			return err
+		}
+		from, err := os.Open(name)
+		if err != nil {
+			return err
+		}
+		defer from.Close()
+		info, err := from.Stat()
+		if err == nil {
+			err = j.take(info.Size())
+		}
+		if err != nil {
+			return err
+		}
+		return j.draft.Create(path.Join(to, filepath.ToSlash(rel)), 0o644, func(f *os.File) error {
+			n, err := io.Copy(f, from)
+			j.got.Add(n)
+			return err
+		})
+	})
+}
