@@ -22,10 +22,17 @@ type Boot struct {
 	// Processes and OpenFiles bound the tools; 0 is 2,048 processes (with
 	// Seal) and as many descriptors as the agent itself may have.
 	Processes, OpenFiles int
+	// Egress is the socket inside of the proxy that the agent offers on
+	// loopback (ProxyPort), "" for none.
+	Egress string
 	// Fault, in tests, is a part of the seal that fails ("fail PART") or is
 	// left out without a word ("skip PART").
 	Fault string
 }
+
+// ProxyPort is where tools find the proxy of a session that may reach
+// anything: on 127.0.0.1.
+const ProxyPort = 3128
 
 // SealParts are what a seal consists of, in order.
 var SealParts = []string{"keyring", "rlimits", "bounding set", "no_new_privs", "capabilities", "undumpable", "filter"}
@@ -145,6 +152,7 @@ func (m Boot) Encode() []byte {
 	f.num(uint64(m.OrphanTTL / time.Millisecond))
 	f.num(uint64(max(m.Processes, 0)))
 	f.num(uint64(max(m.OpenFiles, 0)))
+	f.str(m.Egress)
 	f.str(m.Fault)
 	return f
 }
@@ -173,6 +181,7 @@ func DecodeBoot(b []byte) (Boot, error) {
 	m.OutputBytes = int(min(p.num(), MaxOutput))
 	m.OrphanTTL = millis(p.num())
 	m.Processes, m.OpenFiles = int(p.num()&(1<<31-1)), int(p.num()&(1<<31-1))
+	m.Egress = p.str()
 	m.Fault = p.str()
 	return m, p.end()
 }

@@ -78,7 +78,7 @@ func list(names []string) string {
 
 // newKeeper makes the keeper of a worker's sandboxes below state. spec is the
 // pattern of each.
-func newKeeper(c config.Engine, spec sandbox.Spec, d sandbox.Driver, version, state string, log *slog.Logger) (*sandbox.Keeper, error) {
+func newKeeper(c config.Engine, spec sandbox.Spec, ways sandbox.Ways, d sandbox.Driver, version, state string, log *slog.Logger) (*sandbox.Keeper, error) {
 	spec.Workdir = "/workspace"
 	spec.Limits = spec.Limits.Or(sandbox.DefaultLimits(memory()))
 	if c.Workdir != "" && c.Workdir != "/workspace" {
@@ -99,7 +99,7 @@ func newKeeper(c config.Engine, spec sandbox.Spec, d sandbox.Driver, version, st
 				Cure: "use --workdir-mode share, a path that does not exist, or the default /workspace"}
 		}
 	}
-	return sandbox.NewKeeper(sandbox.KeeperConfig{Driver: d, Dir: filepath.Join(state, "sandboxes"), Spec: spec, Ended: keepOutputs(state, log), Version: version, Log: log})
+	return sandbox.NewKeeper(sandbox.KeeperConfig{Driver: d, Dir: filepath.Join(state, "sandboxes"), Spec: spec, Ways: ways, Ended: keepOutputs(state, log), Version: version, Log: log})
 }
 
 // memory is the machine's, in bytes; 0 where the kernel does not say.

@@ -12,6 +12,7 @@ import (
 	"github.com/berthdev/berth/api"
 	"github.com/berthdev/berth/internal/config"
 	"github.com/berthdev/berth/internal/crash"
+	"github.com/berthdev/berth/internal/egress"
 	"github.com/berthdev/berth/internal/journal"
 	"github.com/berthdev/berth/internal/sandbox"
 	"github.com/berthdev/berth/worker"
@@ -38,6 +39,7 @@ type WorkerConfig struct {
 type workerHalf struct {
 	worker  *worker.Worker
 	keeper  *sandbox.Keeper
+	egress  *egress.Proxy // nil where no host is allowed
 	driver  string
 	journal *journal.File
 	lock    *dirLock
@@ -66,6 +68,9 @@ func startWorker(ctx context.Context, c WorkerConfig) (_ *workerHalf, err error)
 			if h.journal != nil {
 				h.journal.Close()
 			}
+			if h.egress != nil {
+				h.egress.Close()
+			}
 			h.lock.Release()
 		}
 	}()
@@ -79,7 +84,11 @@ func startWorker(ctx context.Context, c WorkerConfig) (_ *workerHalf, err error)
 	if err != nil {
 		return nil, err
 	}
-	if h.keeper, err = newKeeper(c.Engine, spec, driver, version, c.StateDir, c.Log); err != nil {
+	var ways sandbox.Ways
+	if h.egress, ways, err = openEgress(pol, c.StateDir, c.Log); err != nil {
+		return nil, err
+	}
+	if h.keeper, err = newKeeper(c.Engine, spec, ways, driver, version, c.StateDir, c.Log); err != nil {
 		return nil, err
 	}
 	stager, err := newStager(c.Engine.Inputs, c.Log.With("part", "inputs"))
@@ -104,6 +113,11 @@ func startWorker(ctx context.Context, c WorkerConfig) (_ *workerHalf, err error)
 func (h *workerHalf) stop(ctx context.Context) {
 	if err := h.keeper.Stop(ctx); err != nil {
 		h.log.Warn("not every sandbox ended", "err", err)
+	}
+	if h.egress != nil {
+		if err := h.egress.Close(); err != nil {
+			h.log.Warn("the proxy of the allowed hosts did not close well", "err", err)
+		}
 	}
 	if err := h.journal.Close(); err != nil {
 		h.log.Warn("the journal did not close well", "err", err)

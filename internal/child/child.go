@@ -2,7 +2,7 @@
 // it was started by itself, as another process with a job of its own. Only a
 // main (or a TestMain) calls it; nothing else imports it.
 //
-// The one job so far is the agent. It is the first process of a sandbox: it
+// The one job is the agent's. It is the first process of a sandbox: it
 // builds the sandbox's file system as its supervisor told it to, gives up its
 // privileges, and holds the shell. How it speaks is in
 // docs/design/0002-agent-frames.md. How it holds bash:
@@ -33,7 +33,11 @@ func Main() {
 	}
 }
 
-// Agent is the agent's main. It does not return.
+// Agent is the agent's main, and that of the agent's helper. It does not
+// return.
 func Agent() {
+	if path, ok := forwardingTo(); ok {
+		os.Exit(forward(path))
+	}
 	os.Exit(agentMain())
 }

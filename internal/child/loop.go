@@ -41,13 +41,14 @@ type agent struct {
 	in  []byte // from the connection, not yet a frame
 	out []byte // to the connection, not yet written
 
-	shell  *shell
-	call   *call
-	last   *agentwire.Result // kept until it is acknowledged
-	seen   map[string]bool   // ids that ran and whose results are gone
-	order  []string          // of seen
-	turn   int
-	drains []int
+	shell   *shell
+	forward *forwarder // nil without a way out
+	call    *call
+	last    *agentwire.Result // kept until it is acknowledged
+	seen    map[string]bool   // ids that ran and whose results are gone
+	order   []string          // of seen
+	turn    int
+	drains  []int
 
 	orphanAt time.Time // when to end, unless somebody connects
 	buf      []byte
@@ -92,6 +93,7 @@ func agentMain() int {
 	a.send(agentwire.KindReady, agentwire.EncodeReady(os.Getpid()))
 	err = a.loop()
 	a.killAll()
+	a.forward.stop()
 	if err != nil {
 		return 1
 	}
@@ -173,6 +175,9 @@ func (a *agent) begin() (stage, error) {
 		return 0, err
 	}
 	if err := adoptOrphans(); err != nil {
+		return 0, err
+	}
+	if err := a.startForwarder(); err != nil {
 		return 0, err
 	}
 	return runStage, a.freshShell()
@@ -267,6 +272,7 @@ func (a *agent) loop() error {
 			}
 			continue
 		}
+		a.forward.tend(now)
 		a.watch()
 		_, err := unix.Poll(a.polls, a.patience(now))
 		if err != nil && err != unix.EINTR {
@@ -289,6 +295,9 @@ func (a *agent) patience(now time.Time) int {
 	}
 	if a.conn < 0 && (until.IsZero() || a.orphanAt.Before(until)) {
 		until = a.orphanAt
+	}
+	if due := a.forward.due(); !due.IsZero() && (until.IsZero() || due.Before(until)) {
+		until = due
 	}
 	if until.IsZero() {
 		return -1
@@ -491,6 +500,7 @@ func (a *agent) reap() error {
 		if pid <= 0 {
 			return nil
 		}
+		a.forward.ended(pid)
 		if pid != a.shell.pid {
 			continue
 		}
@@ -552,7 +562,7 @@ func (a *agent) finish(end string, code int) {
 func (a *agent) cut(end string) error {
 	c := a.call
 	kill(a.shell.pid)
-	sweep(a.shell.pid, c.ticks)
+	sweep(a.shell.pid, c.ticks, a.forward)
 	a.buryShell()
 	a.readRest()
 	a.finish(end, 0)
@@ -579,7 +589,7 @@ func (a *agent) killAll() {
 	// What the shell left behind is the agent's by now. The process table is
 	// read only when there is something.
 	if !a.alone() {
-		sweep(0, 0)
+		sweep(0, 0, a.forward)
 	}
 }
 
@@ -591,6 +601,7 @@ func (a *agent) alone() bool {
 		if err == unix.ECHILD {
 			return true
 		}
+		a.forward.ended(pid)
 		if err != unix.EINTR && pid <= 0 {
 			return false
 		}

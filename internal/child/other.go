@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -47,8 +48,28 @@ func newNonce() (string, error) {
 
 func bootTicks() uint64 { return 0 }
 
+// forwarder is for sandboxes with a network of their own.
+type forwarder struct{}
+
+func (a *agent) startForwarder() error {
+	if a.boot.Egress != "" {
+		return errLinux
+	}
+	return nil
+}
+
+func (f *forwarder) is(int) bool    { return false }
+func (f *forwarder) ended(int)      {}
+func (f *forwarder) tend(time.Time) {}
+func (f *forwarder) due() time.Time { return time.Time{} }
+func (f *forwarder) stop()          {}
+
+func forwardingTo() (string, bool) { return "", false }
+
+func forward(string) int { return 1 }
+
 // sweep kills the shell's process group; a job that has left it escapes.
-func sweep(shell int, _ uint64) { _ = unix.Kill(-shell, unix.SIGKILL) }
+func sweep(shell int, _ uint64, _ *forwarder) { _ = unix.Kill(-shell, unix.SIGKILL) }
 
 func waiting(fd int) int {
 	const fionread = 0x4004667f

@@ -17,15 +17,15 @@ type process struct {
 }
 
 // sweep kills what a shell has started since a moment, and what that has
-// started in turn; since 0 means everything but the agent. It comes back when
-// it finds nothing more to kill, or after two seconds.
-func sweep(shell int, since uint64) {
+// started in turn; since 0 means everything but the agent and its helper. It
+// comes back when it finds nothing more to kill, or after two seconds.
+func sweep(shell int, since uint64, helper *forwarder) {
 	me := os.Getpid()
 	for end := time.Now().Add(2 * time.Second); ; {
 		table := processes()
 		killed := 0
 		for pid, p := range table {
-			if pid == me || p.dead || !ours(table, pid, me, shell, since, 0) {
+			if pid == me || helper.is(pid) || p.dead || !ours(table, pid, me, shell, since, 0) {
 				continue
 			}
 			kill(pid)

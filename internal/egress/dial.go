@@ -53,7 +53,7 @@ func (s *Session) judge(t Target) (*rule, *Refusal) {
 			ports = fmt.Sprint(near.port)
 		}
 		return nil, &Refusal{t.String(), fmt.Sprintf("rule %q allows port %s only", near.id, ports),
-			fmt.Sprintf("a rule for %q would allow it", t)}
+			under(t.String())}
 	}
 	var ids []string
 	for _, r := range s.table.rules {
@@ -70,7 +70,12 @@ func (s *Session) judge(t Target) (*rule, *Refusal) {
 	if t.Port == 80 || t.Port == 443 {
 		pattern = strings.TrimSuffix(strings.TrimSuffix(pattern, ":443"), ":80")
 	}
-	return nil, &Refusal{t.String(), "no rule names it (" + allowed + ")", fmt.Sprintf("a rule for %q would allow it", pattern)}
+	return nil, &Refusal{t.String(), "no rule names it (" + allowed + ")", under(pattern)}
+}
+
+// under says where a host would have to be named.
+func under(pattern string) string {
+	return fmt.Sprintf("%q under network.allow in the policy would allow it", pattern)
 }
 
 // addresses gives those of a target that may be dialled under the rule.

@@ -69,7 +69,7 @@ func TestRequestsAndTunnels(t *testing.T) {
 	}
 	b, _ = io.ReadAll(resp.Body)
 	resp.Body.Close()
-	if resp.StatusCode != 403 || !strings.Contains(string(b), `a rule for "other.test" would allow it`) || !strings.Contains(string(b), "api") {
+	if resp.StatusCode != 403 || !strings.Contains(string(b), `"other.test" under network.allow in the policy would allow it`) || !strings.Contains(string(b), "api") {
 		t.Errorf("%d %s", resp.StatusCode, b)
 	}
 	if w.zone.asked["other.test"] != 0 {

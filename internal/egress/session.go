@@ -129,6 +129,15 @@ func (s *Session) CA() string {
 	return filepath.Join(s.dir, CAName)
 }
 
+// Bundle is a PEM file on the host with the authority and those that this
+// machine trusts, "" where no host is intercepted.
+func (s *Session) Bundle() string {
+	if !s.ca {
+		return ""
+	}
+	return filepath.Join(s.dir, BundleName)
+}
+
 // Assign gives the proxy of a sandbox that was started for nobody to a
 // session. Its folder may have been renamed.
 func (s *Session) Assign(name string) { s.name.Store(&name) }

@@ -27,6 +27,9 @@ type KeeperConfig struct {
 	// Spec is the pattern of every sandbox; SessionID, Dir and Tree are set
 	// per session.
 	Spec Spec
+	// Ways opens the ways out of sandboxes whose Spec.Network allows hosts; nil
+	// where none does.
+	Ways Ways
 	// Version is what the driver's probe said of what it relies on.
 	Version string
 	// Ended, when set, is called with a session's folder after its sandbox has
@@ -72,9 +75,11 @@ func NewKeeper(cfg KeeperConfig) (*Keeper, error) {
 		return nil, fmt.Errorf("sandbox: %w", err)
 	}
 	cfg.Dir = dir
+	cfg.Driver = outward{cfg.Driver, cfg.Ways, cfg.Spec.Policy}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("sandbox: %w", err)
 	}
+	keepApart(dir)
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}

@@ -25,6 +25,9 @@ const (
 // for its shell's pipes.
 const RunDirName = "run"
 
+// EgressDirName is the folder in Spec.Dir that holds Network.Socket.
+const EgressDirName = "egress"
+
 // Sweep removes what a sandbox leaves in its folder beside the tree.
 func Sweep(dir string) error {
 	var errs []error
@@ -33,7 +36,10 @@ func Sweep(dir string) error {
 			errs = append(errs, err)
 		}
 	}
-	return errors.Join(append(errs, os.RemoveAll(filepath.Join(dir, RunDirName)))...)
+	for _, name := range []string{RunDirName, EgressDirName} {
+		errs = append(errs, os.RemoveAll(filepath.Join(dir, name)))
+	}
+	return errors.Join(errs...)
 }
 
 // SocketPath is where the agent of the sandbox in dir listens.

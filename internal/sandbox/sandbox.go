@@ -157,11 +157,14 @@ type Network struct {
 	Mode NetworkMode `json:"mode,omitempty"`
 	// Socket is a unix socket on the host at which the supervisor's proxy
 	// listens for this session alone; it speaks HTTP (CONNECT) and SOCKS5. The
-	// driver shows its directory inside, and the agent offers it on loopback.
+	// driver shows its directory inside, read-only, and the agent offers it on
+	// loopback.
 	Socket string `json:"socket,omitempty"`
-	// CA is a PEM file on the host with the authority of intercepted hosts,
-	// "" where none is intercepted.
-	CA string `json:"ca,omitempty"`
+	// CA and Bundle are PEM files beside Socket: the authority of intercepted
+	// hosts, and it with those that the host trusts. "" where no host is
+	// intercepted.
+	CA     string `json:"ca,omitempty"`
+	Bundle string `json:"bundle,omitempty"`
 }
 
 // Image is an unpacked or a daemon's image.

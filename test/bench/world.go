@@ -80,7 +80,7 @@ func (s *server) stop() {
 }
 
 func end(cmd *exec.Cmd) {
-	if cmd == nil || cmd.Process == nil {
+	if cmd == nil || cmd.Process == nil || cmd.ProcessState != nil {
 		return
 	}
 	cmd.Process.Signal(syscall.SIGTERM)

@@ -31,6 +31,7 @@ type Box struct {
 	mu       sync.Mutex
 	record   sandbox.Record
 	deadline *time.Timer // nil where the session's time is not bounded
+	way      sandbox.Way // nil without one
 	ended    bool        // end has been called, and nothing runs
 	stopped  bool
 }
@@ -84,9 +85,19 @@ func (b *Box) Assign(session, dir, socket string) error {
 		return errors.Join(err, os.Rename(dir, old))
 	}
 	b.record = rec
+	if b.way != nil {
+		b.way.Assign(session)
+	}
 	b.arm()
 	b.Moved(filepath.Join(dir, socket))
 	return nil
+}
+
+// Attach has the sandbox close its way out when it stops.
+func (b *Box) Attach(w sandbox.Way) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.way = w
 }
 
 // Stop ends every process and removes everything but the tree.
@@ -109,7 +120,11 @@ func (b *Box) Stop(ctx context.Context) error {
 	if b.proc != nil {
 		b.proc.Release()
 	}
-	return errors.Join(b.files.Close(), sandbox.Sweep(b.record.Spec.Dir))
+	var way error
+	if b.way != nil {
+		way = b.way.Close()
+	}
+	return errors.Join(way, b.files.Close(), sandbox.Sweep(b.record.Spec.Dir))
 }
 
 // Fill checks a spec and puts the defaults in.
@@ -143,6 +158,9 @@ func Fill(s sandbox.Spec) (sandbox.Spec, error) {
 			return s, fmt.Errorf("%q is no name of a variable, or its value is none", k)
 		}
 	}
+	if s.Network.Mode == sandbox.NetworkAllow && s.Network.Socket == "" {
+		return s, errors.New("a session that may reach hosts needs the socket of its proxy")
+	}
 	if s.OutputBytes <= 0 {
 		s.OutputBytes = sandbox.DefaultOutputBytes
 	}
@@ -172,6 +190,9 @@ func Environ(s sandbox.Spec, home, user string) []string {
 		"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 		"HOME": home, "USER": user, "LOGNAME": user, "SHELL": "/bin/bash",
 		"LANG": "C.UTF-8", "TERM": "dumb", "PS1": "", "PS2": "",
+	}
+	for k, v := range wayOut(s.Network) {
+		vars[k] = v
 	}
 	for k, v := range s.Env {
 		vars[k] = v

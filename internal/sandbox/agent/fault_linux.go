@@ -2,7 +2,6 @@ package agent
 
 import (
 	"errors"
-	"strconv"
 
 	"golang.org/x/sys/unix"
 
@@ -28,7 +27,8 @@ func faults(l *Launch) error {
 				continue
 			}
 			err := sandbox.Fault("namespace " + s.name)
-			if err != nil && !errors.Is(err, sandbox.ErrSkip) {
+			// Without its user namespace the rest would be done to the host.
+			if err != nil && (s.name == "user" || !errors.Is(err, sandbox.ErrSkip)) {
 				return err
 			}
 			if err != nil {
@@ -37,8 +37,8 @@ func faults(l *Launch) error {
 		}
 	}
 	steps := l.Boot.Steps[:0:0]
-	for i, s := range l.Boot.Steps {
-		err := sandbox.Fault("step " + strconv.Itoa(i) + ": " + s.Kind.String() + " " + s.Target)
+	for _, s := range l.Boot.Steps {
+		err := sandbox.Fault("step " + s.Kind.String() + " " + s.Target)
 		switch {
 		case errors.Is(err, sandbox.ErrSkip):
 			continue

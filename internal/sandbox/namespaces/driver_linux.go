@@ -53,7 +53,7 @@ const filtered = runtime.GOARCH == "amd64" || runtime.GOARCH == "arm64"
 
 // Capabilities says what is enforced.
 func (d *Driver) Capabilities() sandbox.Capabilities {
-	return sandbox.Capabilities{Processes: true, Files: true, Network: true, Privileges: true, Syscalls: filtered, Recover: true, Tree: true, Limits: limits()}
+	return sandbox.Capabilities{Processes: true, Files: true, Network: true, Privileges: true, Syscalls: filtered, Recover: true, Tree: true, Egress: true, Limits: limits()}
 }
 
 // own are the limits that need no cgroup: each session has a user, or a user
@@ -186,7 +186,7 @@ func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (_ sandbox.Sandbo
 		Boot: agentwire.Boot{
 			Steps: steps, Seal: true, Bash: "/bin/bash", Workdir: spec.Workdir,
 			Env: agent.Environ(spec, inside.Home, inside.User), RunDir: inside.RunDir,
-			OutputBytes: spec.OutputBytes, OrphanTTL: spec.OrphanTTL,
+			OutputBytes: spec.OutputBytes, OrphanTTL: spec.OrphanTTL, Egress: agent.Egress(spec.Network),
 			Processes: spec.Limits.PIDs, OpenFiles: spec.Limits.OpenFiles,
 		},
 		Started: func(p *agent.Process) error {

@@ -69,8 +69,8 @@ func (d *Driver) plan(spec sandbox.Spec, h handle, program *agent.Program) (step
 // user cannot reach them by their paths, which is the rule under root, they
 // are cloned here and handed over detached.
 func (d *Driver) places(spec sandbox.Spec, h handle, program *agent.Program, steps *[]agentwire.Step) (mounts []*os.File, err error) {
-	bind := func(source, target string) error {
-		s := agentwire.Step{Kind: agentwire.StepBind, Source: source, Target: target}
+	bind := func(source, target string, readOnly bool) error {
+		s := agentwire.Step{Kind: agentwire.StepBind, Source: source, Target: target, ReadOnly: readOnly}
 		if d.power {
 			m, err := clone(source)
 			if err != nil {
@@ -86,14 +86,19 @@ func (d *Driver) places(spec sandbox.Spec, h handle, program *agent.Program, ste
 		if place == spec.Workdir && spec.Share != "" {
 			continue
 		}
-		if err := bind(filepath.Join(spec.Tree, place), place); err != nil {
+		if err := bind(filepath.Join(spec.Tree, place), place, false); err != nil {
+			return mounts, err
+		}
+	}
+	if spec.Network.Socket != "" {
+		if err := bind(filepath.Dir(spec.Network.Socket), agent.EgressDir, true); err != nil {
 			return mounts, err
 		}
 	}
 	if spec.Share == "" {
 		return mounts, nil
 	}
-	if err := bind(spec.Share, spec.Workdir); err != nil {
+	if err := bind(spec.Share, spec.Workdir, false); err != nil {
 		return mounts, err
 	}
 	if d.power {

@@ -88,6 +88,9 @@ func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (_ sandbox.Sandbo
 	if spec, err = agent.Fill(spec); err != nil {
 		return nil, err
 	}
+	if spec.Network.Mode == sandbox.NetworkAllow {
+		return nil, errors.New("nothing keeps a shell on the host to the hosts that its policy allows; use another --sandbox, or network: host")
+	}
 	program := d.cfg.Program
 	if program == nil {
 		if program, err = agent.Find(); err != nil {

@@ -3,6 +3,7 @@ package process_test
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/berthdev/berth/internal/child"
@@ -40,6 +41,18 @@ func TestPlain(t *testing.T) {
 	}
 	f.Close()
 	if _, err := os.Stat(filepath.Join(w.Spec.Dir, "run")); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestNoAllowList: a policy that names hosts is not followed halfway.
+func TestNoAllowList(t *testing.T) {
+	dir := t.TempDir()
+	_, err := newDriver().Start(t.Context(), sandbox.Spec{
+		SessionID: "sesn_1", Dir: dir, Tree: filepath.Join(dir, "tree"),
+		Network: sandbox.Network{Mode: sandbox.NetworkAllow, Socket: filepath.Join(dir, sandbox.EgressDirName, "proxy.sock")},
+	})
+	if err == nil || !strings.Contains(err.Error(), "another --sandbox") {
 		t.Error(err)
 	}
 }

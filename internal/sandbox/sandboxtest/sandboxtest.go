@@ -31,6 +31,10 @@ func Run(t *testing.T, driver func() sandbox.Driver) {
 	t.Run("proof", func(t *testing.T) { testProof(t, d) })
 	t.Run("limits", func(t *testing.T) { testLimits(t, d) })
 	t.Run("isolation", func(t *testing.T) { testIsolation(t, d) })
+	if d.Capabilities().Egress {
+		t.Run("egress", func(t *testing.T) { testEgress(t, driver) })
+		t.Run("no egress by variable", func(t *testing.T) { testNoEgressByVariable(t, d) })
+	}
 }
 
 var sessions atomic.Int64
