@@ -11,6 +11,7 @@ import (
 
 	"github.com/berthdev/berth/internal/config"
 	"github.com/berthdev/berth/internal/sandbox"
+	"github.com/berthdev/berth/internal/sandbox/disk"
 	"github.com/berthdev/berth/internal/sandbox/docker"
 	"github.com/berthdev/berth/internal/sandbox/namespaces"
 	"github.com/berthdev/berth/internal/sandbox/process"
@@ -99,7 +100,14 @@ func newKeeper(c config.Engine, spec sandbox.Spec, ways sandbox.Ways, d sandbox.
 				Cure: "use --workdir-mode share, a path that does not exist, or the default /workspace"}
 		}
 	}
-	return sandbox.NewKeeper(sandbox.KeeperConfig{Driver: d, Dir: filepath.Join(state, "sandboxes"), Spec: spec, Ways: ways, Ended: keepOutputs(state, log), Version: version, Log: log})
+	var disks *disk.Pool
+	if spec.Limits.Disk > 0 {
+		var err error
+		if disks, err = disk.NewPool(disk.Config{Dir: filepath.Join(state, "disks"), Log: log}); err != nil {
+			return nil, err
+		}
+	}
+	return sandbox.NewKeeper(sandbox.KeeperConfig{Driver: d, Dir: filepath.Join(state, "sandboxes"), Spec: spec, Ways: ways, Disks: disks, Ended: keepOutputs(state, log), Version: version, Log: log})
 }
 
 // memory is the machine's, in bytes; 0 where the kernel does not say.

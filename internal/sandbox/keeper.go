@@ -10,9 +10,11 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
+	"github.com/berthdev/berth/internal/sandbox/disk"
 	"github.com/berthdev/berth/toolset"
 )
 
@@ -37,6 +39,9 @@ type KeeperConfig struct {
 	// keep what the session left. What a crash has cut short is called again
 	// by Start.
 	Ended func(ctx context.Context, session, dir string)
+	// Disks gives sessions whose Limits name one a disk of their own; nil for
+	// none. The keeper stops it.
+	Disks *disk.Pool
 	// Log hears of leftovers and of what could not be removed; nil is silence.
 	Log *slog.Logger
 }
@@ -196,6 +201,9 @@ func (k *Keeper) Stop(ctx context.Context) error {
 	}
 	all.Wait()
 	k.wg.Wait()
+	if k.cfg.Disks != nil {
+		errs = append(errs, k.cfg.Disks.Stop())
+	}
 	return errors.Join(errs...)
 }
 
@@ -245,13 +253,17 @@ func (k *Keeper) start(ctx context.Context, p *place, dir, session string) (lost
 	}
 	spec := k.cfg.Spec
 	spec.SessionID, spec.Dir, spec.Tree = session, dir, tree
-	sb, err := k.cfg.Driver.Start(ctx, spec)
+	var sb Sandbox
+	if err = k.mount(ctx, spec); err == nil {
+		sb, err = k.cfg.Driver.Start(ctx, spec)
+	}
 	if err == nil {
 		if err = k.prove(ctx, sb, dir, true); err != nil {
 			err = errors.Join(err, sb.Stop(context.WithoutCancel(ctx)))
 		}
 	}
 	if err != nil {
+		err = errors.Join(err, disk.Unmount(dir))
 		if errDir != nil {
 			os.RemoveAll(dir)
 		}
@@ -259,6 +271,28 @@ func (k *Keeper) start(ctx context.Context, p *place, dir, session string) (lost
 	}
 	p.sb = sb
 	return lost, nil
+}
+
+// mount shows the session's disk, if it has one or is to have one.
+func (k *Keeper) mount(ctx context.Context, spec Spec) error {
+	limit := spec.Limits.Disk
+	if limit <= 0 {
+		if disk.Has(spec.Dir) { // with its files
+			return disk.Remount(spec.Dir)
+		}
+		return nil
+	}
+	err := errors.New("no disks are made here")
+	if k.cfg.Disks != nil {
+		if err = k.cfg.Disks.Able(); err == nil {
+			err = k.cfg.Disks.Mount(ctx, spec.Dir, limit)
+		}
+	}
+	if err == nil || slices.Contains(spec.Limits.Required, LimitDisk) {
+		return err
+	}
+	k.log.Warn("a session's disk is not limited", "session", spec.SessionID, "err", err)
+	return nil
 }
 
 // prove has the sandbox proven and keeps its receipt.
@@ -290,11 +324,23 @@ func (k *Keeper) end(ctx context.Context, p *place, dir string) error {
 // starts until what it left has been kept.
 const unsettledName = "unsettled"
 
-// settle calls Ended for a folder whose sandbox has ended, once.
+// settle calls Ended for a folder whose sandbox has ended, once, and takes the
+// session's disk away.
 func (k *Keeper) settle(ctx context.Context, dir string) {
+	defer func() {
+		if err := disk.Unmount(dir); err != nil {
+			k.log.Warn("a session's disk stays mounted", "dir", dir, "err", err)
+		}
+	}()
 	mark := filepath.Join(dir, unsettledName)
 	session, err := os.ReadFile(mark)
 	if err == nil && k.cfg.Ended != nil {
+		if disk.Has(dir) {
+			if err := disk.Remount(dir); err != nil {
+				k.log.Error("what a session left cannot be kept: its disk cannot be mounted", "dir", dir, "err", err)
+				return
+			}
+		}
 		k.cfg.Ended(ctx, string(session), dir)
 	}
 	if err == nil {
@@ -383,6 +429,9 @@ func (h *Held) Close(ctx context.Context, forget bool) error {
 // removeAll removes a directory whose sandbox has ended, also what the session
 // has made unreadable for its user.
 func removeAll(dir string) error {
+	if err := disk.Unmount(dir); err != nil {
+		return err
+	}
 	err := os.RemoveAll(dir)
 	if !errors.Is(err, fs.ErrPermission) {
 		return err

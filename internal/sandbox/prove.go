@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/berthdev/berth/internal/agentwire"
+	"github.com/berthdev/berth/internal/sandbox/disk"
 )
 
 // Examined is a sandbox that can say what a tool's process in it is.
@@ -63,7 +64,10 @@ func Prove(ctx context.Context, d Driver, sb Sandbox, fresh bool) (Receipt, erro
 	}
 	held := promised.Limits
 	if l, ok := sb.(Limited); ok {
-		held = l.Enforced()
+		held = slices.Clone(l.Enforced())
+	}
+	if p.disk() {
+		held = append(held, LimitDisk)
 	}
 	p.limits(held)
 	for _, c := range p.r.Checks {
@@ -219,6 +223,20 @@ func (p *proof) network(f agentwire.Posture) {
 	}
 	alone := !slices.ContainsFunc(f.Interfaces, func(name string) bool { return name != "lo" })
 	p.check("network", p.promised.Network, alone, "loopback alone", say(alone, "loopback alone", strings.Join(f.Interfaces, ", ")))
+}
+
+// disk looks whether the tree is a disk of its own, no larger than allowed.
+func (p *proof) disk() bool {
+	limit := p.spec.Limits.Disk
+	if limit <= 0 {
+		return false
+	}
+	n, mounted, err := disk.Size(p.spec.Dir)
+	if err != nil || !mounted {
+		return false
+	}
+	p.check("disk", true, n <= limit, "at most "+strconv.FormatInt(limit, 10)+" bytes", strconv.FormatInt(n, 10)+" bytes")
+	return n <= limit
 }
 
 // limits sorts the limits that were asked for: enforced, left, or required

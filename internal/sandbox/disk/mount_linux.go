@@ -25,18 +25,20 @@ func format(image string, size int64) error {
 	if err != nil {
 		return fmt.Errorf("disk: %w", err)
 	}
-	args := []string{"-q", "-F", "-t", "ext4", "-m", "0", "-i", "8192", "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner=0:0"}
+	features := "none,filetype,extent,64bit,flex_bg,metadata_csum,sparse_super,large_file,huge_file,dir_index,dir_nlink,extra_isize"
+	if size >= 64<<20 {
+		features += ",has_journal"
+	}
+	args := []string{"-q", "-F", "-t", "ext4", "-m", "0", "-I", "256", "-O", features, "-i", "8192", "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner=0:0"}
 	if size >= 64<<20 {
 		args = append(args, "-J", "size=4")
-	} else {
-		args = append(args, "-O", "^has_journal")
 	}
 	path, err := mke2fs()
 	if err != nil {
 		return err
 	}
 	cmd := exec.Command(path, append(args, image+".new")...)
-	cmd.Env = []string{"MKE2FS_CONFIG=/dev/null", "MKE2FS_SYNC=0"}
+	cmd.Env = []string{"MKE2FS_CONFIG=/dev/null", "MKE2FS_SYNC=0"} // the machine's defaults are not ours
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("disk: mke2fs: %w: %s", err, bytes.TrimSpace(out))
 	}

@@ -30,6 +30,13 @@ func Run(t *testing.T, driver func() sandbox.Driver) {
 	t.Run("life", func(t *testing.T) { testLife(t, driver) })
 	t.Run("proof", func(t *testing.T) { testProof(t, d) })
 	t.Run("limits", func(t *testing.T) { testLimits(t, d) })
+	t.Run("disk", func(t *testing.T) {
+		if os.Getuid() != 0 || !d.Capabilities().Tree {
+			t.Log("disks are root's, and for drivers that show the tree")
+			return
+		}
+		testDisk(t, driver)
+	})
 	t.Run("isolation", func(t *testing.T) { testIsolation(t, d) })
 	if d.Capabilities().Egress {
 		t.Run("egress", func(t *testing.T) { testEgress(t, driver) })
