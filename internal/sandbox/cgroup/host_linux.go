@@ -35,6 +35,29 @@ func discover() *host {
 	return survey(string(mounts), string(own))
 }
 
+// Of gives the group that a process is in, one that something else has made;
+// nil when that cannot be found out.
+func Of(pid int) *Group {
+	mounts, err1 := os.ReadFile("/proc/self/mountinfo")
+	of, err2 := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cgroup")
+	if err1 != nil || err2 != nil {
+		return nil
+	}
+	g := Open(Dirs{Legacy: map[string]string{}})
+	paths := ownPaths(string(of))
+	for _, m := range cgroupMounts(string(mounts)) {
+		if path, ok := paths[""]; ok && m.unified && g.Dirs.Unified == "" && path != "/" {
+			g.Dirs.Unified = m.dir(path)
+		}
+		for _, c := range m.controllers {
+			if path, ok := paths[c]; ok && slices.Contains(bound, c) && path != "/" {
+				g.Dirs.Legacy[c] = m.dir(path)
+			}
+		}
+	}
+	return g
+}
+
 // survey finds the parents of groups by what the kernel says of this process.
 func survey(mountinfo, self string) *host {
 	h := &host{legacy: map[string]string{}}

@@ -125,7 +125,7 @@ func (d *Driver) options(spec sandbox.Spec, h handle, im *image, program string)
 		{"network", func() { network(spec.Network.Mode, cfg, host) }},
 		{"read-only root", func() { host.ReadonlyRootfs = true }},
 		{"capabilities", func() { host.CapDrop = []string{"ALL"} }},
-		{"no new privileges", func() { host.SecurityOpt = []string{"no-new-privileges:true"} }},
+		{"no new privileges", func() { host.SecurityOpt = []string{noNewPrivileges} }},
 		{"masked paths", func() { host.MaskedPaths = masked }},
 		{"limits", func() { host.Resources = limits(spec.Limits) }},
 	} {
@@ -146,6 +146,9 @@ func network(mode sandbox.NetworkMode, cfg *container.Config, host *container.Ho
 	}
 }
 
+// noNewPrivileges is the option of that effect.
+const noNewPrivileges = "no-new-privileges:true"
+
 // usernsMode is the host's users: a session's tree belongs to its user there.
 const usernsMode = "host"
 
@@ -155,11 +158,7 @@ func limits(l sandbox.Limits) container.Resources {
 	if l.PIDs > 0 {
 		pids = int64(l.PIDs)
 	}
-	r := container.Resources{PidsLimit: &pids, Memory: l.Memory, MemorySwap: l.Memory, NanoCPUs: int64(l.CPU * 1e9)}
-	if l.OpenFiles > 0 {
-		r.Ulimits = []*container.Ulimit{{Name: "nofile", Soft: int64(l.OpenFiles), Hard: int64(l.OpenFiles)}}
-	}
-	return r
+	return container.Resources{PidsLimit: &pids, Memory: l.Memory, MemorySwap: l.Memory, NanoCPUs: int64(l.CPU * 1e9)}
 }
 
 // mounts are what the container shows of the host.

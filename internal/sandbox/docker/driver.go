@@ -64,7 +64,7 @@ func (d *Driver) Capabilities() sandbox.Capabilities {
 	d.daemon.mu.Unlock()
 	c := sandbox.Capabilities{
 		Processes: true, Files: true, Network: true, Privileges: true, Syscalls: arch == "amd64" || arch == "arm64",
-		Recover: true, Tree: true, Images: true, Egress: true, Limits: []sandbox.Limit{sandbox.LimitOpenFiles},
+		Recover: true, Tree: true, Images: true, Egress: true, Limits: []sandbox.Limit{sandbox.LimitOpenFiles, sandbox.LimitCallTime, sandbox.LimitSessionTime},
 	}
 	for limit, can := range map[sandbox.Limit]bool{sandbox.LimitCPU: info.CPUCfsQuota, sandbox.LimitMemory: info.MemoryLimit, sandbox.LimitPIDs: info.PidsLimit} {
 		if can {
@@ -140,7 +140,7 @@ func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (_ sandbox.Sandbo
 		release()
 		return nil, errors.Join(err, files.Close(), sandbox.Sweep(spec.Dir))
 	}
-	return &box{Box: agent.NewBox(live, files, rec, d.end(rec, release)), driver: d}, nil
+	return d.box(live, files, rec, release), nil
 }
 
 // start makes the container and boots its agent. On error the container is
@@ -197,6 +197,7 @@ func (d *Driver) start(ctx context.Context, api *client.Client, spec sandbox.Spe
 	boot := agentwire.Boot{
 		Seal: true, Bash: im.bash, Workdir: spec.Workdir, Env: environ(spec, im), RunDir: inside.RunDir,
 		OutputBytes: spec.OutputBytes, OrphanTTL: spec.OrphanTTL,
+		Processes: spec.Limits.PIDs, OpenFiles: spec.Limits.OpenFiles,
 	}
 	live, err = agent.Attach(ctx, filepath.Join(spec.Dir, socketPart), boot, proc, func(ctx context.Context) error {
 		return running(ctx, api, made.ID)
@@ -328,7 +329,7 @@ func (d *Driver) Recover(ctx context.Context, rec sandbox.Record) (sandbox.Sandb
 		return nil, err
 	}
 	d.ids.Keep(h.UID)
-	return &box{Box: agent.NewBox(live, files, rec, d.end(rec, func() { d.ids.Release(h.UID) })), driver: d}, nil
+	return d.box(live, files, rec, func() { d.ids.Release(h.UID) }), nil
 }
 
 // end removes the container, and with it all that runs inside.
@@ -350,38 +351,6 @@ func (d *Driver) end(rec sandbox.Record, release func()) func(context.Context, *
 		release()
 		return nil
 	}
-}
-
-// box is a container that can be given to a session later.
-type box struct {
-	*agent.Box
-	driver *Driver
-}
-
-var _ sandbox.Assignable = (*box)(nil)
-
-// Assign gives the sandbox to a session. The container gets the session's name
-// first: should this process end in between, it is one that nobody owns.
-func (b *box) Assign(session, dir string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), askTime)
-	defer cancel()
-	api, _, err := b.driver.daemon.use(ctx)
-	if err != nil {
-		return err
-	}
-	rec := b.Record()
-	var h handle
-	if err := json.Unmarshal(rec.Handle, &h); err != nil {
-		return fmt.Errorf("record: %w", err)
-	}
-	if _, err := api.ContainerRename(ctx, h.Container, client.ContainerRenameOptions{NewName: sandbox.Label(dir)}); err != nil {
-		return fmt.Errorf("docker: assign: %w", err)
-	}
-	if err := b.Box.Assign(session, dir, socketPart); err != nil {
-		_, undo := api.ContainerRename(ctx, h.Container, client.ContainerRenameOptions{NewName: sandbox.Label(rec.Spec.Dir)})
-		return errors.Join(err, undo)
-	}
-	return nil
 }
 
 // Leftovers lists the containers that belong to nobody.

@@ -50,7 +50,7 @@ func TestLimits(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := w.Do("perl -e '$x = \"x\" x (300<<20); print length $x'")
-	if r.ExitCode != 137 || r.End != toolset.Exited {
+	if r.ExitCode != 137 || r.End != toolset.Exited || !r.OOM {
 		t.Errorf("300 MB in 64: %s %d %q", r.End, r.ExitCode, sandboxtest.Output(r))
 	}
 	w.Want("echo alive", "alive\n", toolset.Exited, 0)
@@ -187,6 +187,51 @@ func TestFaults(t *testing.T) {
 			if got := containers(t, d); len(got) > 0 {
 				t.Errorf("%s %s: containers are left: %v", step, name, got)
 			}
+		}
+	}
+}
+
+// TestProof has the daemon and the agent give what was promised, and finds out
+// when a step was left out without a word.
+func TestProof(t *testing.T) {
+	d := newDriver(t, nil)
+	if p := d.Probe(t.Context()); !p.OK {
+		t.Fatal(p.Reason)
+	}
+	limits := func(s *sandbox.Spec) {
+		s.Limits = sandbox.Limits{PIDs: 40, Memory: 64 << 20, CPU: 0.5, OpenFiles: 77, Required: []sandbox.Limit{sandbox.LimitMemory, sandbox.LimitPIDs, sandbox.LimitCPU}}
+	}
+	w := sandboxtest.Start(t, d, limits)
+	r, err := sandbox.Prove(t.Context(), d, w.Sandbox, true)
+	if err != nil {
+		t.Errorf("%v\n%+v", err, r.Checks)
+	}
+	if len(r.Enforced) != 4 || len(r.Left) != 0 {
+		t.Errorf("enforced %v, left %v", r.Enforced, r.Left)
+	}
+	for _, step := range []string{"user", "network", "read-only root", "capabilities", "no new privileges", "masked paths", "limits"} {
+		dir := t.TempDir()
+		spec := sandbox.Spec{SessionID: "sesn_x", Dir: dir, Tree: filepath.Join(dir, "tree")}
+		limits(&spec)
+		if err := os.Mkdir(spec.Tree, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		undo := sandbox.SetFault(func(s string) error {
+			if s == "docker "+step {
+				return sandbox.ErrSkip
+			}
+			return nil
+		})
+		sb, err := d.Start(t.Context(), spec)
+		undo()
+		if err != nil {
+			continue // it refused by itself
+		}
+		if _, err := sandbox.Prove(t.Context(), d, sb, true); !errors.Is(err, sandbox.ErrUnproven) {
+			t.Errorf("without %s: %v", step, err)
+		}
+		if err := sb.Stop(t.Context()); err != nil {
+			t.Error(err)
 		}
 	}
 }
