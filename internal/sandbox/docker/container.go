@@ -29,7 +29,6 @@ const arch = runtime.GOARCH
 const (
 	programPath = "/run/berth-agent"
 	socketDir   = "/run/agent"
-	egressDir   = "/run/egress"
 )
 
 // Where things are in a sandbox's folder.
@@ -91,25 +90,29 @@ func (d *Driver) options(spec sandbox.Spec, h handle, im *image, program string)
 	if err != nil {
 		return client.ContainerCreateOptions{}, err
 	}
-	user := "uid=" + strconv.Itoa(h.UID) + ",gid=" + strconv.Itoa(h.GID)
+	user := ",uid=" + strconv.Itoa(h.UID) + ",gid=" + strconv.Itoa(h.GID)
+	// What they hold is memory: all together they leave half to processes.
+	part := inside.Scratch(spec.Limits) / int64(5+len(im.volumes))
+	size := func(parts int64) string { return ",size=" + strconv.FormatInt(parts*part, 10) }
 	tmpfs := map[string]string{
-		"/run": "mode=0755,size=64m," + user,
+		"/run": "mode=0755" + size(1) + user,
 		// The shell's pipes have room of their own: a command that fills the
 		// rest does not cut the agent off from its shell.
-		inside.RunDir: "mode=0700,size=24m,nr_inodes=64," + user,
-		inside.Home:   "exec,mode=0755,size=512m," + user,
+		inside.RunDir: "mode=0700,size=24m,nr_inodes=64" + user,
+		inside.Home:   "exec,mode=0755" + size(2) + user,
 	}
 	// What an image declares as volumes is scratch, and bounded.
 	for _, v := range im.volumes {
 		if v = path.Clean(v); !slices.ContainsFunc(mounts, func(m mount.Mount) bool { return m.Target == v }) && tmpfs[v] == "" {
-			tmpfs[v] = "exec,mode=0755,size=512m," + user
+			tmpfs[v] = "exec,mode=0755" + size(1) + user
 		}
 	}
 	init := false
 	host := &container.HostConfig{
 		AutoRemove: true, CgroupnsMode: "private", IpcMode: "private", UsernsMode: usernsMode, Runtime: d.cfg.Runtime,
 		LogConfig: container.LogConfig{Type: "none"}, RestartPolicy: container.RestartPolicy{Name: "no"}, Init: &init,
-		Tmpfs: tmpfs, Mounts: mounts, ShmSize: 512 << 20,
+		Tmpfs: tmpfs, Mounts: mounts, ShmSize: part,
+		Sysctls: map[string]string{"kernel.shmall": strconv.FormatInt(part/4096, 10), "kernel.shmmax": strconv.FormatInt(part, 10)},
 	}
 	cfg := &container.Config{
 		Image: im.ref, Hostname: "sandbox", WorkingDir: "/",
@@ -190,11 +193,8 @@ func mounts(spec sandbox.Spec, im *image, program string) ([]mount.Mount, error)
 	if spec.Share != "" {
 		bind(spec.Share, spec.Workdir, false)
 	}
-	if spec.Network.Mode == sandbox.NetworkAllow {
-		if spec.Network.Socket == "" {
-			return nil, fmt.Errorf("docker: the network allows hosts, and there is no proxy's socket")
-		}
-		bind(filepath.Dir(spec.Network.Socket), egressDir, false)
+	if spec.Network.Socket != "" {
+		bind(filepath.Dir(spec.Network.Socket), agent.EgressDir, true)
 	}
 	for _, m := range spec.Mounts {
 		bind(m.Source, path.Clean(m.Target), m.ReadOnly)

@@ -197,7 +197,7 @@ func (d *Driver) start(ctx context.Context, api *client.Client, spec sandbox.Spe
 	boot := agentwire.Boot{
 		Seal: true, Bash: im.bash, Workdir: spec.Workdir, Env: environ(spec, im), RunDir: inside.RunDir,
 		OutputBytes: spec.OutputBytes, OrphanTTL: spec.OrphanTTL,
-		Processes: spec.Limits.PIDs, OpenFiles: spec.Limits.OpenFiles,
+		Egress: agent.Egress(spec.Network), Processes: spec.Limits.PIDs, OpenFiles: spec.Limits.OpenFiles,
 	}
 	live, err = agent.Attach(ctx, filepath.Join(spec.Dir, socketPart), boot, proc, func(ctx context.Context) error {
 		return running(ctx, api, made.ID)

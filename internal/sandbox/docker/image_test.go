@@ -49,6 +49,9 @@ func TestImage(t *testing.T) {
 }
 
 func TestImageSuite(t *testing.T) {
+	if os.Getenv("BERTH_SOAK") == "" {
+		t.Skip("by design: make soak runs the suite on an image too")
+	}
 	path := dockertest.Tarball(t, dockertest.Image(t, nil))
 	sandboxtest.Run(t, func() sandbox.Driver { return imaged{newDriver(t, nil), path} })
 }

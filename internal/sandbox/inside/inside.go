@@ -8,6 +8,7 @@ import (
 	"os"
 
 	"github.com/berthdev/berth/internal/agentwire"
+	"github.com/berthdev/berth/internal/sandbox"
 )
 
 // Who and where one is inside.
@@ -73,4 +74,15 @@ func Root() ([]agentwire.Step, error) {
 	link("/var/tmp", "/tmp")
 	link("/var/run", "/run")
 	return steps, nil
+}
+
+// Scratch is the size of what a sandbox has of memory file systems. They stay
+// full when what has filled them is killed, so they leave half of the memory to
+// processes.
+func Scratch(l sandbox.Limits) int64 {
+	const most = 512 << 20
+	if l.Memory > 0 {
+		return min(most, l.Memory/2)
+	}
+	return most
 }

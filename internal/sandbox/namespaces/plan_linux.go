@@ -29,7 +29,7 @@ func (d *Driver) plan(spec sandbox.Spec, h handle, program *agent.Program) (step
 		add(agentwire.Step{Kind: agentwire.StepLink, Target: path, Source: to})
 	}
 	add(agentwire.Step{Kind: agentwire.StepPrivate},
-		agentwire.Step{Kind: agentwire.StepRoot, Data: []byte("mode=0755,nr_inodes=262144,size=" + strconv.FormatInt(scratch(spec.Limits), 10))})
+		agentwire.Step{Kind: agentwire.StepRoot, Data: []byte("mode=0755,nr_inodes=262144,size=" + strconv.FormatInt(inside.Scratch(spec.Limits), 10))})
 	root, err := inside.Root()
 	if err != nil {
 		return nil, nil, err
@@ -105,17 +105,6 @@ func (d *Driver) places(spec sandbox.Spec, h handle, program *agent.Program, ste
 		return mounts, disguise(mounts[len(mounts)-1], spec.Share, h, program)
 	}
 	return mounts, nil
-}
-
-// scratch is the size of what a sandbox has of memory file systems. They stay
-// full when what has filled them is killed, so they leave half of the memory to
-// processes.
-func scratch(l sandbox.Limits) int64 {
-	const most = 512 << 20
-	if l.Memory > 0 {
-		return min(most, l.Memory/2)
-	}
-	return most
 }
 
 // clone makes a detached mount of a directory.

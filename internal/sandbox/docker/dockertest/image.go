@@ -7,6 +7,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -53,6 +55,12 @@ func Image(t testing.TB, change func(*v1.Config), programs ...string) v1.Image {
 			continue
 		}
 		l.file(at)
+	}
+	if slices.Contains(programs, "perl") {
+		parts, _ := exec.Command("perl", "-e", `use Time::HiRes; print join "\n", values %INC, @DynaLoader::dl_shared_objects`).Output()
+		for _, at := range strings.Fields(string(parts)) {
+			l.file(at)
+		}
 	}
 	if err := l.w.Close(); err != nil {
 		t.Fatal(err)
