@@ -124,6 +124,7 @@ var arrows = []struct {
 	{"internal/sandbox/sandboxtest", []string{"api", "toolset", "internal/sandbox", "internal/egress", "internal/agentwire", "internal/child"}},
 	{"internal/sandbox", []string{"api", "toolset", "internal/sandbox", "internal/agentwire", "internal/child"}},
 	{"internal/archive", nil},
+	{"internal/images", []string{"api", "internal/sandbox", "internal/archive"}},
 	{"internal/policy", []string{"internal/sandbox", "internal/egress"}},
 	{"internal/stage", []string{"api", "internal/egress"}},
 	{"internal/outputs", []string{"api", "toolset"}},

@@ -39,9 +39,8 @@ func FuzzUnlayer(f *testing.F) {
 		root, dir := target(t)
 		var layer []member
 		flush := func() {
-			err := Unlayer(root, bytes.NewReader(packTar(t, layer...)), small)
+			_, _ = Unlayer(root, bytes.NewReader(packTar(t, layer...)), small) // refused is fine, outside is not
 			layer = nil
-			_ = err // a refused layer is as good, as long as nothing is outside
 		}
 		for ; len(ops) >= 3; ops = ops[3:] {
 			m := member{kind: kinds[int(ops[0])%len(kinds)], name: names[int(ops[1])%len(names)], mode: 0o6777}

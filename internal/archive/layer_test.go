@@ -13,7 +13,7 @@ func layers(t *testing.T, all ...[]member) (string, error) {
 	t.Helper()
 	root, dir := target(t)
 	for _, l := range all {
-		if err := Unlayer(root, bytes.NewReader(packTar(t, l...)), small); err != nil {
+		if _, err := Unlayer(root, bytes.NewReader(packTar(t, l...)), small); err != nil {
 			return dir, err
 		}
 	}

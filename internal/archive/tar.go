@@ -24,11 +24,13 @@ func Untar(root *os.Root, r io.Reader, lim Limits) error {
 // Whiteouts remove what the layers below have. Links are followed as they will
 // be with the target as the root. Devices and FIFOs are passed over, as are
 // owners, extended attributes and setuid and setgid bits; the owner may always
-// read, and enter and change directories.
-func Unlayer(root *os.Root, r io.Reader, lim Limits) error {
+// read, and enter and change directories. used says how much of the limits it
+// took. The stream is read to its end.
+func Unlayer(root *os.Root, r io.Reader, lim Limits) (used Limits, err error) {
 	t := newTree(root, lim, false)
 	defer t.close()
-	return t.tar(r, func(h *tar.Header, r io.Reader) error { return t.layerMember(h, r) })
+	err = t.tar(r, func(h *tar.Header, r io.Reader) error { return t.layerMember(h, r) })
+	return Limits{Members: t.members, Bytes: t.bytes}, err
 }
 
 // overhead is what a member may take of the stream beside its content: headers

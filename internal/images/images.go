@@ -1,0 +1,228 @@
+// Package images turns an image, wherever it is, into a root directory on this
+// machine: unpacked once, kept by its digest, shared by every sandbox that
+// uses it and never written to again.
+package images
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+
+	"github.com/berthdev/berth/internal/archive"
+	"github.com/berthdev/berth/internal/sandbox"
+)
+
+// Config says where images are kept and how they come in. Only Dir is needed.
+type Config struct {
+	// Dir holds sha256/DIGEST/{root,image.json} and locks/. More processes
+	// than one may use it.
+	Dir string
+	// Limits are of one image with all its layers; zero fields mean 1,000,000
+	// members and 32 GiB.
+	Limits archive.Limits
+	// Keychain has the registries' credentials; nil is Docker's own files.
+	Keychain authn.Keychain
+	// Transport reaches registries; nil is http.DefaultTransport. Plain HTTP
+	// is refused to all but this machine, whichever it is.
+	Transport http.RoundTripper
+	// Log hears of progress; nil is silence.
+	Log *slog.Logger
+}
+
+// Store keeps unpacked images. Safe for concurrent use.
+type Store struct {
+	cfg Config
+	log *slog.Logger
+
+	mu   sync.Mutex
+	held map[string]*lock // images in use by this process, by digest
+}
+
+// Open opens the store in Config.Dir, which is made if it is missing.
+func Open(cfg Config) (*Store, error) {
+	if cfg.Limits.Members <= 0 {
+		cfg.Limits.Members = 1_000_000
+	}
+	if cfg.Limits.Bytes <= 0 {
+		cfg.Limits.Bytes = 32 << 30
+	}
+	if cfg.Keychain == nil {
+		cfg.Keychain = authn.DefaultKeychain
+	}
+	if cfg.Transport == nil {
+		cfg.Transport = http.DefaultTransport
+	}
+	cfg.Transport = onlyTLS{cfg.Transport}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	for _, name := range []string{"sha256", "locks"} {
+		if err := os.MkdirAll(filepath.Join(cfg.Dir, name), 0o700); err != nil {
+			return nil, fmt.Errorf("images: %w", err)
+		}
+	}
+	return &Store{cfg: cfg, log: cfg.Log, held: map[string]*lock{}}, nil
+}
+
+// Close lets go of the images that Get gave; Collect may then remove them.
+func (s *Store) Close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for digest, l := range s.held {
+		l.release()
+		delete(s.held, digest)
+	}
+}
+
+// Error is an image that cannot be had or not be used.
+type Error struct {
+	Ref     string
+	Problem string
+	Cure    string
+	Err     error // what was behind it, or nil
+}
+
+func (e *Error) Error() string {
+	s := "image " + e.Ref + ": " + e.Problem
+	if e.Err != nil {
+		s += ": " + strings.Join(strings.Fields(e.Err.Error()), " ")
+	}
+	return s + "; " + e.Cure
+}
+
+func (e *Error) Unwrap() error { return e.Err }
+
+// Get gives an image's root: one that is unpacked already, or a new one, which
+// is there whole or not at all. ref is a registry's reference, or the path of
+// an OCI layout (with :TAG or without) or of an archive of docker save or of
+// an OCI layout; paths begin with / or with a dot. The image stays until
+// Close. All errors but ctx's are *Error.
+func (s *Store) Get(ctx context.Context, ref string) (sandbox.Image, error) {
+	img, err := s.get(ctx, ref)
+	if err == nil {
+		return img, nil
+	}
+	if ctx.Err() != nil {
+		return img, context.Cause(ctx)
+	}
+	ie, ok := errors.AsType[*Error](err)
+	if !ok {
+		ie = &Error{Problem: "it cannot be unpacked", Cure: "look at what the error says", Err: err}
+		if ae, bad := errors.AsType[*archive.Error](err); bad {
+			ie.Cure, ie.Err = "use another image: this one is damaged or hostile", ae
+		} else if errors.Is(err, fs.ErrPermission) || errors.Is(err, errNoSpace) {
+			ie.Cure = "make room or give access in " + s.cfg.Dir
+		}
+	}
+	ie.Ref = ref
+	return img, ie
+}
+
+func (s *Store) get(ctx context.Context, ref string) (sandbox.Image, error) {
+	src, err := s.find(ctx, ref)
+	if err != nil {
+		return sandbox.Image{}, err
+	}
+	defer src.close()
+	l, err := s.hold(ctx, src.digest, func(dir string) error { return s.unpack(ctx, ref, src, dir) })
+	if err != nil {
+		return sandbox.Image{}, err
+	}
+	s.mu.Lock()
+	if s.held[src.digest] == nil {
+		s.held[src.digest] = l
+	} else {
+		l.release()
+	}
+	s.mu.Unlock()
+	return sandbox.Image{Ref: ref, Digest: src.digest, Root: filepath.Join(s.dir(src.digest), "root"), Env: src.env}, nil
+}
+
+// dir is where the image of a digest is.
+func (s *Store) dir(digest string) string {
+	return filepath.Join(s.cfg.Dir, "sha256", strings.TrimPrefix(digest, "sha256:"))
+}
+
+// hold takes the image's lock, shared, with the image in place; fill makes it
+// where it is missing.
+func (s *Store) hold(ctx context.Context, digest string, fill func(dir string) error) (*lock, error) {
+	name := filepath.Join(s.cfg.Dir, "locks", strings.TrimPrefix(digest, "sha256:"))
+	dir := s.dir(digest)
+	for {
+		l, err := takeLock(ctx, name, false)
+		if err != nil {
+			return nil, err
+		}
+		now := time.Now()
+		if err = os.Chtimes(dir, now, now); err == nil { // Collect goes by it
+			return l, nil
+		}
+		l.release()
+		if !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		if l, err = takeLock(ctx, name, true); err != nil {
+			return nil, err
+		}
+		if _, err = os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
+			err = fill(dir)
+		}
+		l.release()
+		if err != nil {
+			return nil, err
+		}
+	}
+}
+
+// Collect removes images that nobody has got for age, that no process holds
+// and for whose digest keep does not say true, and what broken unpackings
+// left. It gives the digests of those removed.
+func (s *Store) Collect(age time.Duration, keep func(digest string) bool) (removed []string, err error) {
+	entries, err := os.ReadDir(filepath.Join(s.cfg.Dir, "sha256"))
+	if err != nil {
+		return nil, fmt.Errorf("images: %w", err)
+	}
+	var errs []error
+	for _, e := range entries {
+		info, err := e.Info()
+		if err != nil {
+			continue
+		}
+		path := filepath.Join(s.cfg.Dir, "sha256", e.Name())
+		old := time.Since(info.ModTime())
+		if strings.HasPrefix(e.Name(), ".") {
+			if old > max(age, 24*time.Hour) || strings.HasPrefix(e.Name(), ".gone-") {
+				errs = append(errs, os.RemoveAll(path))
+			}
+			continue
+		}
+		digest := "sha256:" + e.Name()
+		if old < age || keep != nil && keep(digest) {
+			continue
+		}
+		l, err := tryLock(filepath.Join(s.cfg.Dir, "locks", e.Name()), true)
+		if err != nil {
+			continue // somebody has it
+		}
+		// Out of the way first: half an image must never have its name.
+		gone := filepath.Join(s.cfg.Dir, "sha256", ".gone-"+e.Name())
+		err = os.Rename(path, gone)
+		l.release()
+		if err == nil {
+			err = os.RemoveAll(gone)
+			removed = append(removed, digest)
+		}
+		errs = append(errs, err)
+	}
+	return removed, errors.Join(errs...)
+}

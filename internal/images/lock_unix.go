@@ -1,0 +1,57 @@
+//go:build unix
+
+package images
+
+import (
+	"context"
+	"errors"
+	"os"
+	"syscall"
+	"time"
+)
+
+// lock is a lock between processes, and within one.
+type lock struct{ f *os.File }
+
+var errBusy = errors.New("somebody else has the lock")
+
+// tryLock takes a lock, alone or with others, or gives errBusy.
+func tryLock(name string, alone bool) (*lock, error) {
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	how := syscall.LOCK_SH
+	if alone {
+		how = syscall.LOCK_EX
+	}
+	err = syscall.Flock(int(f.Fd()), how|syscall.LOCK_NB)
+	if err == nil {
+		return &lock{f}, nil
+	}
+	f.Close()
+	if err == syscall.EWOULDBLOCK {
+		return nil, errBusy
+	}
+	return nil, os.NewSyscallError("flock", err)
+}
+
+// takeLock waits for a lock.
+func takeLock(ctx context.Context, name string, alone bool) (*lock, error) {
+	for {
+		l, err := tryLock(name, alone)
+		if !errors.Is(err, errBusy) {
+			return l, err
+		}
+		// The kernel wakes nobody here who waits for a context too.
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+func (l *lock) release() { l.f.Close() }
+
+const errNoSpace = syscall.ENOSPC
