@@ -48,7 +48,7 @@ func TestWayOutOfASession(t *testing.T) {
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
 	start := func(pol policy.Policy) *sandbox.Keeper {
 		t.Helper()
-		spec, err := policySpec(t.Context(), pol, driver, "", log)
+		spec, _, err := policySpec(t.Context(), pol, driver, "", log)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -7,8 +7,10 @@ import (
 	"path/filepath"
 
 	"github.com/berthdev/berth/internal/config"
+	"github.com/berthdev/berth/internal/images"
 	"github.com/berthdev/berth/internal/policy"
 	"github.com/berthdev/berth/internal/sandbox"
+	"github.com/berthdev/berth/internal/sandbox/docker"
 )
 
 // readPolicy is the policy that a file and flags give.
@@ -47,11 +49,11 @@ func policyError(err error) error {
 }
 
 // policySpec is the pattern of sandboxes that follow a policy, for a driver
-// that can.
-func policySpec(_ context.Context, p policy.Policy, d sandbox.Driver, _ string, _ *slog.Logger) (sandbox.Spec, error) {
+// that can. Its image is unpacked below images, and stays there until release.
+func policySpec(ctx context.Context, p policy.Policy, d sandbox.Driver, in string, log *slog.Logger) (spec sandbox.Spec, release func(), err error) {
 	can := d.Capabilities()
-	refuse := func(what string) (sandbox.Spec, error) {
-		return sandbox.Spec{}, &config.Error{Problem: "the policy asks for " + what + ", which --sandbox " + d.Name() + " cannot give",
+	refuse := func(what string) (sandbox.Spec, func(), error) {
+		return sandbox.Spec{}, nil, &config.Error{Problem: "the policy asks for " + what + ", which --sandbox " + d.Name() + " cannot give",
 			Cure: "choose another --sandbox, or take it out of the policy"}
 	}
 	switch {
@@ -59,8 +61,31 @@ func policySpec(_ context.Context, p policy.Policy, d sandbox.Driver, _ string, 
 		return refuse("an image")
 	case p.Network.Mode == sandbox.NetworkAllow && !can.Egress:
 		return refuse("hosts to reach")
+	case p.Network.Mode == sandbox.NetworkHost && can.Network && !can.HostNet:
+		return refuse("the host's network")
+	case len(p.Mounts) > 0 && !can.Mounts:
+		return refuse("mounts")
+	case p.User != (sandbox.User{}) && !can.Users:
+		return refuse("a user")
 	}
-	return p.Spec(sandbox.Spec{}), nil
+	spec, release = p.Spec(sandbox.Spec{}), func() {}
+	if p.Image == "" || d.Name() == docker.Name { // its daemon has images of its own
+		return spec, release, nil
+	}
+	store, err := images.Open(images.Config{Dir: in, Log: log})
+	if err != nil {
+		return spec, nil, err
+	}
+	img, err := store.Get(ctx, p.Image)
+	if err != nil {
+		store.Close()
+		if ie, ok := errors.AsType[*images.Error](err); ok {
+			err = &Error{Problem: ie.What(), Cure: ie.Cure}
+		}
+		return spec, nil, err
+	}
+	spec.Image = &img
+	return spec, store.Close, nil
 }
 
 // imagesIn is where a state directory has its unpacked images.

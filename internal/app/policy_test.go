@@ -44,7 +44,7 @@ func TestPolicyThatADriverCannotFollow(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = policySpec(t.Context(), p, d, t.TempDir(), slog.New(slog.DiscardHandler))
+		_, _, err = policySpec(t.Context(), p, d, t.TempDir(), slog.New(slog.DiscardHandler))
 		if _, ok := errors.AsType[*config.Error](err); !ok {
 			t.Errorf("%+v: %v", c, err)
 		}

@@ -42,6 +42,7 @@ type workerHalf struct {
 	egress  *egress.Proxy // nil where no host is allowed
 	driver  string
 	journal *journal.File
+	release func() // lets go of the sandboxes' image
 	lock    *dirLock
 	log     *slog.Logger
 }
@@ -71,6 +72,9 @@ func startWorker(ctx context.Context, c WorkerConfig) (_ *workerHalf, err error)
 			if h.egress != nil {
 				h.egress.Close()
 			}
+			if h.release != nil {
+				h.release()
+			}
 			h.lock.Release()
 		}
 	}()
@@ -80,8 +84,8 @@ func startWorker(ctx context.Context, c WorkerConfig) (_ *workerHalf, err error)
 	if c.Images == "" {
 		c.Images = imagesIn(c.StateDir)
 	}
-	spec, err := policySpec(ctx, pol, driver, c.Images, c.Log)
-	if err != nil {
+	var spec sandbox.Spec
+	if spec, h.release, err = policySpec(ctx, pol, driver, c.Images, c.Log); err != nil {
 		return nil, err
 	}
 	var ways sandbox.Ways
@@ -122,6 +126,7 @@ func (h *workerHalf) stop(ctx context.Context) {
 	if err := h.journal.Close(); err != nil {
 		h.log.Warn("the journal did not close well", "err", err)
 	}
+	h.release()
 	h.lock.Release()
 }
 

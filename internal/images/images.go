@@ -92,12 +92,15 @@ type Error struct {
 	Err     error // what was behind it, or nil
 }
 
-func (e *Error) Error() string {
+func (e *Error) Error() string { return e.What() + "; " + e.Cure }
+
+// What is what happened, without the cure.
+func (e *Error) What() string {
 	s := "image " + e.Ref + ": " + e.Problem
 	if e.Err != nil {
 		s += ": " + strings.Join(strings.Fields(e.Err.Error()), " ")
 	}
-	return s + "; " + e.Cure
+	return s
 }
 
 func (e *Error) Unwrap() error { return e.Err }

@@ -74,6 +74,9 @@ type Capabilities struct {
 	Tree       bool `json:"tree"`       // mounts the session's tree, so file tools run on the host
 	Images     bool `json:"images"`     // runs an image's root in place of the host's programs
 	Egress     bool `json:"egress"`     // can hand a session Network.Socket
+	Mounts     bool `json:"mounts"`     // shows Spec.Mounts
+	Users      bool `json:"users"`      // takes Spec.User
+	HostNet    bool `json:"host_net"`   // can give the host's own network
 	// Limits are those that it enforces here.
 	Limits []Limit `json:"limits,omitempty"`
 }

@@ -64,7 +64,7 @@ func (d *Driver) Capabilities() sandbox.Capabilities {
 	d.daemon.mu.Unlock()
 	c := sandbox.Capabilities{
 		Processes: true, Files: true, Network: true, Privileges: true, Syscalls: arch == "amd64" || arch == "arm64",
-		Recover: true, Tree: true, Images: true, Egress: true, Limits: []sandbox.Limit{sandbox.LimitOpenFiles, sandbox.LimitCallTime, sandbox.LimitSessionTime},
+		Recover: true, Tree: true, Images: true, Egress: true, Mounts: true, HostNet: true, Limits: []sandbox.Limit{sandbox.LimitOpenFiles, sandbox.LimitCallTime, sandbox.LimitSessionTime},
 	}
 	for limit, can := range map[sandbox.Limit]bool{sandbox.LimitCPU: info.CPUCfsQuota, sandbox.LimitMemory: info.MemoryLimit, sandbox.LimitPIDs: info.PidsLimit} {
 		if can {
