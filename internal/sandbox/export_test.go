@@ -1,8 +1,16 @@
 package sandbox
 
+import "context"
+
 // Places is how many sessions a keeper has in mind.
 func (k *Keeper) Places() int {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return len(k.places)
 }
+
+// Take takes one for a spec.
+func (k *Keeper) Take(ctx context.Context, s Spec) (Sandbox, bool) { return k.pool.take(ctx, s) }
+
+// Spec is the pattern of a keeper's sandboxes.
+func (k *Keeper) Spec() Spec { return k.cfg.Spec }

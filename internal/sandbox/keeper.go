@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -32,6 +33,9 @@ type KeeperConfig struct {
 	// Ways opens the ways out of sandboxes whose Spec.Network allows hosts; nil
 	// where none does.
 	Ways Ways
+	// Warm is how many sandboxes are kept ready for sessions that are new here;
+	// 0 is none, and so it is with a driver whose sandboxes cannot change hands.
+	Warm int
 	// Version is what the driver's probe said of what it relies on.
 	Version string
 	// Ended, when set, is called with a session's folder after its sandbox has
@@ -54,6 +58,7 @@ type Keeper struct {
 
 	wg    sync.WaitGroup
 	stops context.CancelFunc // ends the wait for adopted sandboxes
+	pool  *pool              // nil for none
 
 	mu      sync.Mutex
 	places  map[string]*place // by folder; those in use or with a sandbox
@@ -91,7 +96,11 @@ func NewKeeper(cfg KeeperConfig) (*Keeper, error) {
 	if cfg.Spec.OrphanTTL <= 0 {
 		cfg.Spec.OrphanTTL = DefaultOrphanTTL
 	}
-	return &Keeper{cfg: cfg, log: cfg.Log, places: map[string]*place{}}, nil
+	k := &Keeper{cfg: cfg, log: cfg.Log, places: map[string]*place{}}
+	if cfg.Warm > 0 {
+		k.pool = newPool(cfg, k.mount)
+	}
+	return k, nil
 }
 
 // Start takes over the sandboxes that an earlier process left alive and
@@ -108,6 +117,10 @@ func (k *Keeper) Start(ctx context.Context) error {
 	var all sync.WaitGroup
 	for _, e := range entries {
 		rec, err := ReadRecord(filepath.Join(k.cfg.Dir, e.Name()))
+		if nobodys(e.Name(), rec) {
+			k.discard(ctx, e.Name(), rec, err)
+			continue
+		}
 		if err != nil {
 			if !errors.Is(err, fs.ErrNotExist) {
 				k.log.Warn("a sandbox's record cannot be read", "folder", e.Name(), "err", err)
@@ -122,7 +135,61 @@ func (k *Keeper) Start(ctx context.Context) error {
 		})
 	}
 	all.Wait()
+	k.clean(ctx)
+	if k.pool != nil {
+		k.pool.start(ctx)
+	}
 	return nil
+}
+
+// nobodys says that a folder is of a sandbox that no session had when the
+// worker that kept it ready was cut off.
+func nobodys(folder string, rec Record) bool {
+	return strings.HasPrefix(folder, warmPrefix) || strings.HasPrefix(rec.SessionID, warmPrefix)
+}
+
+// discard ends such a sandbox and removes its folder. The error is that of
+// reading its record.
+func (k *Keeper) discard(ctx context.Context, folder string, rec Record, err error) {
+	dir := filepath.Join(k.cfg.Dir, folder)
+	if err == nil {
+		if rec.Driver != k.cfg.Driver.Name() {
+			return
+		}
+		err = k.finish(ctx, dir, rec)
+	}
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
+		err = removeAll(dir)
+	}
+	if err != nil {
+		k.log.Warn("a sandbox that was kept ready could not be removed", "folder", folder, "err", err)
+	}
+}
+
+// finish ends what a record names.
+func (k *Keeper) finish(ctx context.Context, dir string, rec Record) error {
+	rec.Spec.Dir, rec.Spec.Tree = dir, filepath.Join(dir, "tree")
+	sb, err := k.cfg.Driver.Recover(ctx, rec)
+	if errors.Is(err, ErrGone) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return sb.Stop(ctx)
+}
+
+// clean removes what sandboxes of this keeper's directory left on the host.
+func (k *Keeper) clean(ctx context.Context) {
+	left, err := Leftovers(ctx, k.cfg.Dir, []Driver{k.cfg.Driver}, false)
+	for _, l := range left {
+		if e := l.Remove(ctx); e != nil {
+			err = errors.Join(err, fmt.Errorf("%s %s: %w", l.Kind, l.Name, e))
+		}
+	}
+	if err != nil {
+		k.log.Warn("what sandboxes left could not all be removed", "err", err)
+	}
 }
 
 // adopt recovers one sandbox and waits in the background for its session.
@@ -188,6 +255,11 @@ func (k *Keeper) Stop(ctx context.Context) error {
 	var all sync.WaitGroup
 	var mu sync.Mutex
 	var errs []error
+	if k.pool != nil && k.stops != nil {
+		if err := k.pool.stop(ctx); err != nil {
+			errs = append(errs, err)
+		}
+	}
 	for _, f := range places {
 		all.Go(func() {
 			p := k.enter(f)
@@ -242,17 +314,23 @@ func (k *Keeper) start(ctx context.Context, p *place, dir, session string) (lost
 	_, errDir := os.Stat(dir)
 	_, errTree := os.Stat(tree)
 	lost = errDir == nil && errors.Is(errTree, fs.ErrNotExist)
+	spec := k.cfg.Spec
+	spec.SessionID, spec.Dir, spec.Tree = session, dir, tree
+	if errors.Is(errDir, fs.ErrNotExist) && k.pool != nil {
+		if sb, ok := k.pool.take(ctx, spec); ok {
+			p.sb = sb
+			return false, nil
+		}
+	}
 	if err := os.MkdirAll(tree, 0o755); err != nil {
 		return false, fmt.Errorf("sandbox: %w", err)
 	}
 	if errTree != nil {
 		os.Remove(filepath.Join(dir, stagedName))
 	}
-	if err := os.WriteFile(filepath.Join(dir, unsettledName), []byte(session), 0o600); err != nil {
+	if err := markUnsettled(dir, session); err != nil {
 		return false, fmt.Errorf("sandbox: %w", err)
 	}
-	spec := k.cfg.Spec
-	spec.SessionID, spec.Dir, spec.Tree = session, dir, tree
 	var sb Sandbox
 	if err = k.mount(ctx, spec); err == nil {
 		sb, err = k.cfg.Driver.Start(ctx, spec)
@@ -323,6 +401,10 @@ func (k *Keeper) end(ctx context.Context, p *place, dir string) error {
 // unsettledName is a file that holds the session's id from before its sandbox
 // starts until what it left has been kept.
 const unsettledName = "unsettled"
+
+func markUnsettled(dir, session string) error {
+	return os.WriteFile(filepath.Join(dir, unsettledName), []byte(session), 0o600)
+}
 
 // settle calls Ended for a folder whose sandbox has ended, once, and takes the
 // session's disk away.

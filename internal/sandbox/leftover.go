@@ -4,7 +4,11 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
 	"path/filepath"
+	"strings"
 )
 
 // Leftover is something of a sandbox that outlived it: a cgroup, a mount, a
@@ -36,4 +40,65 @@ func labels(dir string) string {
 	}
 	sum := sha256.Sum256([]byte(dir))
 	return "berth-" + hex.EncodeToString(sum[:4]) + "-"
+}
+
+// Leftovers lists what sandboxes with folders in dir left on the host: what
+// bears the label of one of these folders and of no record in them. With
+// running a worker uses dir, and every folder that is there counts as in use.
+func Leftovers(ctx context.Context, dir string, drivers []Driver, running bool) ([]Leftover, error) {
+	mine := labels(dir)
+	var scan error
+	live := func(name string) bool {
+		if !strings.HasPrefix(name, mine) {
+			return true
+		}
+		// A folder is there before anything bears its label: one look that is
+		// later than the thing was found is enough.
+		used, err := inUse(dir, running)
+		if err != nil {
+			scan = err
+			return true
+		}
+		for _, label := range used {
+			if rest, ok := strings.CutPrefix(name, label); ok && (rest == "" || rest[0] == '.' || rest[0] == '-') {
+				return true
+			}
+		}
+		return false
+	}
+	var left []Leftover
+	var errs []error
+	for _, d := range drivers {
+		c, ok := d.(Cleaner)
+		if !ok {
+			continue
+		}
+		l, err := c.Leftovers(ctx, live)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("sandbox: leftovers of %s: %w", d.Name(), err))
+		}
+		left = append(left, l...)
+	}
+	return left, errors.Join(append(errs, scan)...)
+}
+
+// inUse lists the labels of sandboxes that live, or may.
+func inUse(dir string, running bool) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("sandbox: %w", err)
+	}
+	var used []string
+	for _, e := range entries {
+		folder := filepath.Join(dir, e.Name())
+		rec, err := ReadRecord(folder)
+		if err == nil && rec.Label != "" {
+			used = append(used, rec.Label)
+		}
+		// A record that cannot be read may be of anything.
+		if err == nil || running || !errors.Is(err, os.ErrNotExist) {
+			used = append(used, Label(folder))
+		}
+	}
+	return used, nil
 }

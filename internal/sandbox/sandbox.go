@@ -217,6 +217,7 @@ type Check struct {
 // Record is a sandbox's handle on disk (record.json in Spec.Dir).
 type Record struct {
 	Driver    string          `json:"driver"`
+	Label     string          `json:"label,omitempty"` // of the folder that it was started in
 	SessionID string          `json:"session_id"`
 	Spec      Spec            `json:"spec"`
 	Handle    json.RawMessage `json:"handle"` // the driver's own

@@ -210,5 +210,5 @@ func NewRecord(driver string, s sandbox.Spec, handle any) (sandbox.Record, error
 	if err != nil {
 		return sandbox.Record{}, fmt.Errorf("handle: %w", err)
 	}
-	return sandbox.Record{Driver: driver, SessionID: s.SessionID, Spec: s, Handle: b, StartedAt: time.Now().UTC()}, nil
+	return sandbox.Record{Driver: driver, Label: sandbox.Label(s.Dir), SessionID: s.SessionID, Spec: s, Handle: b, StartedAt: time.Now().UTC()}, nil
 }

@@ -7,6 +7,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -29,6 +31,8 @@ type Knobs struct {
 	StartAfter <-chan struct{}
 	// StartError fails every Start, StopError every Stop.
 	StartError, StopError error
+	// AssignError fails every Assign.
+	AssignError error
 	// Die ends a sandbox after so many commands: later ones are errors of the
 	// host. 0 never does.
 	Die int
@@ -40,9 +44,10 @@ type Knobs struct {
 type Driver struct {
 	knobs Knobs
 
-	mu   sync.Mutex
-	live map[string]*box // by Spec.Dir
-	log  []string
+	mu     sync.Mutex
+	live   map[string]*box // by Spec.Dir
+	killed map[*box]bool
+	log    []string
 }
 
 var _ sandbox.Driver = (*Driver)(nil)
@@ -108,6 +113,22 @@ func (d *Driver) Live() int {
 	return len(d.live)
 }
 
+// Kill has every sandbox that lives now answer nothing any more.
+func (d *Driver) Kill() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.killed = map[*box]bool{}
+	for _, b := range d.live {
+		d.killed[b] = true
+	}
+}
+
+func (d *Driver) dead(b *box) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.killed[b]
+}
+
 func (d *Driver) note(format string, args ...any) {
 	d.mu.Lock()
 	d.log = append(d.log, fmt.Sprintf(format, args...))
@@ -150,7 +171,7 @@ func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox,
 	if err != nil {
 		return nil, err
 	}
-	rec := sandbox.Record{Driver: Name, SessionID: spec.SessionID, Spec: spec, Handle: []byte(`{}`), StartedAt: time.Now().UTC()}
+	rec := sandbox.Record{Driver: Name, Label: sandbox.Label(spec.Dir), SessionID: spec.SessionID, Spec: spec, Handle: []byte(`{}`), StartedAt: time.Now().UTC()}
 	if err := sandbox.WriteRecord(rec); err != nil {
 		files.Close()
 		return nil, err
@@ -249,9 +270,45 @@ func (b *box) Restart(context.Context) error {
 	return nil
 }
 
-func (b *box) Files() toolset.Files   { return b.files }
-func (b *box) Workdir() string        { return b.rec.Spec.Workdir }
-func (b *box) Record() sandbox.Record { return b.rec }
+func (b *box) Files() toolset.Files { return b.files }
+func (b *box) Workdir() string      { return b.rec.Spec.Workdir }
+
+// Record is what Recover needs.
+func (b *box) Record() sandbox.Record {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.rec
+}
+
+// Alive says whether commands still work.
+func (b *box) Alive(context.Context) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.stopped || b.driver.dead(b) {
+		return errStopped
+	}
+	return nil
+}
+
+// Assign gives the sandbox to a session.
+func (b *box) Assign(session, dir string) error {
+	if err := b.driver.knobs.AssignError; err != nil {
+		return err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	old := b.rec.Spec.Dir
+	b.driver.note("assign %s %s", b.rec.SessionID, session)
+	if err := os.Rename(old, dir); err != nil {
+		return err
+	}
+	b.rec.SessionID, b.rec.Spec.SessionID, b.rec.Spec.Dir, b.rec.Spec.Tree = session, session, dir, filepath.Join(dir, "tree")
+	b.driver.mu.Lock()
+	delete(b.driver.live, old)
+	b.driver.live[dir] = b
+	b.driver.mu.Unlock()
+	return sandbox.WriteRecord(b.rec)
+}
 
 // Stop ends the sandbox.
 func (b *box) Stop(context.Context) error {

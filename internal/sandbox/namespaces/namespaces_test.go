@@ -89,6 +89,7 @@ func TestProbeTellsTheCure(t *testing.T) {
 }
 
 func BenchmarkStart(b *testing.B)    { sandboxtest.BenchmarkStart(b, newDriver()) }
+func BenchmarkClaim(b *testing.B)    { sandboxtest.BenchmarkClaim(b, newDriver()) }
 func BenchmarkTrue(b *testing.B)     { sandboxtest.BenchmarkTrue(b, newDriver()) }
 func BenchmarkChecked(b *testing.B)  { sandboxtest.BenchmarkChecked(b, newDriver()) }
 func BenchmarkFlood(b *testing.B)    { sandboxtest.BenchmarkFlood(b, newDriver()) }

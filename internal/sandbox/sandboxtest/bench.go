@@ -33,6 +33,62 @@ func BenchmarkStart(b *testing.B, d sandbox.Driver) {
 	percentiles(b, took)
 }
 
+// BenchmarkClaim measures how long sessions wait that come 20 at once and find
+// sandboxes ready.
+func BenchmarkClaim(b *testing.B, d sandbox.Driver) {
+	const atOnce = 20
+	if p := d.Probe(b.Context()); !p.OK {
+		b.Skip(p.Reason)
+	}
+	k, err := sandbox.NewKeeper(sandbox.KeeperConfig{Driver: d, Dir: b.TempDir(), Warm: atOnce})
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := k.Start(b.Context()); err != nil {
+		b.Fatal(err)
+	}
+	var took []time.Duration
+	for n := 0; b.Loop(); n += atOnce {
+		b.StopTimer()
+		for end := time.Now().Add(time.Minute); k.Ready() < atOnce; await(time.Millisecond) {
+			if time.Now().After(end) {
+				b.Fatalf("only %d are ready", k.Ready())
+			}
+		}
+		b.StartTimer()
+		var all sync.WaitGroup
+		var mu sync.Mutex
+		var held []*sandbox.Held
+		for i := range atOnce {
+			all.Go(func() {
+				began := time.Now()
+				h, _, err := k.Open(context.Background(), "sesn_"+strconv.Itoa(n+i))
+				d := time.Since(began)
+				if err != nil {
+					b.Error(err)
+					return
+				}
+				mu.Lock()
+				took, held = append(took, d), append(held, h)
+				mu.Unlock()
+			})
+		}
+		all.Wait()
+		b.StopTimer()
+		for _, h := range held {
+			if err := h.Close(context.Background(), true); err != nil {
+				b.Error(err)
+			}
+		}
+		b.StartTimer()
+	}
+	b.StopTimer()
+	if err := k.Stop(context.Background()); err != nil {
+		b.Error(err)
+	}
+	percentiles(b, took)
+}
+
 // BenchmarkTrue measures the round trip of a command that does nothing.
 func BenchmarkTrue(b *testing.B, d sandbox.Driver) { roundTrip(b, d, "true") }
 

@@ -1,0 +1,273 @@
+package sandbox
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	mathrand "math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+)
+
+// warmPrefix begins the folders of sandboxes that were started for nobody; no
+// session's folder does.
+const warmPrefix = "warm."
+
+const (
+	// quiet is how long nobody must have taken a sandbox before the next one is
+	// started: whoever takes one next is not to wait for the machine.
+	quiet = 50 * time.Millisecond
+	// After a failure the pool waits, from firstPause on, twice as long each
+	// time, up to lastPause, with jitter.
+	firstPause = time.Second
+	lastPause  = 2 * time.Minute
+	// takeTime bounds the check of a sandbox that is taken.
+	takeTime = time.Second
+)
+
+// pool keeps sandboxes of one kind ready. Safe for concurrent use between start
+// and stop.
+type pool struct {
+	driver  Driver
+	mount   func(context.Context, Spec) error // gives a folder its disk
+	dir     string                            // where its folders are
+	spec    Spec                              // of every one, but for the session and the folder
+	version string                            // for receipts
+	key     string
+	size    int
+	log     *slog.Logger
+
+	ended  sync.WaitGroup
+	cancel context.CancelFunc
+	wake   chan struct{} // one is missing
+
+	mu      sync.Mutex
+	ready   []warm // oldest first
+	taken   time.Time
+	stopped bool
+}
+
+// warm is a sandbox that waits for a session.
+type warm struct {
+	sb      Sandbox
+	receipt Receipt
+	dir     string
+	key     string
+}
+
+// Ready is how many sandboxes wait for a session.
+func (k *Keeper) Ready() int {
+	if k.pool == nil {
+		return 0
+	}
+	k.pool.mu.Lock()
+	defer k.pool.mu.Unlock()
+	return len(k.pool.ready)
+}
+
+func newPool(c KeeperConfig, mount func(context.Context, Spec) error) *pool {
+	return &pool{driver: c.Driver, mount: mount, dir: c.Dir, spec: c.Spec, version: c.Version, key: kindOf(c.Spec), size: c.Warm, log: c.Log, wake: make(chan struct{}, 1)}
+}
+
+// kindOf is the digest of all in a spec that is not one session's own. Two
+// sandboxes of one kind are the same to a session: policy, image, limits,
+// network, mounts, environment, working directory. The agent's program is the
+// same for all that this process starts.
+func kindOf(s Spec) string {
+	s.SessionID, s.Dir, s.Tree = "", "", ""
+	b, err := json.Marshal(s)
+	if err != nil { // no spec is like it
+		return rand.Text()
+	}
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:])
+}
+
+// start begins to fill the pool in the background.
+func (p *pool) start(ctx context.Context) {
+	ctx, p.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	p.ended.Go(func() { p.fill(ctx) })
+	p.missing()
+}
+
+// stop ends the filling and every sandbox that waits. Twice is fine.
+func (p *pool) stop(ctx context.Context) error {
+	p.cancel()
+	p.ended.Wait()
+	p.mu.Lock()
+	p.stopped = true
+	left := p.ready
+	p.ready = nil
+	p.mu.Unlock()
+	var errs []error
+	for _, w := range left {
+		errs = append(errs, p.drop(ctx, w))
+	}
+	return errors.Join(errs...)
+}
+
+func (p *pool) missing() {
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+// fill starts sandboxes, one at a time, until there are enough; then it waits
+// until one is taken.
+func (p *pool) fill(ctx context.Context) {
+	pause := firstPause
+	for {
+		wait, full := p.patience()
+		switch {
+		case full:
+			select {
+			case <-p.wake:
+			case <-ctx.Done():
+				return
+			}
+			continue
+		case wait > 0:
+			if !sleep(ctx, wait) {
+				return
+			}
+			continue
+		}
+		w, err := p.make(ctx)
+		if ctx.Err() != nil {
+			if err == nil {
+				err = p.drop(context.WithoutCancel(ctx), w)
+			}
+			return
+		}
+		if err != nil {
+			p.log.Warn("a sandbox could not be made ready ahead; sessions start their own meanwhile", "err", err, "again", pause)
+			if !sleep(ctx, pause+mathrand.N(pause/2)) {
+				return
+			}
+			pause = min(2*pause, lastPause)
+			continue
+		}
+		pause = firstPause
+		p.mu.Lock()
+		p.ready = append(p.ready, w)
+		p.mu.Unlock()
+	}
+}
+
+// patience says whether the pool is full, and else how long to keep still.
+func (p *pool) patience() (wait time.Duration, full bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return quiet - time.Since(p.taken), len(p.ready) >= p.size
+}
+
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// make starts one sandbox and has it proven.
+func (p *pool) make(ctx context.Context) (warm, error) {
+	name := warmPrefix + strings.ToLower(rand.Text()[:12])
+	dir := filepath.Join(p.dir, name)
+	spec := p.spec
+	spec.SessionID, spec.Dir, spec.Tree = name, dir, filepath.Join(dir, "tree")
+	if err := os.MkdirAll(spec.Tree, 0o755); err != nil {
+		return warm{}, err
+	}
+	var sb Sandbox
+	err := p.mount(ctx, spec)
+	if err == nil {
+		sb, err = p.driver.Start(ctx, spec)
+	}
+	if err != nil {
+		return warm{}, errors.Join(err, removeAll(dir))
+	}
+	w := warm{sb: sb, dir: dir, key: p.key}
+	if _, ok := sb.(Assignable); !ok {
+		err = fmt.Errorf("a sandbox of %s cannot be given to a session later", p.driver.Name())
+	} else if w.receipt, err = Prove(ctx, p.driver, sb, true); err == nil {
+		w.receipt.Version = p.version
+		return w, nil
+	}
+	return warm{}, errors.Join(err, p.drop(context.WithoutCancel(ctx), w))
+}
+
+// drop ends a sandbox that no session has had.
+func (p *pool) drop(ctx context.Context, w warm) error {
+	if err := w.sb.Stop(ctx); err != nil {
+		return fmt.Errorf("sandbox: stop one that was ready: %w", err)
+	}
+	return removeAll(w.dir)
+}
+
+// take gives a ready sandbox of spec's kind to spec's session, in spec's folder,
+// which must not be there. Without one it says so, and nothing has changed.
+func (p *pool) take(ctx context.Context, spec Spec) (Sandbox, bool) {
+	key := kindOf(spec)
+	for {
+		p.mu.Lock()
+		p.taken = time.Now()
+		if p.stopped || key != p.key || len(p.ready) == 0 {
+			p.mu.Unlock()
+			return nil, false
+		}
+		w := p.ready[0]
+		p.ready = p.ready[1:]
+		p.mu.Unlock()
+		p.missing()
+		err := alive(ctx, w.sb)
+		if err == nil && w.key != key {
+			err = errors.New("it is of another kind")
+		}
+		if err == nil {
+			err = p.give(w, spec)
+		}
+		if err == nil {
+			return w.sb, true
+		}
+		p.log.Warn("a sandbox that was ready is of no use", "err", err)
+		if err := p.drop(context.WithoutCancel(ctx), w); err != nil {
+			p.log.Warn("it could not be removed", "err", err)
+		}
+	}
+}
+
+// give assigns a sandbox. What the folder shall hold is in it before it has its
+// new name, so that a crash leaves a warm folder or a session's whole one.
+func (p *pool) give(w warm, spec Spec) error {
+	w.receipt.Session = spec.SessionID
+	if err := WriteReceipt(w.dir, w.receipt); err != nil {
+		return err
+	}
+	if err := markUnsettled(w.dir, spec.SessionID); err != nil {
+		return err
+	}
+	return w.sb.(Assignable).Assign(spec.SessionID, spec.Dir)
+}
+
+// alive asks whether a sandbox answers.
+func alive(ctx context.Context, sb Sandbox) error {
+	a, ok := sb.(interface{ Alive(context.Context) error })
+	if !ok {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, takeTime)
+	defer cancel()
+	return a.Alive(ctx)
+}
