@@ -148,6 +148,10 @@ func (p *pool) fill(ctx context.Context) {
 			}
 			return
 		}
+		if errors.Is(err, errBound) {
+			p.log.Info("no sandbox is kept ready", "why", err, "sandbox", p.driver.Name())
+			return
+		}
 		if err != nil {
 			p.log.Warn("a sandbox could not be made ready ahead; sessions start their own meanwhile", "err", err, "again", pause)
 			if !sleep(ctx, pause+mathrand.N(pause/2)) {
@@ -200,13 +204,15 @@ func (p *pool) make(ctx context.Context) (warm, error) {
 	}
 	w := warm{sb: sb, dir: dir, key: p.key}
 	if _, ok := sb.(Assignable); !ok {
-		err = fmt.Errorf("a sandbox of %s cannot be given to a session later", p.driver.Name())
+		err = errBound
 	} else if w.receipt, err = Prove(ctx, p.driver, sb, true); err == nil {
 		w.receipt.Version = p.version
 		return w, nil
 	}
 	return warm{}, errors.Join(err, p.drop(context.WithoutCancel(ctx), w))
 }
+
+var errBound = errors.New("a sandbox is the session's that it was started for")
 
 // drop ends a sandbox that no session has had.
 func (p *pool) drop(ctx context.Context, w warm) error {

@@ -132,7 +132,7 @@ func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (_ sandbox.Sandbo
 		}
 		boot.Env = append(boot.Env, "BERTH_OUTPUTS="+outputs, "BERTH_WORKSPACE="+boot.Workdir)
 	}
-	boot.Env = append(boot.Env, mark(spec.SessionID))
+	boot.Env = append(boot.Env, mark(sandbox.Label(spec.Dir)))
 	group, held, err := cgroup.New(sandbox.Label(spec.Dir), spec.Limits)
 	if err != nil {
 		return nil, err
@@ -160,18 +160,29 @@ func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (_ sandbox.Sandbo
 	if err != nil {
 		return nil, err
 	}
-	return box(live, files, rec, group, held), nil
+	return d.box(live, files, rec, group, held), nil
 }
 
 // box is a sandbox of this driver, held to its limits.
-func box(live *agent.Live, files *tree.Tree, rec sandbox.Record, group *cgroup.Group, held []sandbox.Limit) *agent.Box {
-	b := agent.NewBox(live, files, rec, end(group, mark(rec.SessionID)))
+func (d *Driver) box(live *agent.Live, files *tree.Tree, rec sandbox.Record, group *cgroup.Group, held []sandbox.Limit) sandbox.Sandbox {
+	b := agent.NewBox(live, files, rec, end(group, mark(rec.Label)))
 	b.Bound(agent.Bounds{Enforced: append(held, sandbox.LimitOpenFiles), OOMs: group.OOMs})
-	return b
+	if !d.mounts() { // the shell knows its directories by their paths on the host
+		return b
+	}
+	return &mounted{b}
 }
 
-// mark is a variable that the session's processes have and no other's.
-func mark(session string) string { return "BERTH_SANDBOX=" + session }
+// mounted is a sandbox whose shell does not know where its folder is.
+type mounted struct{ *agent.Box }
+
+var _ sandbox.Assignable = (*mounted)(nil)
+
+// Assign gives it to a session.
+func (m *mounted) Assign(session, dir string) error { return m.Box.Assign(session, dir, "") }
+
+// mark is a variable that the sandbox's processes have and no other's.
+func mark(label string) string { return "BERTH_SANDBOX=" + label }
 
 // Recover takes a shell over.
 func (d *Driver) Recover(_ context.Context, rec sandbox.Record) (sandbox.Sandbox, error) {
@@ -183,7 +194,7 @@ func (d *Driver) Recover(_ context.Context, rec sandbox.Record) (sandbox.Sandbox
 	live, err := agent.Recover(rec.Spec.Dir, h.Handle)
 	if err != nil {
 		if errors.Is(err, sandbox.ErrGone) {
-			killAll(group, mark(rec.SessionID))
+			killAll(group, mark(rec.Label))
 			err = errors.Join(err, group.Remove(), sandbox.Sweep(rec.Spec.Dir))
 		}
 		return nil, err
@@ -194,7 +205,7 @@ func (d *Driver) Recover(_ context.Context, rec sandbox.Record) (sandbox.Sandbox
 		return nil, err
 	}
 	held, _ := group.Held(rec.Spec.Limits, h.PID)
-	return box(live, files, rec, group, held), nil
+	return d.box(live, files, rec, group, held), nil
 }
 
 // end has the agent kill what it adopted, and then kills the cgroup, which

@@ -37,6 +37,7 @@ func Run(t *testing.T, driver func() sandbox.Driver) {
 		}
 		testDisk(t, driver)
 	})
+	t.Run("claim", func(t *testing.T) { testClaim(t, driver) })
 	t.Run("isolation", func(t *testing.T) { testIsolation(t, d) })
 	if d.Capabilities().Egress {
 		t.Run("egress", func(t *testing.T) { testEgress(t, driver) })

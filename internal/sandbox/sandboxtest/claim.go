@@ -1,0 +1,104 @@
+package sandboxtest
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/berthdev/berth/internal/sandbox"
+	"github.com/berthdev/berth/toolset"
+)
+
+// testClaim has a session take a sandbox that was ready: it is the session's
+// own in all that follows, also for the next worker.
+func testClaim(t *testing.T, driver func() sandbox.Driver) {
+	d, dir := driver(), t.TempDir()
+	k := warmKeeper(t, d, dir, 1)
+	if k == nil {
+		t.Skipf("by design: sandboxes of %s do not change hands here", d.Name())
+	}
+	h, _, err := k.Open(t.Context(), "sesn_claimed")
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := filepath.Join(dir, "sesn_claimed")
+	rec, err := sandbox.ReadRecord(at)
+	if err != nil || rec.Label == sandbox.Label(at) {
+		t.Fatalf("it was not taken from the pool: %v %q", err, rec.Label)
+	}
+	w := &World{h.Sandbox(), t, rec.Spec}
+	if r := w.Do("echo kept >f; cat f"); Output(r) != "kept\n" {
+		t.Errorf("a command: %q", Output(r))
+	}
+	if d.Capabilities().Tree {
+		if b, err := os.ReadFile(filepath.Join(at, "tree/workspace/f")); err != nil || string(b) != "kept\n" {
+			t.Errorf("the tree: %q %v", b, err)
+		}
+	}
+	if err := h.Files().WriteFile("g", []byte("x")); err != nil {
+		t.Error(err)
+	}
+	w.Want("cat g", "x", toolset.Exited, 0)
+	if _, err := sandbox.Prove(t.Context(), d, h.Sandbox(), false); err != nil {
+		t.Errorf("once more proven: %v", err)
+	}
+	if r, err := sandbox.ReadReceipt(at); err != nil || r.Session != "sesn_claimed" {
+		t.Errorf("the receipt: %+v %v", r, err)
+	}
+	if f, ok := h.Sandbox().(forgetter); ok && d.Capabilities().Recover {
+		f.Close()
+		again, err := driver().Recover(t.Context(), rec)
+		if err != nil {
+			t.Fatalf("recover: %v", err)
+		}
+		v := &World{again, t, rec.Spec}
+		v.Want("cat f", "kept\n", toolset.Exited, 0)
+		if err := again.Stop(t.Context()); err != nil {
+			t.Error(err)
+		}
+	} else if err := h.Close(t.Context(), false); err != nil {
+		t.Error(err)
+	}
+	if err := k.Stop(t.Context()); err != nil {
+		t.Error(err)
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), "warm.") {
+			t.Errorf("%s is left", e.Name())
+		}
+	}
+}
+
+// warmKeeper makes a keeper with sandboxes ready, nil where there will be none.
+func warmKeeper(t testing.TB, d sandbox.Driver, dir string, size int) *sandbox.Keeper {
+	t.Helper()
+	probe := Start(t, d, nil)
+	if _, ok := probe.Sandbox.(sandbox.Assignable); !ok {
+		return nil
+	}
+	k, err := sandbox.NewKeeper(sandbox.KeeperConfig{Driver: d, Dir: dir, Warm: size})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := k.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	filled(t, k, size)
+	return k
+}
+
+// filled waits until so many sandboxes are ready.
+func filled(t testing.TB, k *sandbox.Keeper, n int) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); k.Ready() < n; await(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("only %d sandboxes are ready", k.Ready())
+		}
+	}
+}
