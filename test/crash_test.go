@@ -158,41 +158,94 @@ func TestWorkerKilledAmidACall(t *testing.T) {
 	}
 }
 
-// A worker is killed while a command runs, and started again on the same
-// directory: the command goes on, its result is the real one, and the item is
-// the one it was.
-func TestARestartedWorkerGoesOn(t *testing.T) {
+// A worker is killed, or replaced by another one, while a command runs. The
+// next one on the same directory goes on: the command ends as itself, in its
+// own shell, and the item is the one it was.
+func TestTheNextWorkerGoesOn(t *testing.T) {
+	for _, replaced := range []bool{false, true} {
+		t.Run(map[bool]string{false: "killed", true: "replaced"}[replaced], func(t *testing.T) {
+			w := testenv.Start(t, testenv.Options{})
+			shorten(t, w)
+			state := t.TempDir()
+			first := w.WorkerIn(state, "", "--sandbox", "namespaces")
+			session := w.Session(w.Agent(), testenv.Script(
+				testenv.Say("a variable", testenv.Bash("mine=kept; echo ran >> ran; mkfifo gate; echo there > at; read < gate; echo $mine; cat ran")),
+				testenv.Say("the same shell", testenv.Bash("echo $mine")), testenv.Say("done")))
+			workspace := filepath.Join(state, "sandboxes", session, "tree", "workspace")
+			w.Until(session, "the command to run", func([]map[string]any) bool {
+				_, err := os.Stat(filepath.Join(workspace, "at"))
+				return err == nil
+			})
+			if replaced {
+				w.WorkerIn(state, "", "--sandbox", "namespaces", "--replace")
+				if code := first.Wait(); code != 0 {
+					t.Errorf("the replaced worker ended with %d", code)
+				}
+			} else {
+				first.Kill()
+				w.WorkerIn(state, "", "--sandbox", "namespaces")
+			}
+			// The gate's reader is the command of the first worker.
+			gate, err := os.OpenFile(filepath.Join(workspace, "gate"), os.O_WRONLY, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer gate.Close()
+			if _, err := gate.WriteString("go\n"); err != nil {
+				t.Fatal(err)
+			}
+			events := w.Ended(session)
+			checkLog(t, events)
+			results := testenv.Of(events, "user.tool_result")
+			if len(results) != 2 || testenv.Text(results[0]) != "kept\nran" || testenv.Text(results[1]) != "kept" {
+				t.Errorf("the calls said otherwise:\n%s", testenv.Dump(events))
+			}
+			if items := w.Must("GET", "/v1/environments/"+w.EnvironmentID+"/work", w.EnvKey, nil); len(items.Body["data"].([]any)) != 1 {
+				t.Errorf("the item was offered again: %s", items.Raw)
+			}
+		})
+	}
+}
+
+// A worker is replaced again and again while sessions play: no call is lost
+// and none runs twice.
+func TestReplacedAgainAndAgain(t *testing.T) {
+	rounds := 4
+	if soak {
+		rounds = 60
+	}
 	w := testenv.Start(t, testenv.Options{})
 	shorten(t, w)
 	state := t.TempDir()
-	first := w.WorkerIn(state, "", "--sandbox", "namespaces")
-	session := w.Session(w.Agent(), testenv.Script(
-		testenv.Say("a variable", testenv.Bash("mine=kept; echo ran >> ran; mkfifo gate; echo there > at; read < gate; echo $mine; cat ran")),
-		testenv.Say("the same shell", testenv.Bash("echo $mine")), testenv.Say("done")))
-	workspace := filepath.Join(state, "sandboxes", session, "tree", "workspace")
-	w.Until(session, "the command to run", func([]map[string]any) bool {
-		_, err := os.Stat(filepath.Join(workspace, "at"))
-		return err == nil
-	})
-	first.Kill()
-	w.WorkerIn(state, "", "--sandbox", "namespaces")
-	// The gate's reader is the command of the first worker.
-	gate, err := os.OpenFile(filepath.Join(workspace, "gate"), os.O_WRONLY, 0)
-	if err != nil {
-		t.Fatal(err)
+	worker := w.WorkerIn(state, "", "--sandbox", "namespaces")
+	agent := w.Agent()
+	var ids []string
+	call := func(n int) map[string]any { return testenv.Bash(fmt.Sprintf("echo %d >> ran; sleep 0.2", n)) }
+	for range 6 {
+		turns := []testenv.Turn{}
+		for n := range 3 * rounds {
+			turns = append(turns, testenv.Say("next", call(n)))
+		}
+		ids = append(ids, w.Session(agent, testenv.Script(append(turns, testenv.Say("all", testenv.Bash("sort -n ran | uniq -d; wc -l < ran")), testenv.Say("done"))...)))
 	}
-	defer gate.Close()
-	if _, err := gate.WriteString("go\n"); err != nil {
-		t.Fatal(err)
+	for range rounds {
+		<-time.After(300 * time.Millisecond)
+		next := w.WorkerIn(state, "", "--sandbox", "namespaces", "--replace")
+		if code := worker.Wait(); code != 0 {
+			t.Fatalf("the replaced worker ended with %d", code)
+		}
+		worker = next
 	}
-	events := w.Ended(session)
-	checkLog(t, events)
-	results := testenv.Of(events, "user.tool_result")
-	if len(results) != 2 || testenv.Text(results[0]) != "kept\nran" || testenv.Text(results[1]) != "kept" {
-		t.Errorf("the calls said otherwise:\n%s", testenv.Dump(events))
-	}
-	if items := w.Must("GET", "/v1/environments/"+w.EnvironmentID+"/work", w.EnvKey, nil); len(items.Body["data"].([]any)) != 1 {
-		t.Errorf("the item was offered again: %s", items.Raw)
+	for _, id := range ids {
+		events := w.UntilWithin(3*testenv.Patience, id, "the end of its turn", func(e []map[string]any) bool {
+			r := testenv.StopReason(e)
+			return r != "" && r != "requires_action"
+		})
+		checkLog(t, events)
+		results := testenv.Of(events, "user.tool_result")
+		if got := testenv.Text(results[len(results)-1]); got != fmt.Sprint(3*rounds) {
+			t.Errorf("%s ran its calls as %q, want each once:\n%s", id, got, testenv.Dump(events))
+		}
 	}
 }
 

@@ -19,6 +19,8 @@ func (b builtin) Run(ctx context.Context, c Call) ([]api.Block, bool) {
 	return b.set.Run(ctx, c.ID, c.Name, c.Input)
 }
 
+func (b builtin) Remembers(c Call) bool { return !c.Custom && c.Name == "bash" }
+
 // ownsBuiltin is Owns before there is a host.
 func ownsBuiltin(name string, custom bool) bool {
 	return !custom && slices.ContainsFunc(toolset.Definitions(), func(d toolset.Definition) bool { return d.Name == name })

@@ -25,21 +25,23 @@ const (
 
 // serve serves one item: ack, lease, session, sandbox, calls; then the
 // sandbox goes and the item is stopped. slot is nil outside of Run.
-func (w *Worker) serve(take, work context.Context, item Item, slot chan struct{}, s *slots) (end End, err error) {
+func (w *Worker) serve(take, work context.Context, item HeldItem, slot chan struct{}, s *slots) (end End, err error) {
 	log := w.log.With("work", item.Work.ID, "session", item.Work.Data.ID)
 	if item.Work.EnvironmentID == "" {
 		item.Work.EnvironmentID = w.cfg.EnvironmentID
 	}
-	h := &held{worker: w, item: item, log: log, slot: slot, slots: s}
+	h := &held{worker: w, item: item, log: log, slot: slot, slots: s, noted: make(chan struct{})}
 	defer h.giveSlot()
-	status, detach := w.attach(item)
+	status, detach := w.attach(item.Item)
 	defer detach()
 	h.status = status
 
 	w.cfg.At(PointClaimed)
+	claiming := w.gate.enter()
 	if !item.Acked {
 		acked, err := ack(work, w.client, item.Work, w.cfg.Reclaim, log)
 		if !acked {
+			claiming()
 			if err != nil {
 				log.Warn("the item could not be acked; leaving it to the queue", "error", err)
 			}
@@ -49,8 +51,16 @@ func (w *Worker) serve(take, work context.Context, item Item, slot chan struct{}
 	}
 	w.cfg.At(PointAcked)
 	claimed := time.Now()
+	go func() { // beside the first beat, which need not wait for the disk
+		defer close(h.noted)
+		defer claiming()
+		if item.BeatAt.IsZero() {
+			h.note(work, HeldItem{Item: item.Item, BeatAt: claimed})
+		}
+	}()
 	secret := h.readSecret()
-	if end, err = h.hold(take, work, secret); end == EndFailed {
+	end, err = h.hold(take, work, secret)
+	if end == EndFailed {
 		log.Error("the session could not be served", "error", err)
 	}
 	held := time.Since(claimed)
@@ -62,7 +72,7 @@ func (w *Worker) serve(take, work context.Context, item Item, slot chan struct{}
 // held is an item from its ack to its end.
 type held struct {
 	worker *Worker
-	item   Item
+	item   HeldItem
 	log    *slog.Logger
 	status *status
 	client *client.Client // the item's credential
@@ -71,6 +81,7 @@ type held struct {
 	ttl    atomic.Int64 // of the lease, a time.Duration
 	asks   chan chan struct{}
 	beaten chan struct{} // closed when nobody beats any more
+	noted  chan struct{} // closed when the ledger has the item
 }
 
 func (h *held) giveSlot() {
@@ -127,6 +138,7 @@ func (h *held) hold(take, work context.Context, secret api.WorkSecret) (End, err
 	l := &lease{
 		asks: h.asks,
 		last: h.item.LastHeartbeat,
+		from: h.item.BeatAt,
 		log:  h.log,
 		send: h.sendBeat(firstBeat),
 		tell: func(n leaseNews) {
@@ -152,7 +164,7 @@ func (h *held) hold(take, work context.Context, secret api.WorkSecret) (End, err
 
 	var end End
 	var err error
-	if h.item.LastHeartbeat != "" { // whoever had it before may not have it any more
+	if h.item.LastHeartbeat != "" || !h.item.BeatAt.IsZero() { // whoever had it before may not have it any more
 		select {
 		case <-firstBeat:
 		case <-h.beaten:
@@ -171,8 +183,10 @@ func (h *held) hold(take, work context.Context, secret api.WorkSecret) (End, err
 		}
 		end = EndIdle
 	}
+	defer h.worker.gate.enter()()
 	stopBeating()
 	<-h.beaten
+	<-h.noted
 	h.worker.release(h.item.Work.ID)
 	if lost.Load() {
 		return EndLost, err
@@ -207,10 +221,15 @@ func (h *held) ask(ctx context.Context) {
 func (h *held) sendBeat(first chan struct{}) func(context.Context, string) (*api.Heartbeat, error) {
 	answered := false
 	return func(ctx context.Context, expected string) (*api.Heartbeat, error) {
+		defer h.worker.gate.beat()()
 		sent := time.Now()
 		hb, err := h.client.Beat(ctx, h.item.Work.EnvironmentID, h.item.Work.ID, expected, 0)
 		if err == nil {
-			h.note(ctx, hb, sent)
+			if answered && hb.LeaseExtended {
+				item := h.item.Item
+				item.LastHeartbeat = hb.LastHeartbeat
+				h.note(ctx, HeldItem{Item: item, BeatAt: sent, TTL: time.Duration(hb.TTLSeconds) * time.Second})
+			}
 			if hb.TTLSeconds > 0 {
 				h.ttl.Store(int64(time.Duration(hb.TTLSeconds) * time.Second))
 			}
@@ -223,15 +242,9 @@ func (h *held) sendBeat(first chan struct{}) func(context.Context, string) (*api
 	}
 }
 
-// note keeps an accepted beat for a worker that comes after this one.
-func (h *held) note(ctx context.Context, hb *api.Heartbeat, sent time.Time) {
-	if !hb.LeaseExtended || hb.LastHeartbeat == "" {
-		return
-	}
-	item := h.item
-	item.LastHeartbeat = hb.LastHeartbeat
-	err := h.worker.cfg.Ledger.Hold(ctx, HeldItem{Item: item, BeatAt: sent, TTL: time.Duration(hb.TTLSeconds) * time.Second})
-	if err != nil && ctx.Err() == nil {
+// note keeps where the item stands for a worker that comes after this one.
+func (h *held) note(ctx context.Context, item HeldItem) {
+	if err := h.worker.cfg.Ledger.Hold(ctx, item); err != nil && ctx.Err() == nil {
 		h.log.Error("the ledger failed; a worker that comes after this one cannot go on with the item", "error", err)
 	}
 }
@@ -299,7 +312,8 @@ func (h *held) run(take, work context.Context, place *place, secret api.WorkSecr
 		r.owns = ownsBuiltin
 	}
 	r.refused = h.ask
-	r.tools, r.wanted, r.recall, r.state = place.get, place.start, place.recall, h.status.set
+	r.tools, r.wanted, r.state = place.get, place.start, h.status.set
+	r.recall, r.keeps, r.gate = place.recall, place.keeps, w.gate
 	r.abort = func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(work), closeTimeout)
 		defer cancel()

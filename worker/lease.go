@@ -38,6 +38,9 @@ type lease struct {
 	log  *slog.Logger
 	// last is the expected value of the next beat, NoHeartbeat at first.
 	last string
+	// from is when a former worker's last beat that it noted was sent; it may
+	// have sent one more. Zero for a lease that begins here.
+	from time.Time
 	// asks are answered with a beat at once; the channel in one is closed
 	// when its news has been told. nil: nobody asks.
 	asks chan chan struct{}
@@ -52,6 +55,9 @@ type lease struct {
 // run beats until ctx ends or the lease does.
 func (l *lease) run(ctx context.Context) {
 	l.lastOK = time.Now()
+	if !l.from.IsZero() {
+		l.lastOK, l.doubt = l.from, true
+	}
 	if l.last == "" {
 		l.last = api.NoHeartbeat
 	}

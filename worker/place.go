@@ -131,17 +131,25 @@ func (p *place) get(ctx context.Context) (t Tools, lost bool, err error) {
 	return o.tools, o.lost.Swap(false), nil
 }
 
-// recall says whether the session's sandbox knows a call's command from a
-// former worker. Call it after get.
-func (p *place) recall(ctx context.Context, call string) bool {
+// recaller is the open sandbox, if it remembers commands.
+func (p *place) recaller() Recaller {
 	p.mu.Lock()
 	o := p.try
 	p.mu.Unlock()
 	if o == nil || !closed(o.done) || o.err != nil {
-		return false
+		return nil
 	}
-	box, ok := o.box.(Recaller)
-	if !ok {
+	r, _ := o.box.(Recaller)
+	return r
+}
+
+func (p *place) keeps() bool { return p.recaller() != nil }
+
+// recall says whether the session's sandbox knows a call's command from a
+// former worker. Call it after get.
+func (p *place) recall(ctx context.Context, call string) bool {
+	box := p.recaller()
+	if box == nil {
 		return false
 	}
 	known, err := box.Recall(ctx, call)

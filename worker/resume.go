@@ -23,7 +23,7 @@ func (w *Worker) resume(take, work context.Context, items *sync.WaitGroup) error
 		}
 		log.Info("going on with an item that a former worker held")
 		slot := w.slots.take(true)
-		items.Go(func() { _, _ = w.serve(take, work, h.Item, slot, w.slots) })
+		items.Go(func() { _, _ = w.serve(take, work, h, slot, w.slots) })
 	}
 	return nil
 }
@@ -34,7 +34,7 @@ func (h HeldItem) lasts(now time.Time) bool {
 	if ttl <= 0 {
 		ttl = beatFirstTTL
 	}
-	return h.LastHeartbeat != "" && now.Before(h.BeatAt.Add(ttl))
+	return now.Before(h.BeatAt.Add(ttl))
 }
 
 // release forgets an item.

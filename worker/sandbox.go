@@ -79,7 +79,8 @@ type Journal interface {
 // after it on this host. A record is durable when the method returns. Safe for
 // concurrent use.
 type Ledger interface {
-	// Hold notes an item and its last accepted beat.
+	// Hold notes an item: when it was acked, and each accepted beat but the
+	// first.
 	Hold(ctx context.Context, h HeldItem) error
 	// Release forgets an item.
 	Release(ctx context.Context, work string) error
@@ -90,7 +91,7 @@ type Ledger interface {
 // HeldItem is an item with its lease.
 type HeldItem struct {
 	Item
-	BeatAt time.Time     // when the last accepted beat was sent
+	BeatAt time.Time     // when the ack or the last accepted beat was sent; zero for an item of no former worker
 	TTL    time.Duration // of the lease from then on; 0 when it is not known
 }
 

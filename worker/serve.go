@@ -40,6 +40,8 @@ func (r *run) serve(ctx context.Context, c *pending) callDone {
 		return callDone{call: c, state: s, outcome: o, ran: time.Since(began)}
 	}
 	key := CallKey{Session: r.session, Call: c.ID}
+	pass := r.gate.pass()
+	defer pass.leave()
 	if c.result != nil {
 		state, outcome := r.deliver(ctx, c, key, c.result)
 		d := done(state, outcome)
@@ -64,9 +66,9 @@ func (r *run) serve(ctx context.Context, c *pending) callDone {
 	case (known.State == CallFinished || known.State == CallPosted) && len(known.Result) > 0:
 		r.log.Info("posting the result of a call that ran before", "call", c.ID)
 		result, err = known.Result, nil
-	case known.State == CallStarted && err == nil && r.recall(ctx, c.ID):
+	case known.State == CallStarted && err == nil && remembers(tools, c.Call) && r.recall(ctx, c.ID):
 		r.log.Info("a call that a former worker started goes on", "call", c.ID)
-		result, err = r.perform(ctx, c, tools, lost)
+		result, err = r.perform(ctx, c, tools, lost, pass)
 	case known.State != CallNew || r.possibly[c.ID]:
 		r.log.Warn("a call may have been started before; answering it as interrupted", "call", c.ID)
 		result, err = resultEvent(c.Call, []api.Block{api.Text(textMayHaveRun)}, true)
@@ -75,7 +77,7 @@ func (r *run) serve(ctx context.Context, c *pending) callDone {
 		result, err = resultEvent(c.Call, []api.Block{api.Text(textOfOpening(err))}, true)
 	default:
 		r.at(PointJournaled)
-		result, err = r.perform(ctx, c, tools, lost)
+		result, err = r.perform(ctx, c, tools, lost, pass)
 	}
 	if err != nil && ctx.Err() != nil {
 		return done(callVoid, CallInterrupted)
@@ -100,10 +102,14 @@ func textOfOpening(err error) string {
 
 // perform runs a call. Of one that was cancelled and is not answered the error
 // is the cause.
-func (r *run) perform(ctx context.Context, c *pending, tools Tools, lost bool) ([]byte, error) {
+func (r *run) perform(ctx context.Context, c *pending, tools Tools, lost bool, p *pass) ([]byte, error) {
 	r.state(StateRunning, c.Name)
 	r.at(PointRunning)
+	if remembers(tools, c.Call) && r.keeps() { // whoever comes after this worker can ask for it
+		p.leave()
+	}
 	content, isError := tools.Run(ctx, c.Call)
+	p.enter()
 	if ctx.Err() != nil {
 		if !speaks(ctx) {
 			// What has begun stays in the journal, for the case that the

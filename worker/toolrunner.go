@@ -83,6 +83,7 @@ type run struct {
 	journal    Journal
 	counters   Counters
 	poster     poster
+	gate       *gate
 	possibly   map[string]bool
 	maxIdle    time.Duration
 	drainLimit time.Duration
@@ -93,6 +94,7 @@ type run struct {
 	owns    func(name string, custom bool) bool        // before there are tools
 	wanted  func()                                     // the sandbox will be needed
 	recall  func(context.Context, string) bool         // the sandbox knows a command of a former worker
+	keeps   func() bool                                // the sandbox remembers commands
 	abort   func()                                     // kill the sandbox
 	refused func(context.Context)                      // a request was refused for good: is the lease still ours?
 	at      func(point string)
@@ -131,6 +133,8 @@ func newRun(c *client.Client, session string, log *slog.Logger) *run {
 		possibly: map[string]bool{},
 		wanted:   func() {},
 		recall:   func(context.Context, string) bool { return false },
+		keeps:    func() bool { return false },
+		gate:     newGate(),
 		abort:    func() {},
 		refused:  func(context.Context) {},
 		at:       func(string) {},

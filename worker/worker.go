@@ -110,6 +110,16 @@ type Tools interface {
 	Run(ctx context.Context, c Call) (content []api.Block, isError bool)
 }
 
+// Rememberer is Tools some of whose calls are commands of the sandbox's shell
+// under the call's id. A Recaller sandbox then answers them for a worker that
+// comes later.
+type Rememberer interface{ Remembers(c Call) bool }
+
+func remembers(t Tools, c Call) bool {
+	r, ok := t.(Rememberer)
+	return ok && r.Remembers(c)
+}
+
 // Call is one tool call of a session.
 type Call struct {
 	ID     string
@@ -151,6 +161,7 @@ type Worker struct {
 	client *client.Client // the environment's key, tried once
 	slots  *slots
 	rooms  keyed // one item of a session at a time
+	gate   *gate
 
 	mu       sync.Mutex
 	attached map[*status]bool
@@ -209,6 +220,7 @@ func New(cfg Config) (*Worker, error) {
 		log:      cfg.Logger,
 		client:   client.New(cfg.BaseURL, client.Bearer(cfg.EnvironmentKey), cfg.HTTPClient).WithRetries(0),
 		slots:    newSlots(cfg.MaxSessions, cfg.MaxParked),
+		gate:     newGate(),
 		attached: map[*status]bool{},
 	}, nil
 }
@@ -235,10 +247,15 @@ func (w *Worker) Run(take, work context.Context) error {
 		if !w.vacancy(take) {
 			return nil
 		}
-		polled, err := poller.poll(take)
+		asking, done := w.gate.ask(take)
+		polled, err := poller.poll(asking)
+		left := asking.Err() != nil
+		done()
 		switch {
 		case take.Err() != nil:
 			return nil
+		case left:
+			continue // and waits there; what was just given is given to the next
 		case errors.Is(err, io.EOF):
 			w.slots.drain()
 			return nil
@@ -249,7 +266,7 @@ func (w *Worker) Run(take, work context.Context) error {
 		slot := w.slots.take(false)
 		items.Go(func() {
 			// What goes wrong with an item has been logged and is not the queue's end.
-			_, _ = w.serve(take, work, Item{Work: *polled}, slot, w.slots)
+			_, _ = w.serve(take, work, HeldItem{Item: Item{Work: *polled}}, slot, w.slots)
 		})
 	}
 }
@@ -274,7 +291,7 @@ func (w *Worker) vacancy(ctx context.Context) bool {
 // is set when the item could not be served.
 func (w *Worker) HandleItem(take, work context.Context, item Item) (End, error) {
 	defer w.hangUp()
-	return w.serve(take, work, item, nil, nil)
+	return w.serve(take, work, HeldItem{Item: item}, nil, nil)
 }
 
 // hangUp closes connections that are not in use, if they are the worker's own.

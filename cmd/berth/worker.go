@@ -35,6 +35,7 @@ type workerPoll struct {
 	WorkerID string `help:"This worker's name at the control plane; empty makes one up." env:"ANTHROPIC_WORKER_ID" placeholder:"NAME"`
 	PollPace string `help:"auto: by what the control plane does; eager: always poll again at once; official: pause 1 to 3 s after an empty poll." enum:"auto,eager,official" default:"auto"`
 	Drain    bool   `help:"End when the queue is empty and every session is let go."`
+	Replace  bool   `help:"Take the place of the worker that runs on --state-dir, with its sessions, sandboxes and running commands; start as usual when there is none."`
 }
 
 func (c *workerPoll) Run(t *term) error {
@@ -46,7 +47,7 @@ func (c *workerPoll) Run(t *term) error {
 	defer done()
 	err := app.WorkerPoll(taking, working, app.WorkerConfig{
 		Remote: c.Remote, Engine: c.Engine, Sandbox: c.Sandbox, Policy: c.Policy, StateDir: c.StateDir, WorkerID: c.WorkerID,
-		Pace: c.PollPace, Drain: c.Drain, Log: t.log,
+		Pace: c.PollPace, Drain: c.Drain, Replace: c.Replace, Log: t.log,
 	})
 	if err != nil {
 		return serving{err}

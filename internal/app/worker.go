@@ -30,6 +30,7 @@ type WorkerConfig struct {
 	WorkerID string
 	Pace     string
 	Drain    bool
+	Replace  bool // take the place of the worker that runs on StateDir
 	Log      *slog.Logger
 
 	http *http.Client // nil for TCP
@@ -61,6 +62,11 @@ func startWorker(ctx context.Context, c WorkerConfig) (_ *workerHalf, err error)
 		c.Log.Warn("tools are not isolated: they run as this user and see this machine", "sandbox", driver.Name())
 	}
 	h := &workerHalf{driver: driver.Name(), log: c.Log}
+	if c.Replace {
+		if err := replaceWorker(ctx, c.StateDir, config.Version, c.Log); err != nil {
+			return nil, err
+		}
+	}
 	if h.lock, err = lockDir(c.StateDir, "--state-dir"); err != nil {
 		return nil, err
 	}
@@ -130,19 +136,61 @@ func (h *workerHalf) stop(ctx context.Context) {
 	h.lock.Release()
 }
 
-// WorkerPoll serves an environment's queue until taking ends or, with Drain,
-// the queue is empty.
+// leave makes way for the next worker on this state directory, which finds
+// sandboxes, sessions and calls as they are.
+func (h *workerHalf) leave(ctx context.Context) (sessions int, err error) {
+	if err := h.worker.Leave(ctx); err != nil {
+		return 0, err
+	}
+	sessions = len(h.worker.Status())
+	if err := h.journal.Close(); err != nil {
+		h.log.Warn("the journal did not close well", "err", err)
+	}
+	h.lock.Release()
+	return sessions, nil
+}
+
+// WorkerPoll serves an environment's queue until taking ends, another worker
+// takes its place or, with Drain, the queue is empty.
 func WorkerPoll(taking, working context.Context, c WorkerConfig) error {
 	h, err := startWorker(taking, c)
 	if err != nil {
 		return err
 	}
-	defer h.stop(context.WithoutCancel(working))
-	defer context.AfterFunc(taking, func() {
-		c.Log.Info("stopping: no more work is taken; running calls may end, a second signal cuts them off",
-			"cause", context.Cause(taking), "limit", c.Engine.DrainTimeout)
-	})()
-	return h.worker.Run(taking, working)
+	ctl, err := listenControl(c.StateDir, h.leave, c.Log)
+	if err != nil {
+		h.stop(context.WithoutCancel(working))
+		return err
+	}
+	defer ctl.Close()
+	// Nothing of this process is to be felt once it has been replaced.
+	taking, letTaking := own(taking)
+	working, letWorking := own(working)
+	ended := make(chan error, 1)
+	go func() {
+		defer context.AfterFunc(taking, func() {
+			c.Log.Info("stopping: no more work is taken; running calls may end, a second signal cuts them off",
+				"cause", context.Cause(taking), "limit", c.Engine.DrainTimeout)
+		})()
+		err := h.worker.Run(taking, working)
+		h.stop(context.WithoutCancel(working))
+		ended <- err
+	}()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctl.left:
+		letTaking()
+		letWorking()
+		c.Log.Info("replaced: the sandboxes and their sessions are the next worker's")
+		return nil
+	}
+}
+
+// own is a context that ends with ctx, for its cause, until let go.
+func own(ctx context.Context) (context.Context, func() bool) {
+	mine, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	return mine, context.AfterFunc(ctx, func() { cancel(context.Cause(ctx)) })
 }
 
 // WorkerRun serves one claimed item and says why it was let go.
