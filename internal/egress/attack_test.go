@@ -99,6 +99,7 @@ func TestAttack13(t *testing.T) {
 		"Host is another":                     get("api.test", "evil.test"),
 		"Host is another, port":               get("api.test", "api.test:8080"),
 		"Host is another, CONNECT":            "CONNECT api.test:443 HTTP/1.1\r\nHost: evil.test:443\r\n\r\n",
+		"CONNECT with a body":                 "CONNECT api.test:443 HTTP/1.1\r\nHost: api.test:443\r\nContent-Length: 3\r\n\r\nabc",
 		"two Hosts":                           "GET http://api.test/ HTTP/1.1\r\nHost: api.test\r\nHost: evil.test\r\n\r\n",
 		"no Host":                             "GET http://api.test/ HTTP/1.1\r\n\r\n",
 		"port 22":                             connect("api.test:22"),
