@@ -94,3 +94,6 @@ func BenchmarkTrue(b *testing.B)     { sandboxtest.BenchmarkTrue(b, newDriver())
 func BenchmarkChecked(b *testing.B)  { sandboxtest.BenchmarkChecked(b, newDriver()) }
 func BenchmarkFlood(b *testing.B)    { sandboxtest.BenchmarkFlood(b, newDriver()) }
 func BenchmarkSessions(b *testing.B) { sandboxtest.BenchmarkSessions(b, newDriver()) }
+
+// TestEgressTools: the programs that sessions use, through the proxy.
+func TestEgressTools(t *testing.T) { sandboxtest.EgressTools(t, newDriver()) }
