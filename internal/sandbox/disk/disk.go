@@ -20,7 +20,7 @@ const (
 )
 
 // MinBytes is the smallest limit of a disk.
-const MinBytes = 16 << 20
+const MinBytes = 8 << 20
 
 // Config of a pool.
 type Config struct {
