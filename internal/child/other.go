@@ -84,9 +84,9 @@ func widen(int) {}
 
 func writeConn(fd int, b []byte) (int, error) { return unix.Write(fd, b) }
 
-func closeFrom(first int) {
+func keepFrom(first int) {
 	for fd := first; fd < 1024; fd++ {
-		_ = unix.Close(fd)
+		unix.CloseOnExec(fd)
 	}
 }
 

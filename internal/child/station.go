@@ -22,16 +22,16 @@ const (
 func (a *agent) station() error {
 	switch {
 	case len(os.Args) == 2 && os.Args[1] == "stdio":
-		closeFrom(3)
+		keepFrom(3)
 		return a.standardStreams()
 	case len(os.Args) == 3 && os.Args[1] == "listen":
-		closeFrom(3)
+		keepFrom(3)
 		a.guard = true
 		return a.listenAt(os.Args[2])
 	}
 	// What the supervisor's own parents left open is not for a sandbox.
 	unix.Close(programFD)
-	closeFrom(programFD + 1 + mountCount())
+	keepFrom(programFD + 1 + mountCount())
 	a.listen = listenFD
 	unix.CloseOnExec(listenFD)
 	return nil

@@ -63,8 +63,9 @@ func writeConn(fd int, b []byte) (int, error) {
 	return unix.SendmsgN(fd, b, nil, nil, unix.MSG_NOSIGNAL)
 }
 
-// closeFrom closes every descriptor from the first on.
-func closeFrom(first int) { _ = unix.CloseRange(uint(first), 1<<31, 0) }
+// keepFrom keeps every descriptor from the first on to this process. None is
+// closed: an agent that is a whole berth has descriptors of its runtime there.
+func keepFrom(first int) { _ = unix.CloseRange(uint(first), 1<<31, unix.CLOSE_RANGE_CLOEXEC) }
 
 // neighbour says that who connects has a number among the processes seen here:
 // the supervisor, which is outside, has none.
