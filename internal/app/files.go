@@ -74,7 +74,7 @@ func (h *workerHalf) putInputs(ctx context.Context, session string, inputs []inp
 	}
 	defer draft.Drop()
 	for _, in := range inputs {
-		if err := copyInto(draft, in); err != nil {
+		if err := putFile(draft, in); err != nil {
 			return fmt.Errorf("copy %s into the sandbox: %w", in.from, err)
 		}
 	}
@@ -84,7 +84,7 @@ func (h *workerHalf) putInputs(ctx context.Context, session string, inputs []inp
 	return nil
 }
 
-func copyInto(draft *tree.Draft, in input) error {
+func putFile(draft *tree.Draft, in input) error {
 	from, err := os.Open(in.from)
 	if err != nil {
 		return err

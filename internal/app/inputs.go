@@ -25,19 +25,27 @@ func newStager(c config.Inputs, log *slog.Logger) (*stage.Stager, error) {
 	return s, nil
 }
 
-// stageInputs brings a session's inputs into its working directory, unless
-// its tree has had them. A session whose inputs cannot be had is told so.
+// stageInputs brings a session's inputs into its working directory, after the
+// directory it is a copy of, unless its tree has had them. A session whose inputs cannot be had is told so.
 func (h hosts) stageInputs(ctx context.Context, session api.Session, held *sandbox.Held) error {
 	inputs, err := stage.Parse(session.Metadata)
 	if err != nil {
 		return &worker.OpenError{Text: "the session's metadata names inputs that cannot be understood: " + err.Error(), Final: true}
 	}
-	if len(inputs) == 0 || held.Staged() {
+	if len(inputs) == 0 && h.copied == "" || held.Staged() {
 		return nil
 	}
 	files, ok := held.Files().(*tree.Tree)
 	if !ok {
 		return &worker.OpenError{Text: "the session's metadata names inputs, which sandboxes of this kind cannot have", Final: true}
+	}
+	if h.copied != "" {
+		if err := h.copyWorkdir(ctx, files, held.Workdir()); err != nil {
+			return err
+		}
+	}
+	if len(inputs) == 0 {
+		return held.MarkStaged()
 	}
 	draft, err := files.Draft(held.Workdir())
 	if err != nil {

@@ -79,35 +79,21 @@ func list(names []string) string {
 
 // newKeeper makes the keeper of a worker's sandboxes below state. spec is the
 // pattern of each.
-func newKeeper(c config.Engine, spec sandbox.Spec, ways sandbox.Ways, d sandbox.Driver, version, state string, log *slog.Logger) (*sandbox.Keeper, error) {
-	spec.Workdir = "/workspace"
-	spec.Limits = spec.Limits.Or(sandbox.DefaultLimits(memory()))
-	if c.Workdir != "" && c.Workdir != "/workspace" {
-		dir, err := filepath.Abs(c.Workdir)
-		if err != nil {
-			return nil, err
-		}
-		info, err := os.Stat(dir)
-		there := err == nil && info.IsDir()
-		spec.Workdir = dir
-		switch {
-		case c.WorkdirMode == "share" && !there:
-			return nil, &config.Error{Problem: "--workdir " + dir + " cannot be shared: it is no directory here", Cure: "name one that is there"}
-		case c.WorkdirMode == "share":
-			spec.Share = dir
-		case there:
-			return nil, &config.Error{Problem: "--workdir " + dir + " exists, and private views of a directory are not in this version yet",
-				Cure: "use --workdir-mode share, a path that does not exist, or the default /workspace"}
-		}
+func newKeeper(ctx context.Context, c config.Engine, spec sandbox.Spec, ways sandbox.Ways, d sandbox.Driver, version, state string, log *slog.Logger) (k *sandbox.Keeper, copied string, err error) {
+	boxes := filepath.Join(state, "sandboxes")
+	copied, err = setWorkdir(ctx, c, &spec, d, boxes, log)
+	if err != nil {
+		return nil, "", err
 	}
+	spec.Limits = spec.Limits.Or(sandbox.DefaultLimits(memory()))
 	var disks *disk.Pool
 	if spec.Limits.Disk > 0 {
-		var err error
 		if disks, err = disk.NewPool(disk.Config{Dir: filepath.Join(state, "disks"), Log: log}); err != nil {
-			return nil, err
+			return nil, "", err
 		}
 	}
-	return sandbox.NewKeeper(sandbox.KeeperConfig{Driver: d, Dir: filepath.Join(state, "sandboxes"), Spec: spec, Ways: ways, Disks: disks, Ended: keepOutputs(state, log), Version: version, Log: log})
+	k, err = sandbox.NewKeeper(sandbox.KeeperConfig{Driver: d, Dir: boxes, Spec: spec, Ways: ways, Disks: disks, Ended: keepOutputs(state, log), Version: version, Log: log})
+	return k, copied, err
 }
 
 // memory is the machine's, in bytes; 0 where the kernel does not say.
@@ -129,6 +115,7 @@ func memory() int64 {
 type hosts struct {
 	*sandbox.Keeper
 	stager *stage.Stager
+	copied string // a directory of which each tree gets a copy as its working directory
 	log    *slog.Logger
 }
 

@@ -98,7 +98,8 @@ func startWorker(ctx context.Context, c WorkerConfig) (_ *workerHalf, err error)
 	if h.egress, ways, err = openEgress(pol, c.StateDir, c.Log); err != nil {
 		return nil, err
 	}
-	if h.keeper, err = newKeeper(c.Engine, spec, ways, driver, version, c.StateDir, c.Log); err != nil {
+	var copied string
+	if h.keeper, copied, err = newKeeper(ctx, c.Engine, spec, ways, driver, version, c.StateDir, c.Log); err != nil {
 		return nil, err
 	}
 	stager, err := newStager(c.Engine.Inputs, c.Log.With("part", "inputs"))
@@ -108,7 +109,7 @@ func startWorker(ctx context.Context, c WorkerConfig) (_ *workerHalf, err error)
 	h.worker, err = worker.New(worker.Config{
 		BaseURL: c.Remote.BaseURL, HTTPClient: c.http,
 		EnvironmentID: c.Remote.EnvironmentID, EnvironmentKey: c.Remote.EnvironmentKey.Reveal(), WorkerID: c.WorkerID,
-		Sandboxes: hosts{h.keeper, stager, c.Log}, Journal: h.journal, Ledger: h.journal,
+		Sandboxes: hosts{h.keeper, stager, copied, c.Log}, Journal: h.journal, Ledger: h.journal,
 		MaxSessions: c.Engine.Slots(), MaxParked: orNone(c.Engine.MaxParked), MaxIdle: orForever(c.Engine.MaxIdle),
 		DrainLimit: c.Engine.DrainTimeout, Pace: worker.Pace(c.Pace), Drain: c.Drain, Logger: c.Log, At: crash.At,
 	})

@@ -7,8 +7,8 @@ import (
 
 // Engine is how a worker runs sessions, whatever control plane it serves.
 type Engine struct {
-	Workdir      string        `help:"Working directory of the tools; a directory that exists here needs --workdir-mode share." default:"/workspace" placeholder:"DIR"`
-	WorkdirMode  string        `help:"private: each session has its own; share: all sessions use the directory itself." enum:"private,share" default:"private"`
+	Workdir      string        `help:"Working directory of the tools; of a directory that exists here each session has a private copy-on-write view." default:"/workspace" placeholder:"DIR"`
+	WorkdirMode  string        `help:"private: each session has its own, or its own view; share: all sessions use the directory itself." enum:"private,share" default:"private"`
 	MaxSessions  int           `help:"Sessions with work to do at one time; 0 means eight for each CPU." default:"0"`
 	MaxParked    int           `help:"Idle sessions whose sandboxes are kept beside them; they give way when room is needed." default:"64"`
 	MaxIdle      time.Duration `help:"How long a session whose turn has ended keeps its worker and its sandbox; 0 means for ever." default:"60s"`

@@ -31,10 +31,7 @@ type zone struct {
 }
 
 func (z *zone) LookupNetIP(_ context.Context, _, host string) ([]netip.Addr, error) {
-	host, rooted := strings.CutSuffix(host, ".")
-	if !rooted {
-		return nil, errors.New("a search domain could be put behind it")
-	}
+	host = strings.TrimSuffix(host, ".")
 	z.mu.Lock()
 	defer z.mu.Unlock()
 	if z.asked == nil {

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/berthdev/berth/internal/sandbox/disk"
+	"github.com/berthdev/berth/internal/sandbox/view"
 	"github.com/berthdev/berth/toolset"
 )
 
@@ -409,6 +410,11 @@ func markUnsettled(dir, session string) error {
 // settle calls Ended for a folder whose sandbox has ended, once, and takes the
 // session's disk away.
 func (k *Keeper) settle(ctx context.Context, dir string) {
+	for _, at := range view.Left(dir) { // of a crash; it may lie on the disk
+		if err := view.Release(at); err != nil {
+			k.log.Warn("a view that a crash left cannot be taken away", "dir", dir, "err", err)
+		}
+	}
 	defer func() {
 		if err := disk.Unmount(dir); err != nil {
 			k.log.Warn("a session's disk stays mounted", "dir", dir, "err", err)

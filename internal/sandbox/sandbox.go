@@ -73,6 +73,7 @@ type Capabilities struct {
 	Recover    bool `json:"recover"`    // survives its worker
 	Tree       bool `json:"tree"`       // mounts the session's tree, so file tools run on the host
 	Images     bool `json:"images"`     // runs an image's root in place of the host's programs
+	View       bool `json:"view"`       // shows a private view of a host's directory as the working directory
 	Egress     bool `json:"egress"`     // can hand a session Network.Socket
 	Mounts     bool `json:"mounts"`     // shows Spec.Mounts
 	Users      bool `json:"users"`      // takes Spec.User
@@ -95,6 +96,10 @@ type Spec struct {
 	// Share is a host directory to show at Workdir as it is, the official
 	// worker's behaviour; "" for none.
 	Share string
+	// View is a host directory of which the session sees a private
+	// copy-on-write view at Workdir; "" for none. Only drivers whose
+	// Capabilities have View take one.
+	View string
 	// Env is added to the tools' environment.
 	Env map[string]string
 	// OutputBytes is how much of a command's output is kept, half from each

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -124,7 +125,7 @@ func (b *Box) Stop(ctx context.Context) error {
 	if b.way != nil {
 		way = b.way.Close()
 	}
-	return errors.Join(way, b.files.Close(), sandbox.Sweep(b.record.Spec.Dir))
+	return errors.Join(way, b.files.Close(), HideView(b.record.Spec), sandbox.Sweep(b.record.Spec.Dir))
 }
 
 // Fill checks a spec and puts the defaults in.
@@ -173,9 +174,13 @@ func Fill(s sandbox.Spec) (sandbox.Spec, error) {
 // reserved are places that no working directory can take.
 var reserved = []string{"/", "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/proc", "/sys", "/dev", "/etc", "/run"}
 
-// Places are the paths inside that come from the tree.
+// Places are the paths inside that come from the tree. A view is one of its
+// own, wherever it is.
 func Places(s sandbox.Spec) []string {
 	places := append([]string(nil), tree.Prefixes...)
+	if s.View != "" && !slices.Contains(places, s.Workdir) {
+		return append(places, s.Workdir)
+	}
 	for _, p := range places {
 		if s.Workdir == p || strings.HasPrefix(s.Workdir, p+"/") {
 			return places

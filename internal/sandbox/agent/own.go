@@ -31,9 +31,17 @@ func Own(spec sandbox.Spec, uid, gid int) error {
 		if s, ok := st.Sys().(*syscall.Stat_t); ok && int(s.Uid) == uid && !(made && place == "/mnt/session") {
 			continue
 		}
-		if err := filepath.WalkDir(root, func(path string, _ os.DirEntry, err error) error {
+		// What is the user's is left alone: in a view even that would copy it.
+		if err := filepath.WalkDir(root, func(path string, e os.DirEntry, err error) error {
 			if err != nil {
 				return err
+			}
+			info, err := e.Info()
+			if err != nil {
+				return err
+			}
+			if s, ok := info.Sys().(*syscall.Stat_t); ok && int(s.Uid) == uid && int(s.Gid) == gid {
+				return nil
 			}
 			return os.Lchown(path, uid, gid)
 		}); err != nil {

@@ -17,11 +17,17 @@ import (
 // it: the honest probe.
 func Try(ctx context.Context, d sandbox.Driver) error { return TryWith(ctx, d, sandbox.Spec{}) }
 
-// TryWith is Try with a spec, whose session and places are filled in.
+// TryWith is Try with a spec, whose session and places are filled in. The
+// folder is made in spec.Dir, if that is set, which is made too.
 func TryWith(ctx context.Context, d sandbox.Driver, spec sandbox.Spec) error {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
-	dir, err := os.MkdirTemp("", "berth-probe-")
+	if spec.Dir != "" {
+		if err := os.MkdirAll(spec.Dir, 0o700); err != nil {
+			return err
+		}
+	}
+	dir, err := os.MkdirTemp(spec.Dir, "berth-probe-")
 	if err != nil {
 		return err
 	}

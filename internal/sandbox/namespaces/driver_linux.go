@@ -53,7 +53,7 @@ const filtered = runtime.GOARCH == "amd64" || runtime.GOARCH == "arm64"
 
 // Capabilities says what is enforced.
 func (d *Driver) Capabilities() sandbox.Capabilities {
-	return sandbox.Capabilities{Processes: true, Files: true, Network: true, Privileges: true, Syscalls: filtered, Recover: true, Tree: true, Egress: true, Limits: limits()}
+	return sandbox.Capabilities{Processes: true, Files: true, Network: true, Privileges: true, Syscalls: filtered, Recover: true, Tree: true, View: d.power, Egress: true, Limits: limits()}
 }
 
 // own are the limits that need no cgroup: each session has a user, or a user
@@ -152,13 +152,13 @@ func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (_ sandbox.Sandbo
 			}
 		}()
 	}
-	files, err := d.openTree(spec, h)
+	files, err := d.openTree(spec, h, program)
 	if err != nil {
 		return nil, err
 	}
 	defer func() {
 		if err != nil {
-			files.Close()
+			err = errors.Join(err, files.Close(), agent.HideView(spec))
 		}
 	}()
 	steps, mounts, err := d.plan(spec, h, program)
@@ -261,12 +261,16 @@ func (d *Driver) Recover(_ context.Context, rec sandbox.Record) (sandbox.Sandbox
 	live, err := agent.Recover(rec.Spec.Dir, h.Handle)
 	if err != nil {
 		if errors.Is(err, sandbox.ErrGone) {
-			err = errors.Join(err, group.Kill(), group.Remove(), sandbox.Sweep(rec.Spec.Dir))
+			err = errors.Join(err, group.Kill(), group.Remove(), agent.HideView(rec.Spec), sandbox.Sweep(rec.Spec.Dir))
 		}
 		return nil, err
 	}
 	if d.power {
 		d.ids.Keep(h.UID)
+	}
+	if err := agent.CheckView(rec.Spec); err != nil {
+		live.Close()
+		return nil, err
 	}
 	files, err := tree.Open(tree.Config{Root: rec.Spec.Tree, Workdir: rec.Spec.Workdir, Share: rec.Spec.Share, UID: h.UID, GID: h.GID})
 	if err != nil {
@@ -316,7 +320,7 @@ func (d *Driver) attributes(h handle, group *cgroup.Group) *syscall.SysProcAttr 
 
 // openTree makes what is missing of the tree and gives all of it to the
 // session's user, should it have been another's.
-func (d *Driver) openTree(spec sandbox.Spec, h handle) (*tree.Tree, error) {
+func (d *Driver) openTree(spec sandbox.Spec, h handle, program *agent.Program) (*tree.Tree, error) {
 	files, err := tree.Open(tree.Config{Root: spec.Tree, Workdir: spec.Workdir, Share: spec.Share, UID: h.UID, GID: h.GID})
 	if err != nil {
 		return nil, err
@@ -325,9 +329,12 @@ func (d *Driver) openTree(spec sandbox.Spec, h handle) (*tree.Tree, error) {
 	if !d.power {
 		uid, gid = -1, -1
 	}
-	if err := agent.Own(spec, uid, gid); err != nil {
-		files.Close()
-		return nil, err
+	err = agent.ShowView(spec, uid, gid, program)
+	if err == nil {
+		err = agent.Own(spec, uid, gid)
+	}
+	if err != nil {
+		return nil, errors.Join(err, files.Close(), agent.HideView(spec))
 	}
 	return files, nil
 }

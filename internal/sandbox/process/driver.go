@@ -55,7 +55,7 @@ const bash = "/bin/bash"
 // Capabilities promise nothing but a shell that outlives its worker, the tree,
 // and limits.
 func (d *Driver) Capabilities() sandbox.Capabilities {
-	return sandbox.Capabilities{Recover: recovers, Tree: true,
+	return sandbox.Capabilities{Recover: recovers, Tree: true, View: mayView(),
 		Limits: append(cgroup.Enforces(), sandbox.LimitOpenFiles, sandbox.LimitCallTime, sandbox.LimitSessionTime)}
 }
 
@@ -103,10 +103,12 @@ func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (_ sandbox.Sandbo
 	}
 	defer func() {
 		if err != nil {
-			files.Close()
-			err = errors.Join(err, sandbox.Sweep(spec.Dir))
+			err = errors.Join(err, files.Close(), agent.HideView(spec), sandbox.Sweep(spec.Dir))
 		}
 	}()
+	if err := agent.ShowView(spec, -1, -1, program); err != nil {
+		return nil, err
+	}
 	outputs := filepath.Join(spec.Tree, "mnt/session/outputs")
 	if err := os.MkdirAll(outputs, 0o755); err != nil {
 		return nil, err
@@ -195,8 +197,12 @@ func (d *Driver) Recover(_ context.Context, rec sandbox.Record) (sandbox.Sandbox
 	if err != nil {
 		if errors.Is(err, sandbox.ErrGone) {
 			killAll(group, mark(rec.Label))
-			err = errors.Join(err, group.Remove(), sandbox.Sweep(rec.Spec.Dir))
+			err = errors.Join(err, group.Remove(), agent.HideView(rec.Spec), sandbox.Sweep(rec.Spec.Dir))
 		}
+		return nil, err
+	}
+	if err := agent.CheckView(rec.Spec); err != nil {
+		live.Close()
 		return nil, err
 	}
 	files, err := tree.Open(tree.Config{Root: rec.Spec.Tree, Workdir: rec.Spec.Workdir, Share: rec.Spec.Share, UID: -1, GID: -1})

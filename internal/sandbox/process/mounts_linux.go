@@ -50,6 +50,9 @@ func (a attributes) sys() *syscall.SysProcAttr {
 	return sys
 }
 
+// mayView says whether views can be mounted in the tree.
+func mayView() bool { return mayMount() }
+
 // mayMount says whether this process has CAP_SYS_ADMIN.
 func mayMount() bool {
 	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}

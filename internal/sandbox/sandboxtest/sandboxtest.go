@@ -39,6 +39,9 @@ func Run(t *testing.T, driver func() sandbox.Driver) {
 	})
 	t.Run("claim", func(t *testing.T) { testClaim(t, driver) })
 	t.Run("isolation", func(t *testing.T) { testIsolation(t, d) })
+	if d.Capabilities().View {
+		t.Run("view", func(t *testing.T) { testView(t, driver) })
+	}
 	if d.Capabilities().Egress {
 		t.Run("egress", func(t *testing.T) { testEgress(t, driver) })
 		t.Run("no egress by variable", func(t *testing.T) { testNoEgressByVariable(t, d) })
