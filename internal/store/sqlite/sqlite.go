@@ -42,6 +42,7 @@ type Store struct {
 
 	readers chan *conn
 	all     []*conn
+	works   *works
 
 	walLimit int64 // of the writer's goroutine
 
@@ -63,7 +64,7 @@ func Open(ctx context.Context, path string, o store.Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
-	s := &Store{path: path, walLimit: walLimit, closed: make(chan struct{})}
+	s := &Store{path: path, walLimit: walLimit, works: newWorks(), closed: make(chan struct{})}
 	n := o.Readers
 	if n <= 0 {
 		n = 4
@@ -133,11 +134,12 @@ func (s *Store) View(ctx context.Context, fn func(store.Reader) error) error {
 		return plane.Errorf(plane.Unavailable, "the store is closed")
 	case c := <-s.readers:
 		defer func() { s.readers <- c }()
+		began := s.works.began()
 		if _, err := c.exec("BEGIN"); err != nil {
 			return unavailable(err)
 		}
 		defer c.exec("ROLLBACK")
-		return fn(&reader{c})
+		return fn(&view{reader: reader{c}, works: s.works, began: began})
 	}
 }
 

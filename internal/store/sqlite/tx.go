@@ -44,11 +44,13 @@ func (t *tx) Commit() ([]store.Note, error) {
 		t.Rollback()
 		return nil, err
 	}
+	t.s.works.committed()
 	t.s.boundLog()
 	return t.notes, nil
 }
 
 func (t *tx) Rollback() {
+	t.s.works.rolledBack()
 	// SQLite has rolled back by itself after some failures; then this fails.
 	t.c.exec("ROLLBACK")
 }
@@ -129,6 +131,7 @@ func (t *tx) DeleteEnvironment(id string) error {
 	if live > 0 {
 		return plane.Errorf(plane.Conflict, "the environment has %d sessions that are neither archived nor terminated", live)
 	}
+	t.s.works.wrote("")
 	return t.update("environment", `DELETE FROM environments WHERE id = ?`, id)
 }
 
@@ -267,11 +270,10 @@ func (t *tx) InsertWork(w plane.WorkItem) error {
 	if err != nil {
 		return err
 	}
+	t.s.works.wrote(w.ID)
 	return t.insert("the session has a live work item", `INSERT INTO work (`+workColumns+`)
 		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, values...)
 }
-
-func (t *tx) LockWork(id string) (plane.WorkItem, error) { return t.Work(id) }
 
 func (t *tx) UpdateWork(w plane.WorkItem) error {
 	v, err := record.WorkValues(&w)
@@ -279,6 +281,7 @@ func (t *tx) UpdateWork(w plane.WorkItem) error {
 		return err
 	}
 	values := append(append(v[3:8:8], v[9:]...), w.ID)
+	t.s.works.wrote(w.ID)
 	err = t.update("work item", `UPDATE work SET state = ?, metadata = ?, has_input = ?, token_id = ?, token_hash = ?,
 		not_before = ?, prefer_worker = ?, prefer_until = ?, delivered_at = ?, delivered_to = ?, acked_at = ?, acked_by_key = ?, started_at = ?,
 		heartbeat_at = ?, last_heartbeat = ?, prev_expected = ?, beat_by_token = ?, ttl_seconds = ?, lease_until = ?, due_at = ?,
@@ -304,6 +307,7 @@ func (t *tx) SawWorker(environment, worker string, at time.Time) error {
 }
 
 func (t *tx) PruneWork(stoppedBefore time.Time) error {
+	t.s.works.wrote("")
 	if _, err := t.exec(`DELETE FROM work WHERE state = 'stopped' AND stopped_at < ?`, stoppedBefore); err != nil {
 		return err
 	}

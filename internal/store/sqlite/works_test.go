@@ -1,0 +1,109 @@
+package sqlite_test
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/berthdev/berth/api"
+	"github.com/berthdev/berth/internal/plane"
+	"github.com/berthdev/berth/internal/store"
+	"github.com/berthdev/berth/internal/store/storetest"
+)
+
+// What the store remembers of work items follows what is written.
+func TestRememberedItems(t *testing.T) {
+	st := storetest.SQLite(t)
+	now := time.Date(2026, 11, 26, 12, 0, 0, 0, time.UTC)
+	item := plane.WorkItem{ID: "work_1", EnvironmentID: "env_1", SessionID: "sesn_1", State: api.WorkQueued, TokenID: "token001", CreatedAt: now}
+	update := func(fn func(tx store.Tx) error) {
+		t.Helper()
+		if err := st.Update(t.Context(), fn); err != nil {
+			t.Fatal(err)
+		}
+	}
+	set := func(tx store.Tx, s api.WorkState) error {
+		w, err := tx.LockWork("work_1")
+		if err != nil {
+			return err
+		}
+		w.State = s
+		return tx.UpdateWork(w)
+	}
+	want := func(when string, s api.WorkState) {
+		t.Helper()
+		for range 2 { // read, then remembered
+			if err := st.View(t.Context(), func(r store.Reader) error {
+				w, err := r.WorkByToken("token001")
+				if err != nil || w.State != s {
+					t.Errorf("%s: readers see %q, %v; want %s", when, w.State, err, s)
+				}
+				return nil
+			}); err != nil {
+				t.Fatal(err)
+			}
+			update(func(tx store.Tx) error {
+				for way, read := range map[string]func() (plane.WorkItem, error){
+					"id":   func() (plane.WorkItem, error) { return tx.Work("work_1") },
+					"live": func() (plane.WorkItem, error) { return tx.LiveWork("sesn_1") },
+					"last": func() (plane.WorkItem, error) { return tx.LastWork("sesn_1") },
+				} {
+					w, err := read()
+					if s == api.WorkStopped && way == "live" {
+						if plane.KindOf(err) != plane.NotFound {
+							t.Errorf("%s: the writer sees a live item: %+v, %v", when, w, err)
+						}
+					} else if err != nil || w.State != s {
+						t.Errorf("%s: the writer sees by %s %q, %v; want %s", when, way, w.State, err, s)
+					}
+				}
+				return nil
+			})
+		}
+	}
+	update(func(tx store.Tx) error {
+		return errors.Join(tx.InsertEnvironment(storetest.Environment("env_1", "one", now)),
+			tx.InsertSession(storetest.Session("sesn_1", "env_1", now)), tx.InsertWork(item))
+	})
+	want("new", api.WorkQueued)
+	update(func(tx store.Tx) error { return set(tx, api.WorkStarting) })
+	want("written", api.WorkStarting)
+
+	taken := errors.New("taken back")
+	if err := st.Update(t.Context(), func(tx store.Tx) error {
+		err := set(tx, api.WorkStopping)
+		if w, _ := tx.Work("work_1"); w.State != api.WorkStopping {
+			t.Errorf("a transaction does not see what it wrote: %s", w.State)
+		}
+		return errors.Join(err, taken)
+	}); !errors.Is(err, taken) {
+		t.Fatal(err)
+	}
+	want("taken back", api.WorkStarting)
+
+	update(func(tx store.Tx) error { return set(tx, api.WorkActive) })
+	if err := st.View(t.Context(), func(r store.Reader) error {
+		if _, err := r.Session("sesn_1"); err != nil { // from here on it sees this moment
+			return err
+		}
+		update(func(tx store.Tx) error { return set(tx, api.WorkStopping) })
+		_, err := r.WorkByToken("token001")
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	want("written beside a reader", api.WorkStopping)
+
+	update(func(tx store.Tx) error { return set(tx, api.WorkStopped) })
+	want("stopped", api.WorkStopped)
+	update(func(tx store.Tx) error { return set(tx, api.WorkActive) })
+	want("alive again", api.WorkActive)
+
+	update(func(tx store.Tx) error { return errors.Join(tx.DeleteSession("sesn_1"), tx.DeleteEnvironment("env_1")) })
+	if err := st.View(t.Context(), func(r store.Reader) error { _, err := r.WorkByToken("token001"); return err }); plane.KindOf(err) != plane.NotFound {
+		t.Errorf("after its environment: %v", err)
+	}
+	if err := st.Update(t.Context(), func(tx store.Tx) error { _, err := tx.LiveWork("sesn_1"); return err }); plane.KindOf(err) != plane.NotFound {
+		t.Errorf("after its environment: %v", err)
+	}
+}
