@@ -128,6 +128,20 @@ func seeds(f *testing.F, pattern string) {
 	}
 }
 
+// The type is the event's own, wherever it stands and whatever lies in it.
+func TestDecodeByItsOwnType(t *testing.T) {
+	for _, raw := range []string{
+		`{"error":{"type":"session.deleted","message":"m","retry_status":{"type":"user.interrupt"}},"id":"sevt_1","type":"session.error"}`,
+		`{"type":"session.deleted","id":"sevt_1","type":"session.error"}`,
+		`{"id":"sevt_1","input":{"type":"user.message"},"ty\u0070e":"session.error"}`,
+	} {
+		e, err := DecodeEvent([]byte(raw))
+		if _, ok := e.(*SessionError); err != nil || !ok {
+			t.Errorf("%s is %T, %v; want a session error", raw, e, err)
+		}
+	}
+}
+
 // What DecodeEvent takes it can write, and reads again as the same.
 func FuzzDecodeEvent(f *testing.F) {
 	seeds(f, "events/*.json")

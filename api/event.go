@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 )
@@ -137,6 +138,17 @@ func KnownEventType(name string) bool { return events[name] != nil }
 // DecodeEvent reads one event as a client does: unknown members pass and an
 // unknown type becomes an *UnknownEvent.
 func DecodeEvent(raw []byte) (Event, error) {
+	// The type is found by its looks first, which mostly spares a second pass
+	// over the event; what was decoded says whether that was right.
+	if _, rest, ok := bytes.Cut(raw, []byte(`"type":"`)); ok {
+		name, _, _ := bytes.Cut(rest, []byte{'"'})
+		if newEvent := events[string(name)]; newEvent != nil {
+			e := newEvent()
+			if json.Unmarshal(raw, e) == nil && e.Head().Type == string(name) {
+				return e, nil
+			}
+		}
+	}
 	var head struct {
 		Type string `json:"type"`
 	}

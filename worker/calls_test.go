@@ -197,6 +197,7 @@ func TestEndedThreadsLoseTheirCalls(t *testing.T) {
 	s.Add(&api.SessionThreadStatus{EventHead: head, SessionThreadID: "sthr_primary"})
 	s.More(workertest.Turn{Calls: []workertest.Call{
 		{Name: "main"}, {Name: "child", Thread: "sthr_child"}, {Name: "asks", Thread: "sthr_child", Permission: api.PermissionAsk},
+		{Name: "last"},
 	}})
 	head.Type = api.TypeSessionThreadStatusTerminated
 	s.Add(&api.SessionThreadStatus{EventHead: head, SessionThreadID: "sthr_child"})
@@ -204,14 +205,15 @@ func TestEndedThreadsLoseTheirCalls(t *testing.T) {
 	s.Add(&api.SessionThreadStatus{EventHead: head, SessionThreadID: "sthr_primary"})
 	s.Add(&api.AgentToolUse{EventHead: api.EventHead{Type: api.TypeAgentToolUse}, Name: "late", Input: json.RawMessage("{}"), SessionThreadID: new("sthr_child")})
 	l := startAt(t, p)
-	l.wait("the answer", func() bool { return len(s.Answers()) == 1 })
+	// Calls run in their order: one of the child's would come before the last.
+	l.wait("two answers", func() bool { return len(s.Answers()) == 2 })
 	s.Interrupt(false)
 	s.More(workertest.Calls("fence"))
 	l.finished(s)
-	if diff := cmp.Diff([]string{"ran main false", "ran fence false"}, texts(s)); diff != "" {
+	if diff := cmp.Diff([]string{"ran main false", "ran last false", "ran fence false"}, texts(s)); diff != "" {
 		t.Error(diff)
 	}
-	if len(l.kit.order) != 2 {
+	if len(l.kit.order) != 3 {
 		t.Errorf("ran %v", l.kit.order)
 	}
 }
