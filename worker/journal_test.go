@@ -1,0 +1,84 @@
+package worker_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/berthdev/berth/api"
+	"github.com/berthdev/berth/worker"
+	"github.com/berthdev/berth/worker/workertest"
+)
+
+func TestJournal(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	t.Run("a started call is answered as interrupted", func(t *testing.T) {
+		t.Parallel()
+		j := newMemory()
+		p := workertest.New(t)
+		s := p.Session(workertest.Calls("a"))
+		if _, err := j.Started(ctx, worker.CallKey{Session: s.ID, Call: s.CallIDs()[0]}); err != nil {
+			t.Fatal(err)
+		}
+		l := startAt(t, p, func(c *worker.Config) { c.Journal = j })
+		l.finished(s)
+		if got := s.Answers(); !got[0].IsError || !strings.HasPrefix(got[0].Text, "interrupted") || l.kit.ran(s.CallIDs()[0]) != 0 {
+			t.Errorf("answers %q, ran %v", texts(s), l.kit.order)
+		}
+	})
+	t.Run("a finished one is posted again", func(t *testing.T) {
+		t.Parallel()
+		j := newMemory()
+		p := workertest.New(t)
+		s := p.Session(workertest.Calls("a"))
+		id := s.CallIDs()[0]
+		if err := j.Finished(ctx, worker.CallKey{Session: s.ID, Call: id},
+			[]byte(`{"type":"user.tool_result","tool_use_id":"`+id+`","is_error":false,"content":[{"type":"text","text":"kept"}]}`)); err != nil {
+			t.Fatal(err)
+		}
+		l := startAt(t, p, func(c *worker.Config) { c.Journal = j })
+		l.finished(s)
+		if diff := cmp.Diff([]string{"kept false"}, texts(s)); diff != "" || l.kit.ran(id) != 0 {
+			t.Error(diff, l.kit.order)
+		}
+	})
+	t.Run("one that fails lets nothing run", func(t *testing.T) {
+		t.Parallel()
+		l := start(t, func(c *worker.Config) { c.Journal = brokenJournal{} })
+		s := l.plane.Session(workertest.Calls("a"))
+		l.finished(s)
+		if got := s.Answers(); !got[0].IsError || !strings.Contains(got[0].Text, "not run") || len(l.kit.order) != 0 {
+			t.Errorf("answers %q, ran %v", texts(s), l.kit.order)
+		}
+	})
+	t.Run("is told in order", func(t *testing.T) {
+		t.Parallel()
+		j := &tracingJournal{Journal: newMemory()}
+		l := start(t, func(c *worker.Config) { c.Journal = j })
+		s := l.plane.Session(workertest.Calls("a"))
+		l.kit.mu.Lock()
+		l.kit.result = func(worker.Call) ([]api.Block, bool) { j.note("run"); return nil, false }
+		l.kit.mu.Unlock()
+		l.finished(s)
+		l.wait("the last entry", func() bool { return len(j.get()) == 4 })
+		if diff := cmp.Diff([]string{"started", "run", "finished", "posted"}, j.get()); diff != "" {
+			t.Error(diff)
+		}
+	})
+}
+
+type brokenJournal struct{}
+
+func (brokenJournal) Started(context.Context, worker.CallKey) (worker.Known, error) {
+	return worker.Known{}, errors.New("disk full")
+}
+
+func (brokenJournal) Finished(context.Context, worker.CallKey, []byte) error {
+	return errors.New("disk full")
+}
+
+func (brokenJournal) Posted(context.Context, worker.CallKey) error { return errors.New("disk full") }
