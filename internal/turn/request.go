@@ -332,8 +332,19 @@ func (r *Runner) commit(c *claimed, h *history, resp model.Response, ids map[int
 				return err
 			}
 		case len(w.calls) > 0 || resp.Stop == model.StopPause && len(w.events) > 0:
-			again = true // refused calls, or a pause: the model goes on
-			ch.release()
+			// Refused calls, or a pause: the model goes on, within reason.
+			stuck, err := ch.stuck()
+			if err != nil {
+				return err
+			}
+			if again = !stuck; again {
+				ch.release()
+				break
+			}
+			ch.add(&api.SessionError{EventHead: at(api.TypeSessionError), Error: api.SessionErrorBody{Type: api.SessionErrUnknown,
+				Message:     fmt.Sprintf("the model was asked %d times in a row and asked for nothing that this agent may run; the turn was ended", maxFruitless),
+				RetryStatus: api.RetryStatus{Type: api.RetryExhausted}}})
+			ch.idle(api.StopReason{Type: api.StopRetriesExhausted}, nil)
 		default:
 			waiting, err := ch.queued(1)
 			if err != nil {
@@ -369,6 +380,26 @@ func (r *Runner) commit(c *claimed, h *history, resp model.Response, ids map[int
 	}
 	h.pos, h.attempts = c.s.Pos, 0
 	return again, nil
+}
+
+// maxFruitless bounds the requests in a row that bring nothing to run and do
+// not end the turn.
+const maxFruitless = 25
+
+// stuck says that the model was asked that often since somebody last said
+// something, and that nobody waits to.
+func (c *change) stuck() (bool, error) {
+	last, err := c.tx.Events(c.s.ID, store.EventQuery{Desc: true, Limit: maxFruitless, Types: []string{api.TypeSpanModelRequestEnd,
+		api.TypeUserMessage, api.TypeUserToolResult, api.TypeUserCustomToolResult, api.TypeUserToolConfirmation}})
+	if err != nil {
+		return false, fmt.Errorf("count the turn's requests: %w", err)
+	}
+	for _, e := range last {
+		if e.Type != api.TypeSpanModelRequestEnd {
+			return false, nil // queued ones, which come first here, among them
+		}
+	}
+	return len(last) == maxFruitless, nil
 }
 
 // answer is a response as the log will hold it.

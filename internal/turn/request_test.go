@@ -340,6 +340,38 @@ func TestRetriesAreExhausted(t *testing.T) {
 	w.idle(id, api.StopEndTurn)
 }
 
+// A model that asks for nothing but what it may not have costs a bounded
+// number of requests; whoever says something gives it as many again.
+func TestRefusedToolsDoNotKeepATurnForEver(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, st store.Store) {
+		w, s := staged(t, st)
+		id := w.create(actor(), "hi")
+		for range 24 {
+			s.next(t).say("", "teleport")
+		}
+		sc := s.next(t)
+		w.send(id, message("still there?")) // waits, and is heard at the next request
+		sc.say("", "teleport")
+		for range 25 {
+			s.next(t).say("", "teleport")
+		}
+		l := w.idle(id, api.StopRetriesExhausted)
+		s.none(t)
+		var fault *api.SessionError
+		for _, e := range l {
+			if e, ok := e.(*api.SessionError); ok {
+				fault = e
+			}
+		}
+		if fault == nil || !strings.Contains(fault.Error.Message, "25 times in a row") || fault.Error.RetryStatus.Type != api.RetryExhausted {
+			t.Errorf("the error is %+v", fault)
+		}
+		w.send(id, message("again"))
+		s.next(t).say("fine")
+		w.idle(id, api.StopEndTurn)
+	})
+}
+
 func TestWhatIsNotRetried(t *testing.T) {
 	w, s := staged(t, storetest.SQLite(t))
 	for kind, want := range map[model.ErrorKind]string{model.RequestFailed: api.SessionErrRequestFailed, model.Billing: api.SessionErrBilling, model.Credential: api.SessionErrRequestFailed} {
