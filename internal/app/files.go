@@ -155,6 +155,20 @@ func keepOutputs(state string, log *slog.Logger) func(context.Context, string, s
 	}
 }
 
+// forgetOutputs removes what was kept of sessions long enough.
+func forgetOutputs(state string, r sandbox.Retain, now time.Time, log *slog.Logger) {
+	dir := filepath.Join(state, "outputs")
+	past, err := r.Past(dir, now, func(string) bool { return false })
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		log.Warn("it cannot be found out which outputs are kept too long", "err", err)
+	}
+	for _, folder := range past {
+		if err := os.RemoveAll(filepath.Join(dir, folder)); err != nil {
+			log.Warn("outputs that were kept long enough could not be removed", "folder", folder, "err", err)
+		}
+	}
+}
+
 // outputsOf is where a session's outputs are kept.
 func outputsOf(state, session string) string {
 	return filepath.Join(state, "outputs", sandbox.Folder(session))

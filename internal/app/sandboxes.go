@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/berthdev/berth/internal/config"
 	"github.com/berthdev/berth/internal/sandbox"
@@ -92,7 +93,9 @@ func newKeeper(ctx context.Context, c config.Engine, spec sandbox.Spec, ways san
 			return nil, "", err
 		}
 	}
-	k, err = sandbox.NewKeeper(sandbox.KeeperConfig{Driver: d, Dir: boxes, Spec: spec, Ways: ways, Disks: disks, Ended: keepOutputs(state, log), Version: version, Log: log})
+	retain := sandbox.Retain{Age: c.KeepWorkspaces, Bytes: int64(c.KeepWorkspaceBytes)}
+	k, err = sandbox.NewKeeper(sandbox.KeeperConfig{Driver: d, Dir: boxes, Spec: spec, Ways: ways, Disks: disks, Ended: keepOutputs(state, log),
+		Retain: retain, Retained: func(now time.Time) { forgetOutputs(state, retain, now, log) }, Version: version, Log: log})
 	return k, copied, err
 }
 

@@ -1,6 +1,9 @@
 package sandbox
 
-import "context"
+import (
+	"context"
+	"time"
+)
 
 // Places is how many sessions a keeper has in mind.
 func (k *Keeper) Places() int {
@@ -14,3 +17,6 @@ func (k *Keeper) Take(ctx context.Context, s Spec) (Sandbox, bool) { return k.po
 
 // Spec is the pattern of a keeper's sandboxes.
 func (k *Keeper) Spec() Spec { return k.cfg.Spec }
+
+// ForgetPast removes what is kept too long at a time.
+func (k *Keeper) ForgetPast(ctx context.Context, now time.Time) { k.forgetPast(ctx, now) }

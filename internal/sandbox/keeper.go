@@ -47,6 +47,11 @@ type KeeperConfig struct {
 	// Disks gives sessions whose Limits name one a disk of their own; nil for
 	// none. The keeper stops it.
 	Disks *disk.Pool
+	// Retain bounds the trees of sessions without a sandbox. The zero value
+	// keeps them for ever.
+	Retain Retain
+	// Retained, when set, is called each time that was looked after.
+	Retained func(now time.Time)
 	// Log hears of leftovers and of what could not be removed; nil is silence.
 	Log *slog.Logger
 }
@@ -137,6 +142,9 @@ func (k *Keeper) Start(ctx context.Context) error {
 	}
 	all.Wait()
 	k.clean(ctx)
+	if k.cfg.Retain != (Retain{}) {
+		k.wg.Go(func() { k.retain(wait) })
+	}
 	if k.pool != nil {
 		k.pool.start(ctx)
 	}

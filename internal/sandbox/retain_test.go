@@ -1,0 +1,66 @@
+package sandbox_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/berthdev/berth/internal/sandbox"
+	"github.com/berthdev/berth/internal/sandbox/mock"
+)
+
+// TestWorkspacesAreKeptForATime: by age and by size, the oldest first, and
+// never that of a session at work.
+func TestWorkspacesAreKeptForATime(t *testing.T) {
+	dir := t.TempDir()
+	var seen int
+	k, err := sandbox.NewKeeper(sandbox.KeeperConfig{
+		Driver: mock.New(mock.Knobs{}), Dir: dir,
+		Retain: sandbox.Retain{Age: 24 * time.Hour, Bytes: 5 << 20}, Retained: func(time.Time) { seen++ },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
+	for i, name := range []string{"live", "ancient", "a", "b", "c", "d"} {
+		h := open(t, k, name, false)
+		if err := h.Files().WriteFile("f", make([]byte, 2<<20)); err != nil {
+			t.Fatal(err)
+		}
+		if name != "live" {
+			closed(t, h, false)
+		}
+		at := now.Add(time.Duration(i-10) * time.Hour)
+		if name == "ancient" || name == "live" {
+			at = now.Add(-25 * time.Hour)
+		}
+		if err := os.Chtimes(filepath.Join(dir, name), at, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	k.ForgetPast(t.Context(), now)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var left []string
+	for _, e := range entries {
+		left = append(left, e.Name())
+	}
+	if got := strings.Join(left, " "); got != "c d live" {
+		t.Errorf("left: %s", got)
+	}
+	if seen != 1 {
+		t.Errorf("told %d times", seen)
+	}
+	closed(t, open(t, k, "a", false), false)
+	if err := k.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := (sandbox.Retain{Age: 1}).Past(filepath.Join(dir, "none"), now, nil); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("of nothing: %v", err)
+	}
+}
