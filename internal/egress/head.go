@@ -33,8 +33,8 @@ func peekHead(c *client) (head, error) {
 		if at := bytes.Index(b[max(0, have-3):], []byte("\r\n\r\n")); at >= 0 {
 			return parseHead(b[:max(0, have-3)+at+4])
 		}
-		// One that never ends in CR LF is told before its time is up.
-		if bytes.Contains(b, []byte("\n\n")) || bytes.Contains(b, []byte("\n\r\n")) && !bytes.Contains(b, []byte("\r\n\r\n")) {
+		// What is no request is told before its time is up.
+		if len(b) > 0 && !isToken(string(b[:1])) || bytes.Contains(b, []byte("\n\n")) || bytes.Contains(b, []byte("\n\r\n")) && !bytes.Contains(b, []byte("\r\n\r\n")) {
 			return head{}, errLine
 		}
 		if len(b) == maxHead {

@@ -31,7 +31,10 @@ type zone struct {
 }
 
 func (z *zone) LookupNetIP(_ context.Context, _, host string) ([]netip.Addr, error) {
-	host = strings.TrimSuffix(host, ".")
+	host, rooted := strings.CutSuffix(host, ".")
+	if !rooted {
+		return nil, errors.New("a search domain could be put behind it")
+	}
 	z.mu.Lock()
 	defer z.mu.Unlock()
 	if z.asked == nil {

@@ -43,6 +43,10 @@ var rows = []row{
 	{"queue", queueAlone},
 	{"streams", streams},
 	{"idle", idle},
+	{"sandbox start", sandboxStart},
+	{"sandbox kill", sandboxKill},
+	{"sandbox idle", sandboxIdle},
+	{"sandbox true", sandboxTrue},
 }
 
 func main() {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/berthdev/berth/internal/child"
 	"github.com/berthdev/berth/internal/sandbox"
+	"github.com/berthdev/berth/internal/sandbox/agent"
 	"github.com/berthdev/berth/internal/sandbox/namespaces"
 	"github.com/berthdev/berth/internal/sandbox/sandboxtest"
 )
@@ -88,9 +89,23 @@ func TestProbeTellsTheCure(t *testing.T) {
 	t.Logf("%s", out)
 }
 
-func BenchmarkStart(b *testing.B)    { sandboxtest.BenchmarkStart(b, newDriver()) }
-func BenchmarkClaim(b *testing.B)    { sandboxtest.BenchmarkClaim(b, newDriver()) }
-func BenchmarkTrue(b *testing.B)     { sandboxtest.BenchmarkTrue(b, newDriver()) }
+// released is a driver with the agent of a release, where make build has left
+// it: the test's own program is a larger one.
+func released(b *testing.B) sandbox.Driver {
+	program, err := agent.Open("../../../bin/berth-agent")
+	if err != nil {
+		b.Logf("with the test's own agent: %v", err)
+		return newDriver()
+	}
+	return namespaces.New(namespaces.Config{Program: program})
+}
+
+func BenchmarkStart(b *testing.B)    { sandboxtest.BenchmarkStart(b, released(b)) }
+func BenchmarkClaim(b *testing.B)    { sandboxtest.BenchmarkClaim(b, released(b)) }
+func BenchmarkTrue(b *testing.B)     { sandboxtest.BenchmarkTrue(b, released(b)) }
 func BenchmarkChecked(b *testing.B)  { sandboxtest.BenchmarkChecked(b, newDriver()) }
 func BenchmarkFlood(b *testing.B)    { sandboxtest.BenchmarkFlood(b, newDriver()) }
-func BenchmarkSessions(b *testing.B) { sandboxtest.BenchmarkSessions(b, newDriver()) }
+func BenchmarkSessions(b *testing.B) { sandboxtest.BenchmarkSessions(b, released(b)) }
+
+// TestEgressTools: the programs that sessions use, through the proxy.
+func TestEgressTools(t *testing.T) { sandboxtest.EgressTools(t, newDriver()) }

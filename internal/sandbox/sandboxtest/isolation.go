@@ -54,6 +54,7 @@ func testIsolation(t *testing.T, d sandbox.Driver) {
 	t.Run("hostile", func(t *testing.T) { testHostile(t, d) })
 	if promised.Network {
 		t.Run("network", func(t *testing.T) { testNetwork(t, d) })
+		t.Run("attack 12", func(t *testing.T) { testAttack12(t, d) })
 	}
 }
 

@@ -1,0 +1,352 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/berthdev/berth/internal/sandbox"
+	"github.com/berthdev/berth/internal/sandbox/agent"
+	"github.com/berthdev/berth/internal/sandbox/cgroup"
+	"github.com/berthdev/berth/internal/sandbox/namespaces"
+	"github.com/berthdev/berth/toolset"
+)
+
+// boxes makes sandboxes by the namespaces driver, with the agent of a release
+// and the limits that hold by default.
+type boxes struct {
+	dir    string
+	driver sandbox.Driver
+	made   int
+}
+
+func newBoxes() (*boxes, error) {
+	program, err := agent.Open("bin/berth-agent")
+	if err != nil {
+		return nil, fmt.Errorf("%w (run make build)", err)
+	}
+	dir, err := os.MkdirTemp("", "berth-bench-")
+	if err != nil {
+		return nil, err
+	}
+	return &boxes{dir: dir, driver: namespaces.New(namespaces.Config{Program: program})}, nil
+}
+
+func (b *boxes) close() { os.RemoveAll(b.dir) }
+
+// spec is a fresh session's.
+func (b *boxes) spec() (sandbox.Spec, error) {
+	b.made++
+	dir := filepath.Join(b.dir, "sesn_"+strconv.Itoa(b.made))
+	s := sandbox.Spec{SessionID: filepath.Base(dir), Dir: dir, Tree: filepath.Join(dir, "tree"), Limits: sandbox.DefaultLimits(8 << 30)}
+	return s, os.MkdirAll(s.Tree, 0o755)
+}
+
+func (b *boxes) start(ctx context.Context) (sandbox.Sandbox, error) {
+	s, err := b.spec()
+	if err != nil {
+		return nil, err
+	}
+	return b.driver.Start(ctx, s)
+}
+
+// sandboxStart measures from Start to the first command's output, one sandbox
+// at a time, with its cgroups and its limits.
+func sandboxStart(ctx context.Context) ([]figure, error) {
+	b, err := newBoxes()
+	if err != nil {
+		return nil, err
+	}
+	defer b.close()
+	var took []time.Duration
+	for i := range 320 {
+		began := time.Now()
+		sb, err := b.start(ctx)
+		if err != nil {
+			return nil, err
+		}
+		r, err := sb.Bash(ctx, toolset.Command{Text: "echo x"})
+		d := time.Since(began)
+		if err := errors.Join(err, sb.Stop(context.WithoutCancel(ctx))); err != nil {
+			return nil, err
+		}
+		if string(r.Head) != "x\n" {
+			return nil, fmt.Errorf("the first command answered %q", r.Head)
+		}
+		if i >= 20 {
+			took = append(took, d)
+		}
+	}
+	p50, p99 := quantile(took, .5), quantile(took, .99)
+	return []figure{
+		{"namespaces: start to the first command's output, p50", ms(p50), "≤ 10 ms", p50 <= 10*time.Millisecond},
+		{"namespaces: start to the first command's output, p99", ms(p99), "≤ 25 ms", p99 <= 25*time.Millisecond},
+	}, nil
+}
+
+// sandboxKill ends sandboxes in which 1,000 processes run.
+func sandboxKill(ctx context.Context) ([]figure, error) {
+	b, err := newBoxes()
+	if err != nil {
+		return nil, err
+	}
+	defer b.close()
+	const many = 1000
+	var took []time.Duration
+	left := 0
+	for i := range 5 {
+		sb, err := b.start(ctx)
+		if err != nil {
+			return nil, err
+		}
+		word := "10" + strconv.Itoa(os.Getpid()) + "." + strconv.Itoa(i)
+		r, err := sb.Bash(ctx, toolset.Command{Text: "for i in {1.." + strconv.Itoa(many) + "}; do sleep " + word + " & done; jobs -p | wc -l"})
+		if err == nil && strings.TrimSpace(string(r.Head)) != strconv.Itoa(many) {
+			err = fmt.Errorf("the processes: %s %q", r.End, r.Head)
+		}
+		began := time.Now()
+		err = errors.Join(err, sb.Stop(context.WithoutCancel(ctx)))
+		took = append(took, time.Since(began))
+		if err != nil {
+			return nil, err
+		}
+		left += withWord(word)
+	}
+	worst := slices.Max(took)
+	return []figure{
+		{"namespaces: to end a session with 1,000 processes, worst of 5", ms(worst), "≤ 200 ms", worst <= 200*time.Millisecond},
+		{"namespaces: processes that survive it", strconv.Itoa(left), "0", left == 0},
+	}, nil
+}
+
+// withWord counts the processes of the host with an argument.
+func withWord(word string) (n int) {
+	names, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, name := range names {
+		if b, err := os.ReadFile(name); err == nil && strings.Contains(string(b), "\x00"+word+"\x00") {
+			n++
+		}
+	}
+	return n
+}
+
+// user is a sandbox that can say what it uses.
+type user interface {
+	Usage() cgroup.Usage
+	Process() *agent.Process
+}
+
+// sandboxIdle starts 300 sandboxes, four at a time, and then leaves them alone.
+func sandboxIdle(ctx context.Context) (_ []figure, err error) {
+	b, err := newBoxes()
+	if err != nil {
+		return nil, err
+	}
+	defer b.close()
+	const many, watched = 300, 10 * time.Second
+	specs := make(chan sandbox.Spec, many)
+	for range many {
+		s, err := b.spec()
+		if err != nil {
+			return nil, err
+		}
+		specs <- s
+	}
+	close(specs)
+	type made struct {
+		sb  sandbox.Sandbox
+		err error
+	}
+	results := make(chan made, many)
+	began := time.Now()
+	for range 4 {
+		go func() {
+			for s := range specs {
+				sb, err := b.driver.Start(ctx, s)
+				if err == nil {
+					_, err = sb.Bash(ctx, toolset.Command{Text: "true"})
+				}
+				results <- made{sb, err}
+			}
+		}()
+	}
+	var all []sandbox.Sandbox
+	defer func() {
+		for _, sb := range all {
+			err = errors.Join(err, sb.Stop(context.WithoutCancel(ctx)))
+		}
+	}()
+	for range many {
+		m := <-results
+		if m.sb != nil {
+			all = append(all, m.sb)
+		}
+		err = errors.Join(err, m.err)
+	}
+	took := time.Since(began)
+	if err != nil {
+		return nil, err
+	}
+	var pss int64
+	for _, sb := range all {
+		n, err := proportional(sb.(user).Process().Handle.PID)
+		if err != nil {
+			return nil, err
+		}
+		pss += n
+	}
+	each := float64(pss) / many / (1 << 20)
+	before := idleCPU(all)
+	select {
+	case <-time.After(watched):
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	share := (idleCPU(all) - before).Seconds() / watched.Seconds() * 100
+	return []figure{
+		{"namespaces: 300 sandboxes start", fmt.Sprintf("%.1f s", took.Seconds()), "≤ 15 s", took <= 15*time.Second},
+		{"namespaces: memory of an idle sandbox, agent and shell, PSS", fmt.Sprintf("%.1f MB", each), "≤ 6 MB", each <= 6},
+		{"namespaces: 300 idle sandboxes and their supervisor, of one processor", fmt.Sprintf("%.2f %%", share), "< 3 %", share < 3},
+	}, nil
+}
+
+// idleCPU is what the sandboxes and this process have used.
+func idleCPU(all []sandbox.Sandbox) time.Duration {
+	var own syscall.Rusage
+	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &own)
+	sum := time.Duration(own.Utime.Nano() + own.Stime.Nano())
+	for _, sb := range all {
+		sum += sb.(user).Usage().CPU
+	}
+	return sum
+}
+
+// proportional is the memory of a process and its children, what they share
+// with others counted in part.
+func proportional(pid int) (int64, error) {
+	p := "/proc/" + strconv.Itoa(pid)
+	b, err := os.ReadFile(p + "/smaps_rollup")
+	if err != nil {
+		return 0, err
+	}
+	var sum int64
+	for line := range strings.Lines(string(b)) {
+		if f := strings.Fields(line); len(f) > 1 && f[0] == "Pss:" {
+			kib, err := strconv.ParseInt(f[1], 10, 64)
+			if err != nil {
+				return 0, err
+			}
+			sum += kib << 10
+		}
+	}
+	tasks, err := filepath.Glob(p + "/task/*/children")
+	if err != nil || len(tasks) == 0 {
+		return 0, fmt.Errorf("the children of %d: %v", pid, err)
+	}
+	for _, t := range tasks {
+		b, err := os.ReadFile(t)
+		if err != nil {
+			continue // the thread has ended
+		}
+		for _, f := range strings.Fields(string(b)) {
+			child, err := strconv.Atoi(f)
+			if err != nil {
+				return 0, err
+			}
+			n, err := proportional(child)
+			if err != nil {
+				return 0, err
+			}
+			sum += n
+		}
+	}
+	return sum, nil
+}
+
+// sandboxTrue compares the builtin true in a running sandbox with a bash on
+// two pipes of this process.
+func sandboxTrue(ctx context.Context) ([]figure, error) {
+	b, err := newBoxes()
+	if err != nil {
+		return nil, err
+	}
+	defer b.close()
+	sb, err := b.start(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer sb.Stop(context.WithoutCancel(ctx))
+	inside := func(text string) (time.Duration, error) {
+		began := time.Now()
+		r, err := sb.Bash(ctx, toolset.Command{Text: text})
+		if err == nil && (r.End != toolset.Exited || r.ExitCode != 0) {
+			err = fmt.Errorf("%q ended as %s %d", text, r.End, r.ExitCode)
+		}
+		return time.Since(began), err
+	}
+	bare, stop, err := bareShell(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer stop()
+	var in, out, program []time.Duration
+	for range 500 {
+		for _, m := range []struct {
+			into *[]time.Duration
+			run  func() (time.Duration, error)
+		}{
+			{&in, func() (time.Duration, error) { return inside("true") }},
+			{&out, bare},
+			{&program, func() (time.Duration, error) { return inside("/bin/true") }},
+		} {
+			d, err := m.run()
+			if err != nil {
+				return nil, err
+			}
+			*m.into = append(*m.into, d)
+		}
+	}
+	over := quantile(in, .5) - quantile(out, .5)
+	return []figure{{
+		"namespaces: builtin true in a sandbox over a bare shell's, p50",
+		fmt.Sprintf("%.2f ms (%s; /bin/true %s)", over.Seconds()*1e3, ms(quantile(in, .5)), ms(quantile(program, .5))),
+		"≤ 1 ms", over <= time.Millisecond,
+	}}, nil
+}
+
+// bareShell is a bash on two pipes, as a program would have it that isolates
+// nothing: bare runs true in it.
+func bareShell(ctx context.Context) (bare func() (time.Duration, error), stop func(), err error) {
+	cmd := exec.CommandContext(ctx, "/bin/bash", "--norc", "--noprofile")
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		return nil, nil, err
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, nil, err
+	}
+	lines := bufio.NewReader(out)
+	bare = func() (time.Duration, error) {
+		began := time.Now()
+		if _, err := io.WriteString(in, "true; echo $?\n"); err != nil {
+			return 0, err
+		}
+		_, err := lines.ReadString('\n')
+		return time.Since(began), err
+	}
+	return bare, func() { in.Close(); _ = cmd.Wait() }, nil
+}
