@@ -61,11 +61,13 @@ const (
 	StepNoUsers                      // no further user namespaces may be made; best effort
 	StepMemory                       // Target is a tmpfs of its own; Data holds mount options
 	StepUnmount                      // what is mounted at Target is not for the tools
+	StepImage                        // what is made from here on will lie over the image at Source (or descriptor FD)
+	StepOverlay                      // and now it does: the root is both, read-only
 )
 
 // String names a kind.
 func (k StepKind) String() string {
-	names := []string{"", "private", "root", "dir", "file", "link", "bind", "self", "proc", "pts", "freeze", "pivot", "loopback", "hostname", "plain", "no users", "memory"}
+	names := []string{"", "private", "root", "dir", "file", "link", "bind", "self", "proc", "pts", "freeze", "pivot", "loopback", "hostname", "plain", "no users", "memory", "unmount", "image", "overlay"}
 	if int(k) < len(names) {
 		return names[k]
 	}

@@ -16,6 +16,7 @@ var bases = []string{"/tmp", "/mnt", "/run", "/var"}
 // builder does the steps of a Boot.
 type builder struct {
 	base string // where the fresh root is, "" when there is none
+	over string // what lies over an image, once it does
 	open []int  // per step: the source's descriptor, or -1
 }
 
@@ -27,7 +28,7 @@ func build(steps []agentwire.Step) error {
 	b := &builder{open: make([]int, len(steps))}
 	for i, s := range steps {
 		b.open[i] = -1
-		if s.Kind != agentwire.StepBind {
+		if s.Kind != agentwire.StepBind && s.Kind != agentwire.StepImage {
 			continue
 		}
 		if s.FD > 0 {
@@ -76,7 +77,15 @@ func (b *builder) step(i int, s agentwire.Step) error {
 	case agentwire.StepUnmount:
 		return fail("unmount "+s.Target, unix.Unmount(at, unix.MNT_DETACH))
 	case agentwire.StepSelf:
-		return fail("mount "+s.Target, unix.Mount(at, at, "", unix.MS_BIND, ""))
+		from := at
+		if b.over != "" {
+			from = b.over + s.Target // the overlay cannot be written to
+		}
+		return fail("mount "+s.Target, unix.Mount(from, at, "", unix.MS_BIND, ""))
+	case agentwire.StepImage:
+		return b.image(i, s)
+	case agentwire.StepOverlay:
+		return b.overlay()
 	case agentwire.StepMemory:
 		if err := makeDirs(at, 0o755); err != nil {
 			return err
@@ -111,6 +120,36 @@ func (b *builder) root(options string) error {
 		}
 	}
 	return fail("mount a fresh root", err)
+}
+
+// Where an image and what lies over it are while they become one root.
+const (
+	imageDir = "/image"
+	overDir  = "/over"
+	bothDir  = "/both"
+)
+
+// image puts an image below what is made from here on.
+func (b *builder) image(i int, s agentwire.Step) error {
+	for _, dir := range []string{overDir, bothDir} {
+		if err := makeDirs(b.base+dir, 0o755); err != nil {
+			return err
+		}
+	}
+	s.Target, s.ReadOnly = imageDir, true
+	if err := b.bind(i, s, b.base+imageDir); err != nil {
+		return err
+	}
+	b.base += overDir
+	return nil
+}
+
+// overlay makes the image and what lies over it the root.
+func (b *builder) overlay() error {
+	top := strings.TrimSuffix(b.base, overDir)
+	err := unix.Mount("image", top+bothDir, "overlay", unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV, "lowerdir="+top+overDir+":"+top+imageDir)
+	b.over, b.base = b.base, top+bothDir
+	return fail("mount the image's overlay", err)
 }
 
 // bind mounts a source. The flags are on it before it can be seen.

@@ -162,6 +162,7 @@ func Fill(s sandbox.Spec) (sandbox.Spec, error) {
 	if s.Network.Mode == sandbox.NetworkAllow && s.Network.Socket == "" {
 		return s, errors.New("a session that may reach hosts needs the socket of its proxy")
 	}
+	s.User = s.User.Filled()
 	if s.OutputBytes <= 0 {
 		s.OutputBytes = sandbox.DefaultOutputBytes
 	}
@@ -189,12 +190,23 @@ func Places(s sandbox.Spec) []string {
 	return append(places, s.Workdir)
 }
 
-// Environ is a clean environment: nothing of the supervisor's is in it.
+// identity are the variables of who one is, which no image knows.
+var identity = []string{"HOME", "USER", "LOGNAME", "SHELL", "PS1", "PS2"}
+
+// Environ is a clean environment: nothing of the supervisor's is in it. An
+// image's own variables are, but for those of who one is.
 func Environ(s sandbox.Spec, home, user string) []string {
 	vars := map[string]string{
 		"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 		"HOME": home, "USER": user, "LOGNAME": user, "SHELL": "/bin/bash",
 		"LANG": "C.UTF-8", "TERM": "dumb", "PS1": "", "PS2": "",
+	}
+	if s.Image != nil {
+		for _, kv := range s.Image.Env {
+			if k, v, ok := strings.Cut(kv, "="); ok && !slices.Contains(identity, k) {
+				vars[k] = v
+			}
+		}
 	}
 	for k, v := range wayOut(s.Network) {
 		vars[k] = v

@@ -234,7 +234,7 @@ func withLine(b []byte, name, line string) []byte {
 // hostImage is an image of nothing but the places at which the host's programs
 // are shown.
 func hostImage() (v1.Image, func(), error) {
-	steps, err := inside.Root()
+	steps, err := inside.Root(sandbox.Spec{})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -275,7 +275,7 @@ func hostImage() (v1.Image, func(), error) {
 // show are the directories and files of the host that stand in a container
 // without an image.
 func show() (paths []string, err error) {
-	steps, err := inside.Root()
+	steps, err := inside.Root(sandbox.Spec{})
 	for _, s := range steps {
 		if s.Kind == agentwire.StepBind {
 			paths = append(paths, s.Target)

@@ -4,8 +4,11 @@
 package inside
 
 import (
+	"io"
 	"io/fs"
 	"os"
+	"strconv"
+	"strings"
 
 	"github.com/berthdev/berth/internal/agentwire"
 	"github.com/berthdev/berth/internal/sandbox"
@@ -24,9 +27,9 @@ const (
 // They say nothing of the host's people or services.
 var etc = []string{"alternatives", "ld.so.cache", "ssl/certs", "ssl/openssl.cnf", "pki", "fonts", "localtime"}
 
-// Root is how a root of the host's programs is built: directories, files,
-// links, and what is shown of the host, read-only.
-func Root() ([]agentwire.Step, error) {
+// Root is how a root of the host's programs is built for a session: directories,
+// files, links, and what is shown of the host, read-only.
+func Root(spec sandbox.Spec) ([]agentwire.Step, error) {
 	var steps []agentwire.Step
 	add := func(s agentwire.Step) { steps = append(steps, s) }
 	link := func(path, to string) { add(agentwire.Step{Kind: agentwire.StepLink, Target: path, Source: to}) }
@@ -58,17 +61,13 @@ func Root() ([]agentwire.Step, error) {
 			show("/etc/" + name)
 		}
 	}
-	for _, f := range [][2]string{
-		{"/etc/passwd", "root:x:0:0:root:/root:/usr/sbin/nologin\nagent:x:1000:1000:agent:/home/agent:/bin/bash\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"},
-		{"/etc/group", "root:x:0:\nagent:x:1000:\nnogroup:x:65534:\n"},
-		{"/etc/hosts", "127.0.0.1\tlocalhost sandbox\n::1\tlocalhost\n"},
-		{"/etc/hostname", "sandbox\n"},
-		{"/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\n"},
-		{"/etc/resolv.conf", "# there is no network here\n"},
-	} {
-		add(agentwire.Step{Kind: agentwire.StepFile, Target: f[0], Data: []byte(f[1]), Mode: 0o644})
+	lookup := "files"
+	if spec.Network.Mode == sandbox.NetworkHost {
+		lookup = "files dns"
 	}
-	for _, dir := range []string{Home, "/var/lib", "/opt"} {
+	add(file("/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: "+lookup+"\n"))
+	steps = append(steps, names(spec, nil, nil)...)
+	for _, dir := range []string{spec.User.Filled().Home(), "/var/lib", "/opt"} {
 		add(agentwire.Step{Kind: agentwire.StepDir, Target: dir, Mode: 0o755})
 	}
 	link("/var/tmp", "/tmp")
@@ -85,4 +84,60 @@ func Scratch(l sandbox.Limits) int64 {
 		return min(most, l.Memory/2)
 	}
 	return most
+}
+
+// names are the files that say who and where one is. passwd and group are what
+// an image has of its own.
+func names(spec sandbox.Spec, passwd, group []byte) []agentwire.Step {
+	u := spec.User.Filled()
+	if passwd == nil {
+		passwd = []byte("root:x:0:0:root:/root:/usr/sbin/nologin\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n")
+	}
+	if group == nil {
+		group = []byte("root:x:0:\nnogroup:x:65534:\n")
+	}
+	hosts, resolv := "127.0.0.1\tlocalhost sandbox\n::1\tlocalhost\n", "# there is no network here\n"
+	if spec.Network.Mode == sandbox.NetworkHost {
+		hosts, resolv = hostFile("/etc/hosts", hosts), hostFile("/etc/resolv.conf", resolv)
+	}
+	id := strconv.Itoa(u.UID)
+	return []agentwire.Step{
+		file("/etc/passwd", with(passwd, u.Name+":x:"+id+":"+id+":"+u.Name+":"+u.Home()+":/bin/bash")),
+		file("/etc/group", with(group, u.Name+":x:"+id+":")),
+		file("/etc/hosts", hosts),
+		file("/etc/hostname", "sandbox\n"),
+		file("/etc/resolv.conf", resolv),
+	}
+}
+
+// with puts a line of passwd or group in the place of those with its name or
+// its number.
+func with(lines []byte, line string) string {
+	own := strings.Split(line, ":")
+	var out strings.Builder
+	for l := range strings.Lines(string(lines)) {
+		if f := strings.Split(strings.TrimSpace(l), ":"); len(f) < 3 || f[0] == own[0] || f[2] == own[2] {
+			continue
+		}
+		out.WriteString(strings.TrimSuffix(l, "\n") + "\n")
+	}
+	return out.String() + line + "\n"
+}
+
+// hostFile is a small file of the host, or what to use instead.
+func hostFile(path, instead string) string {
+	f, err := os.Open(path)
+	if err != nil {
+		return instead
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, 64<<10))
+	if err != nil {
+		return instead
+	}
+	return string(b)
+}
+
+func file(path, text string) agentwire.Step {
+	return agentwire.Step{Kind: agentwire.StepFile, Target: path, Data: []byte(text), Mode: 0o644}
 }

@@ -112,7 +112,7 @@ func oddMounts(spec sandbox.Spec, mounts []agentwire.Mount) string {
 		has := func(option string) bool { return slices.Contains(strings.Split(m.Options, ","), option) }
 		device := strings.HasPrefix(m.Target, "/dev/") || m.Target == "/proc/keys"
 		switch {
-		case !has("ro") && !device && !slices.Contains(open, m.Target) && !(m.Target == "/" && spec.Image != nil):
+		case !has("ro") && !device && !slices.Contains(open, m.Target):
 			return m.Target + " is writable"
 		case !has("nosuid"):
 			return m.Target + " allows setuid"

@@ -53,7 +53,7 @@ const filtered = runtime.GOARCH == "amd64" || runtime.GOARCH == "arm64"
 
 // Capabilities says what is enforced.
 func (d *Driver) Capabilities() sandbox.Capabilities {
-	return sandbox.Capabilities{Processes: true, Files: true, Network: true, Privileges: true, Syscalls: filtered, Recover: true, Tree: true, View: d.power, Egress: true, Limits: limits()}
+	return sandbox.Capabilities{Processes: true, Files: true, Network: true, Privileges: true, Syscalls: filtered, Recover: true, Tree: true, View: d.power, Images: true, Egress: true, Mounts: true, Users: true, HostNet: true, Limits: limits()}
 }
 
 // own are the limits that need no cgroup: each session has a user, or a user
@@ -161,12 +161,8 @@ func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (_ sandbox.Sandbo
 			err = errors.Join(err, files.Close(), agent.HideView(spec))
 		}
 	}()
-	steps, mounts, err := d.plan(spec, h, program)
-	defer func() {
-		for _, m := range mounts {
-			m.Close()
-		}
-	}()
+	p, err := d.plan(spec, h, program)
+	defer p.close()
 	if err != nil {
 		return nil, err
 	}
@@ -182,15 +178,15 @@ func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (_ sandbox.Sandbo
 	h.Group = group.Dirs
 	var rec sandbox.Record
 	live, err := agent.Start(ctx, agent.Launch{
-		Program: program, Dir: spec.Dir, Mounts: mounts, Sys: d.attributes(h, group),
+		Program: program, Dir: spec.Dir, Mounts: p.mounts, Sys: d.attributes(spec, h, group),
 		Boot: agentwire.Boot{
-			Steps: steps, Seal: true, Bash: "/bin/bash", Workdir: spec.Workdir,
-			Env: agent.Environ(spec, inside.Home, inside.User), RunDir: inside.RunDir,
+			Steps: p.steps, Seal: true, Bash: p.bash, Workdir: spec.Workdir,
+			Env: agent.Environ(spec, spec.User.Home(), spec.User.Name), RunDir: inside.RunDir,
 			OutputBytes: spec.OutputBytes, OrphanTTL: spec.OrphanTTL, Egress: agent.Egress(spec.Network),
 			Processes: spec.Limits.PIDs, OpenFiles: spec.Limits.OpenFiles,
 		},
-		Started: func(p *agent.Process) error {
-			h.Handle = p.Handle
+		Started: func(proc *agent.Process) error {
+			h.Handle = proc.Handle
 			rec, err = agent.NewRecord(Name, spec, h)
 			if err != nil {
 				return err
@@ -205,7 +201,7 @@ func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (_ sandbox.Sandbo
 				}
 				return err
 			}
-			return group.Enter(p.Handle.PID)
+			return group.Enter(proc.Handle.PID)
 		},
 	})
 	if err != nil {
@@ -299,18 +295,21 @@ func (d *Driver) end(h handle, group *cgroup.Group) func(context.Context, *agent
 	}
 }
 
-// attributes are the namespaces and the user. Inside there is one user, 1000,
+// attributes are the namespaces and the user. Inside there is one user,
 // whoever that is outside. The capabilities are those of the new user
 // namespace, for the steps; the agent gives them up.
-func (d *Driver) attributes(h handle, group *cgroup.Group) *syscall.SysProcAttr {
+func (d *Driver) attributes(spec sandbox.Spec, h handle, group *cgroup.Group) *syscall.SysProcAttr {
 	sys := &syscall.SysProcAttr{
 		Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET |
 			unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWCGROUP,
-		UidMappings:                []syscall.SysProcIDMap{{ContainerID: inside.UserID, HostID: h.UID, Size: 1}},
-		GidMappings:                []syscall.SysProcIDMap{{ContainerID: inside.UserID, HostID: h.GID, Size: 1}},
+		UidMappings:                []syscall.SysProcIDMap{{ContainerID: spec.User.UID, HostID: h.UID, Size: 1}},
+		GidMappings:                []syscall.SysProcIDMap{{ContainerID: spec.User.UID, HostID: h.GID, Size: 1}},
 		GidMappingsEnableSetgroups: d.power,
-		Credential:                 &syscall.Credential{Uid: inside.UserID, Gid: inside.UserID, NoSetGroups: !d.power},
+		Credential:                 &syscall.Credential{Uid: uint32(spec.User.UID), Gid: uint32(spec.User.UID), NoSetGroups: !d.power},
 		AmbientCaps:                []uintptr{unix.CAP_SETPCAP, unix.CAP_NET_ADMIN, unix.CAP_SYS_ADMIN, unix.CAP_SYS_RESOURCE},
+	}
+	if spec.Network.Mode == sandbox.NetworkHost {
+		sys.Cloneflags &^= unix.CLONE_NEWNET
 	}
 	if fd := group.FD(); fd >= 0 {
 		sys.UseCgroupFD, sys.CgroupFD = true, fd

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"syscall"
 
@@ -19,9 +20,10 @@ import (
 // hostname is what the host is called inside.
 const hostname = "sandbox"
 
-// plan is how the inside is built. The mounts are for the agent to inherit.
-func (d *Driver) plan(spec sandbox.Spec, h handle, program *agent.Program) (steps []agentwire.Step, mounts []*os.File, err error) {
-	add := func(s ...agentwire.Step) { steps = append(steps, s...) }
+// plan is how the inside is built: what is made, and then what is mounted on
+// it. The mounts are for the agent to inherit.
+func (d *Driver) plan(spec sandbox.Spec, h handle, program *agent.Program) (p plan, err error) {
+	add := func(s ...agentwire.Step) { p.steps = append(p.steps, s...) }
 	dir := func(path string, mode uint32) {
 		add(agentwire.Step{Kind: agentwire.StepDir, Target: path, Mode: mode})
 	}
@@ -30,81 +32,135 @@ func (d *Driver) plan(spec sandbox.Spec, h handle, program *agent.Program) (step
 	}
 	add(agentwire.Step{Kind: agentwire.StepPrivate},
 		agentwire.Step{Kind: agentwire.StepRoot, Data: []byte("mode=0755,nr_inodes=262144,size=" + strconv.FormatInt(inside.Scratch(spec.Limits), 10))})
-	root, err := inside.Root()
+	p.bash = "/bin/bash"
+	var root []agentwire.Step
+	if spec.Image == nil {
+		root, err = inside.Root(spec)
+	} else {
+		root, p.bash, err = inside.Over(spec)
+		if err == nil {
+			err = d.lend(&p, agentwire.Step{Kind: agentwire.StepImage, Source: spec.Image.Root})
+		}
+	}
 	if err != nil {
-		return nil, nil, err
+		return p, err
 	}
 	add(root...)
-	for _, name := range []string{"null", "zero", "full", "random", "urandom", "tty"} {
-		add(agentwire.Step{Kind: agentwire.StepBind, Source: "/dev/" + name, Target: "/dev/" + name, Devices: true, Optional: name == "tty"})
-	}
+	dir("/dev/pts", 0o755)
 	link("/dev/fd", "/proc/self/fd")
 	link("/dev/stdin", "/proc/self/fd/0")
 	link("/dev/stdout", "/proc/self/fd/1")
 	link("/dev/stderr", "/proc/self/fd/2")
 	link("/dev/ptmx", "pts/ptmx")
-	dir("/dev/pts", 0o755)
-	add(agentwire.Step{Kind: agentwire.StepPts, Target: "/dev/pts", Optional: true})
 	dir("/proc", 0o755)
+	own := map[string]uint32{"/dev/shm": 0o1777, "/run": 0o755, "/home": 0o755}
+	for path, mode := range own {
+		dir(path, mode)
+	}
+	devices := []string{"null", "zero", "full", "random", "urandom", "tty"}
+	if spec.Image != nil {
+		for _, name := range devices {
+			add(agentwire.Step{Kind: agentwire.StepFile, Target: "/dev/" + name, Mode: 0o644})
+		}
+		for _, path := range agent.Places(spec) {
+			dir(path, 0o755)
+		}
+		for _, m := range spec.Mounts {
+			dir(m.Target, 0o755)
+		}
+		add(agentwire.Step{Kind: agentwire.StepOverlay})
+	}
+	for _, name := range devices {
+		add(agentwire.Step{Kind: agentwire.StepBind, Source: "/dev/" + name, Target: "/dev/" + name, Devices: true, Optional: name == "tty"})
+	}
+	add(agentwire.Step{Kind: agentwire.StepPts, Target: "/dev/pts", Optional: true})
 	add(agentwire.Step{Kind: agentwire.StepProc, Target: "/proc"})
 	// The names of the user's keys; for the keys themselves see the agent.
 	add(agentwire.Step{Kind: agentwire.StepBind, Source: "/dev/null", Target: "/proc/keys", Devices: true, ReadOnly: true, Optional: true})
-	for path, mode := range map[string]uint32{"/dev/shm": 0o1777, "/run": 0o755, "/home": 0o755} {
-		dir(path, mode)
+	for path := range own {
 		add(agentwire.Step{Kind: agentwire.StepSelf, Target: path})
 	}
 	// The shell's pipes have room of their own: a command that fills the rest
 	// does not cut the agent off from its shell.
 	add(agentwire.Step{Kind: agentwire.StepMemory, Target: inside.RunDir, Data: []byte("mode=0700,size=24m,nr_inodes=64")})
-	if mounts, err = d.places(spec, h, program, &steps); err != nil {
-		return nil, mounts, err
+	if err = d.places(&p, spec, h, program); err != nil {
+		return p, err
 	}
-	add(agentwire.Step{Kind: agentwire.StepFreeze}, agentwire.Step{Kind: agentwire.StepPivot},
-		agentwire.Step{Kind: agentwire.StepLoopback}, agentwire.Step{Kind: agentwire.StepHostname, Source: hostname},
-		agentwire.Step{Kind: agentwire.StepNoUsers, Optional: true})
-	return steps, mounts, nil
+	if spec.Image == nil { // the overlay is read-only as it is
+		add(agentwire.Step{Kind: agentwire.StepFreeze})
+	}
+	add(agentwire.Step{Kind: agentwire.StepPivot})
+	if spec.Network.Mode != sandbox.NetworkHost {
+		add(agentwire.Step{Kind: agentwire.StepLoopback})
+	}
+	add(agentwire.Step{Kind: agentwire.StepHostname, Source: hostname}, agentwire.Step{Kind: agentwire.StepNoUsers, Optional: true})
+	return p, nil
 }
 
-// places adds the tree's parts and the shared directory. Where the session's
-// user cannot reach them by their paths, which is the rule under root, they
-// are cloned here and handed over detached.
-func (d *Driver) places(spec sandbox.Spec, h handle, program *agent.Program, steps *[]agentwire.Step) (mounts []*os.File, err error) {
-	bind := func(source, target string, readOnly bool) error {
-		s := agentwire.Step{Kind: agentwire.StepBind, Source: source, Target: target, ReadOnly: readOnly}
-		if d.power {
-			m, err := clone(source)
-			if err != nil {
-				return err
-			}
-			s.FD = agent.MountFD(len(mounts))
-			mounts = append(mounts, m)
+// plan is how an inside is built.
+type plan struct {
+	steps  []agentwire.Step
+	mounts []*os.File // detached; the steps name them by number
+	bash   string
+}
+
+func (p *plan) close() {
+	for _, m := range p.mounts {
+		m.Close()
+	}
+}
+
+// lend adds a step with a directory of the host. Where the session's user
+// cannot reach it by its path, which is the rule under root, it is cloned here
+// and handed over detached.
+func (d *Driver) lend(p *plan, s agentwire.Step) error {
+	if d.power {
+		m, err := clone(s.Source)
+		if err != nil {
+			return err
 		}
-		*steps = append(*steps, s)
-		return nil
+		s.FD = agent.MountFD(len(p.mounts))
+		p.mounts = append(p.mounts, m)
+	}
+	p.steps = append(p.steps, s)
+	return nil
+}
+
+// places adds the tree's parts, the shared directory and the policy's mounts.
+func (d *Driver) places(p *plan, spec sandbox.Spec, h handle, program *agent.Program) error {
+	bind := func(source, target string, readOnly bool) error {
+		return d.lend(p, agentwire.Step{Kind: agentwire.StepBind, Source: source, Target: target, ReadOnly: readOnly})
 	}
 	for _, place := range agent.Places(spec) {
 		if place == spec.Workdir && spec.Share != "" {
 			continue
 		}
 		if err := bind(filepath.Join(spec.Tree, place), place, false); err != nil {
-			return mounts, err
+			return err
 		}
 	}
 	if spec.Network.Socket != "" {
 		if err := bind(filepath.Dir(spec.Network.Socket), agent.EgressDir, true); err != nil {
-			return mounts, err
+			return err
 		}
 	}
-	if spec.Share == "" {
-		return mounts, nil
+	owned := slices.Clone(spec.Mounts)
+	if spec.Share != "" {
+		owned = append(owned, sandbox.Mount{Source: spec.Share, Target: spec.Workdir})
 	}
-	if err := bind(spec.Share, spec.Workdir, false); err != nil {
-		return mounts, err
+	for _, m := range owned {
+		if err := bind(m.Source, m.Target, m.ReadOnly); err != nil {
+			return err
+		}
+		if !d.power {
+			continue
+		}
+		// What can only be read may be shown as it is, too.
+		if err := disguise(p.mounts[len(p.mounts)-1], m.Source, h, program); err != nil && !m.ReadOnly {
+			return err
+		}
 	}
-	if d.power {
-		return mounts, disguise(mounts[len(mounts)-1], spec.Share, h, program)
-	}
-	return mounts, nil
+	return nil
 }
 
 // clone makes a detached mount of a directory.
@@ -119,8 +175,8 @@ func clone(source string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), source), nil
 }
 
-// disguise shows the files of a shared directory's owner as the session's
-// user's own: on disk they stay what they are.
+// disguise shows the files of a directory's owner as the session's user's own:
+// on disk they stay what they are.
 func disguise(mount *os.File, share string, h handle, program *agent.Program) error {
 	var st unix.Stat_t
 	if err := unix.Stat(share, &st); err != nil {
