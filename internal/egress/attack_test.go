@@ -12,12 +12,11 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+
+	"github.com/berthdev/berth/internal/egress/egresstest"
 )
 
-const (
-	goodAddr = "93.184.216.34"
-	evilAddr = "93.184.216.66"
-)
+const goodAddr, evilAddr = egresstest.Good, egresstest.Evil
 
 // attackWorld allows api.test on the usual ports, at a public address that in
 // truth leads to servers of the test. Whatever else is dialled is on record.
@@ -29,113 +28,24 @@ func attackWorld(t *testing.T) (*world, *Session) {
 	}))
 	t.Cleanup(plain.Close)
 	secure, _ := named(t, plain.Config.Handler, "api.test")
-	w := newWorld(t, map[string][]string{"api.test": {goodAddr}, "evil.test": {evilAddr}, "api.test.evil.test": {evilAddr}}, nil)
+	names := map[string][]string{}
+	for name, addr := range egresstest.Hosts {
+		names[name] = []string{addr}
+	}
+	w := newWorld(t, names, nil)
 	w.reroute[netip.MustParseAddrPort(goodAddr+":80")] = plain.Listener.Addr().String()
 	w.reroute[netip.MustParseAddrPort(goodAddr+":443")] = secure.Listener.Addr().String()
 	return w, w.session(Rules{Allow: []Rule{{ID: "the api", Host: "api.test"}}})
-}
-
-func get(host, header string) string {
-	return "GET http://" + host + "/ HTTP/1.1\r\nHost: " + header + "\r\nConnection: close\r\n\r\n"
-}
-
-func connect(host string) string {
-	return "CONNECT " + host + " HTTP/1.1\r\nHost: " + host + "\r\n\r\n"
-}
-
-func socks(kind byte, addr string, port uint16) string {
-	return "\x05\x01\x00\x05\x01\x00" + string([]byte{kind}) + addr + string([]byte{byte(port >> 8), byte(port)})
-}
-
-func socksFor(name string, port uint16) string {
-	return socks(socksName, string([]byte{byte(len(name))})+name, port)
 }
 
 // TestAttack13: ways around an allow-list, each tried on the real proxy. What
 // is refused is refused before a name is looked up or an address dialled, and
 // it is in the log.
 func TestAttack13(t *testing.T) {
-	const post = "POST http://api.test/ HTTP/1.1\r\nHost: api.test\r\nConnection: close\r\n"
-	for name, send := range map[string]string{
-		"NUL before":                          get("evil.test\x00.api.test", "api.test"),
-		"NUL behind":                          get("api.test\x00.evil.test", "api.test"),
-		"NUL, CONNECT":                        connect("api.test\x00.evil.test:443"),
-		"NUL, SOCKS":                          socksFor("evil.test\x00api.test", 443),
-		"NUL, SOCKS, swapped":                 socksFor("api.test\x00.evil.test", 443),
-		"percent NUL":                         get("api.test%00.evil.test", "api.test"),
-		"percent dot":                         get("evil%2etest", "evil.test"),
-		"suffix":                              get("api.test.evil.test", "api.test.evil.test"),
-		"suffix, SOCKS":                       socksFor("api.test.evil.test", 80),
-		"prefix":                              get("evilapi.test", "evilapi.test"),
-		"two dots":                            get("api.test..", "api.test.."),
-		"subdomain":                           get("x.api.test", "x.api.test"),
-		"data in labels":                      get("c2VjcmV0.data.api.test", "c2VjcmV0.data.api.test"),
-		"homoglyph":                           get("аpi.test", "аpi.test"),
-		"its punycode":                        get("xn--pi-6kc.test", "xn--pi-6kc.test"),
-		"bad punycode":                        get("xn--a.test", "xn--a.test"),
-		"userinfo":                            get("api.test@evil.test", "evil.test"),
-		"userinfo with port":                  get("api.test:80@evil.test", "evil.test"),
-		"userinfo of the allowed":             get("evil.test@api.test", "api.test"),
-		"userinfo, CONNECT":                   connect("api.test:443@evil.test:443"),
-		"backslash":                           get(`evil.test\@api.test`, "api.test"),
-		"backslash, other way":                get(`api.test\.evil.test`, "api.test"),
-		"fragment":                            "GET http://evil.test#@api.test/ HTTP/1.1\r\nHost: api.test\r\n\r\n",
-		"question mark":                       "GET http://evil.test?@api.test/ HTTP/1.1\r\nHost: api.test\r\n\r\n",
-		"tab":                                 get("api.test\t.evil.test", "api.test"),
-		"loopback":                            get("127.0.0.1", "127.0.0.1"),
-		"the address itself":                  get(goodAddr, goodAddr),
-		"the address, SOCKS":                  socks(socksIPv4, "\x5d\xb8\xd8\x22", 80),
-		"loopback as one number":              get("2130706433", "2130706433"),
-		"loopback in hexadecimal":             get("0x7f000001", "0x7f000001"),
-		"loopback in octal":                   get("0177.0.0.1", "0177.0.0.1"),
-		"loopback cut short":                  get("127.1", "127.1"),
-		"loopback, a number by name in SOCKS": socksFor("2130706433", 80),
-		"metadata":                            get("169.254.169.254", "169.254.169.254"),
-		"metadata, mapped":                    get("[::ffff:169.254.169.254]", "[::ffff:169.254.169.254]"),
-		"metadata, mapped, SOCKS":             socks(socksIPv6, "\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\xff\xff\xa9\xfe\xa9\xfe", 80),
-		"metadata, IPv6":                      connect("[fd00:ec2::254]:80"),
-		"a zone id":                           connect("[fe80::1%25eth0]:80"),
-		"full-width digits":                   get("１６９.254.169.254", "169.254.169.254"),
-		"Host is another":                     get("api.test", "evil.test"),
-		"Host is another, port":               get("api.test", "api.test:8080"),
-		"Host is another, CONNECT":            "CONNECT api.test:443 HTTP/1.1\r\nHost: evil.test:443\r\n\r\n",
-		"CONNECT with a body":                 "CONNECT api.test:443 HTTP/1.1\r\nHost: api.test:443\r\nContent-Length: 3\r\n\r\nabc",
-		"two Hosts":                           "GET http://api.test/ HTTP/1.1\r\nHost: api.test\r\nHost: evil.test\r\n\r\n",
-		"no Host":                             "GET http://api.test/ HTTP/1.1\r\n\r\n",
-		"port 22":                             connect("api.test:22"),
-		"port 22, SOCKS":                      socksFor("api.test", 22),
-		"port 22, plain":                      get("api.test:22", "api.test:22"),
-		"port beyond":                         connect("api.test:65979"),
-		"port with zeros":                     connect("api.test:0443"),
-		"another scheme":                      "GET https://api.test/ HTTP/1.1\r\nHost: api.test\r\n\r\n",
-		"no scheme":                           "GET / HTTP/1.1\r\nHost: api.test\r\n\r\n",
-		"length and chunks":                   post + "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /",
-		"chunks and length":                   post + "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\nGET /",
-		"two lengths":                         post + "Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
-		"a list of lengths":                   post + "Content-Length: 5, 5\r\n\r\nhello",
-		"a signed length":                     post + "Content-Length: +5\r\n\r\nhello",
-		"two encodings":                       post + "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n",
-		"an odd encoding":                     post + "Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
-		"a hidden encoding":                   post + "Transfer-Encoding : chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
-		"a folded header":                     post + "X: a\r\n Content-Length: 5\r\n\r\nhello",
-		"a bare LF":                           "GET http://api.test/ HTTP/1.1\nHost: api.test\n\n",
-		"a bare CR":                           "GET http://api.test/ HTTP/1.1\r\nHost: api.test\r\nX: a\rHost: evil.test\r\n\r\n",
-		"a NUL in a header":                   "GET http://api.test/ HTTP/1.1\r\nHost: api.test\r\nX: a\x00\r\n\r\n",
-		"a space in the path":                 "GET http://api.test/ HTTP/1.1 HTTP/1.1\r\nHost: api.test\r\n\r\n",
-		"HTTP/2 from the start":               "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-		"HTTP/0.9":                            "GET http://api.test/\r\n\r\n",
-		"headers of 100 KB":                   "GET http://api.test/ HTTP/1.1\r\nHost: api.test\r\nX: " + strings.Repeat("x", 100<<10) + "\r\n\r\n",
-		"SOCKS4":                              "\x04\x01\x00\x50\x00\x00\x00\x01\x00evil.test\x00",
-	} {
+	for name, send := range egresstest.Refused {
 		t.Run(name, func(t *testing.T) {
 			w, s := attackWorld(t)
-			got := raw(t, s, send)
-			switch {
-			case strings.HasPrefix(send, "\x05"):
-				if !strings.HasPrefix(got, "\x05\x00\x05\x02") {
-					t.Errorf("answered %q", got)
-				}
-			case !strings.HasPrefix(got, "HTTP/1.1 4"):
+			if got := raw(t, s, send); !egresstest.Refusal(send, got) {
 				t.Errorf("answered %.200q", got)
 			}
 			if d := w.dials(); len(d) > 0 {
@@ -150,10 +60,7 @@ func TestAttack13(t *testing.T) {
 		})
 	}
 	// What is the allowed host in another spelling is the allowed host.
-	for name, send := range map[string]string{
-		"plain": get("api.test", "api.test"), "upper case": get("API.TEST", "Api.Test"), "trailing dot": get("api.test.", "api.test"),
-		"the usual port": get("api.test:80", "api.test"), "wide dot": get("api．test", "api.test"), "SOCKS": socksFor("API.test.", 80) + get("", "api.test")[0:0] + "GET / HTTP/1.1\r\nHost: api.test\r\nConnection: close\r\n\r\n",
-	} {
+	for name, send := range egresstest.Reached {
 		t.Run("allowed, "+name, func(t *testing.T) {
 			w, s := attackWorld(t)
 			if got := raw(t, s, send); !strings.Contains(got, "reached as api.test /") {
@@ -289,7 +196,7 @@ func TestAttack13Rebinding(t *testing.T) {
 		w, s := attackWorld(t)
 		dns := &flipping{answers: []string{goodAddr, inner}}
 		w.proxy.names.ask = dns
-		if got := raw(t, s, get("api.test", "api.test")); !strings.Contains(got, "reached as") {
+		if got := raw(t, s, egresstest.Get("api.test", "api.test")); !strings.Contains(got, "reached as") {
 			t.Errorf("%s: %q", inner, got)
 		}
 		if d := w.dials(); dns.asked != 1 || len(d) != 1 || d[0].Addr().String() != goodAddr {
@@ -300,10 +207,10 @@ func TestAttack13Rebinding(t *testing.T) {
 		clear(w.proxy.names.known)
 		w.proxy.names.mu.Unlock()
 		s.transport.CloseIdleConnections()
-		if got := raw(t, s, get("api.test", "api.test")); !strings.HasPrefix(got, "HTTP/1.1 403") || !strings.Contains(got, "its address is") {
+		if got := raw(t, s, egresstest.Get("api.test", "api.test")); !strings.HasPrefix(got, "HTTP/1.1 403") || !strings.Contains(got, "its address is") {
 			t.Errorf("%s: %q", inner, got)
 		}
-		if got := raw(t, s, connect("api.test:443")); !strings.HasPrefix(got, "HTTP/1.1 403") {
+		if got := raw(t, s, egresstest.Connect("api.test:443")); !strings.HasPrefix(got, "HTTP/1.1 403") {
 			t.Errorf("%s: %q", inner, got)
 		}
 		if d := w.dials(); len(d) != 0 {
@@ -340,7 +247,7 @@ func TestRulesForPrivateAddresses(t *testing.T) {
 	} {
 		w := newWorld(t, map[string][]string{"a.test": {c.address}}, nil)
 		s := w.session(Rules{Allow: c.rules})
-		raw(t, s, connect(c.host+":443"))
+		raw(t, s, egresstest.Connect(c.host+":443"))
 		d := w.last()
 		if refused := d.Verdict == Refused; refused == c.ok {
 			t.Errorf("%+v %s %s: %+v", c.rules, c.host, c.address, d)

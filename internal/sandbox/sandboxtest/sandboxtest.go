@@ -44,6 +44,7 @@ func Run(t *testing.T, driver func() sandbox.Driver) {
 	}
 	if d.Capabilities().Egress {
 		t.Run("egress", func(t *testing.T) { testEgress(t, driver) })
+		t.Run("attack 13", func(t *testing.T) { testAttack13(t, d) })
 		t.Run("no egress by variable", func(t *testing.T) { testNoEgressByVariable(t, d) })
 	}
 }
