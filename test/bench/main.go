@@ -47,11 +47,15 @@ var rows = []row{
 	{"sandbox kill", sandboxKill},
 	{"sandbox idle", sandboxIdle},
 	{"sandbox true", sandboxTrue},
+	{"egress", egressLatency},
 }
 
 func main() {
 	if len(os.Args) > 1 && os.Args[1] == "official-worker" {
 		os.Exit(officialWorker())
+	}
+	if len(os.Args) > 2 && os.Args[1] == "egress-client" {
+		os.Exit(egressClient(os.Args[2]))
 	}
 	only := flag.String("only", "", "rows whose name contains this word")
 	markdown := flag.String("markdown", "", "write the table to this file too")
