@@ -19,6 +19,8 @@ package child
 import (
 	"os"
 	"path/filepath"
+
+	"github.com/berthdev/berth/internal/agentwire"
 )
 
 // AgentName is the name (argv[0]) by which a program is asked to be an agent.
@@ -33,9 +35,12 @@ func Main() {
 	}
 }
 
-// Agent is the agent's main, and that of the agent's helper. It does not
-// return.
+// Agent is the agent's main, that of the agent's helper, and that of the
+// worker's, which starts agents. It does not return.
 func Agent() {
+	if len(os.Args) > 1 && os.Args[1] == agentwire.SpawnWord {
+		os.Exit(spawn())
+	}
 	if path, ok := forwardingTo(); ok {
 		os.Exit(forward(path))
 	}

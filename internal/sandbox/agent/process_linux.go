@@ -30,6 +30,12 @@ type Process struct {
 // path is how the agent starts: through the descriptor it will have.
 func (p *Program) path(fd int) string { return fdPath(fd) }
 
+// environment is an agent's own.
+var environment = []string{"GOMAXPROCS=1"}
+
+// arguments tell an agent how many detached mounts it is given.
+func arguments(files []*os.File) []string { return []string{name, strconv.Itoa(len(files) - 5)} }
+
 func startProcess(path string, files []*os.File, sys *syscall.SysProcAttr) (*Process, error) {
 	pidfd := -1
 	sys.PidFD = &pidfd
@@ -37,9 +43,7 @@ func startProcess(path string, files []*os.File, sys *syscall.SysProcAttr) (*Pro
 	for i, f := range files {
 		fds[i] = f.Fd()
 	}
-	pid, err := syscall.ForkExec(path, []string{name, strconv.Itoa(len(files) - 5)}, &syscall.ProcAttr{
-		Dir: "/", Env: []string{"GOMAXPROCS=1"}, Files: fds, Sys: sys,
-	})
+	pid, err := syscall.ForkExec(path, arguments(files), &syscall.ProcAttr{Dir: "/", Env: environment, Files: fds, Sys: sys})
 	if err != nil {
 		return nil, err
 	}

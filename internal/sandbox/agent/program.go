@@ -21,6 +21,8 @@ type Program struct {
 	file *os.File
 	// Where says which one it is: "embedded", a path, or "itself".
 	Where string
+
+	spawn spawner
 }
 
 // name is the agent's argv[0], and its file's name.

@@ -54,7 +54,7 @@ func Start(ctx context.Context, l Launch) (*Live, error) {
 	}
 	sys.Setsid = true
 	files := append([]*os.File{null, null, null, socket, l.Program.file}, l.Mounts...)
-	proc, err := startProcess(l.Program.path(4), files, sys)
+	proc, err := l.Program.start(files, sys)
 	if err != nil {
 		return nil, fmt.Errorf("agent: start: %w", err)
 	}
