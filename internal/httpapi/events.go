@@ -3,6 +3,7 @@ package httpapi
 import (
 	"bytes"
 	"encoding/json"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -81,7 +82,7 @@ func listEvents(c *call) (any, error) {
 	}
 	b.WriteString(`],"next_page":`)
 	if more {
-		next := cursor{list: list, order: order, after: placeOf(rows[len(rows)-1])}.String()
+		next := cursor{list: list, order: order, after: placeOf(beyond(sel, rows))}.String()
 		b.WriteString(strconv.Quote(next))
 	} else {
 		b.WriteString("null")
@@ -115,25 +116,45 @@ func readLog(r store.Reader, session string, sel store.EventQuery, limit int) (r
 			return rows[:max(1, len(rows)-1)], true, nil
 		}
 		step = max(1, min(step*4, (pageBytes-size)/(size/len(rows)+1)))
-		sel.AfterPos, sel.AfterQueued = 0, ""
-		setPlace(&sel, got[len(got)-1])
+		sel = beyond(sel, got)
 	}
 }
 
-// placeOf is an event's place in its list: its pos, or its id while queued.
-func placeOf(e plane.StoredEvent) string {
-	if e.Pos == 0 {
-		return e.ID
+// beyond moves a query behind the rows it gave. An ascending one that has come
+// to the queued rows still remembers the last with a place: some may get
+// theirs before the next page is read.
+func beyond(q store.EventQuery, rows []plane.StoredEvent) store.EventQuery {
+	last := rows[len(rows)-1]
+	switch {
+	case last.Pos == 0:
+		q.AfterQueued = last.ID
+	case q.Desc:
+		q.AfterQueued = ""
 	}
-	return strconv.FormatInt(e.Pos, 10)
+	if q.Desc {
+		q.AfterPos = last.Pos
+		return q
+	}
+	for _, e := range slices.Backward(rows) {
+		if e.Pos != 0 {
+			q.AfterPos = e.Pos
+			break
+		}
+	}
+	return q
 }
 
-func setPlace(q *store.EventQuery, e plane.StoredEvent) {
-	if e.Pos == 0 {
-		q.AfterQueued = e.ID
-		return
+// placeOf is a query's place as a cursor holds it: a pos, an id of a queued
+// event, or both.
+func placeOf(q store.EventQuery) string {
+	pos := strconv.FormatInt(q.AfterPos, 10)
+	switch {
+	case q.AfterQueued == "":
+		return pos
+	case q.AfterPos == 0:
+		return q.AfterQueued
 	}
-	q.AfterPos = e.Pos
+	return pos + "-" + q.AfterQueued
 }
 
 // place puts a cursor's place into a query.
@@ -143,7 +164,12 @@ func place(after string, q *store.EventQuery) error {
 	case strings.HasPrefix(after, plane.PrefixEvent):
 		q.AfterQueued = after
 	default:
-		n, err := strconv.ParseInt(after, 10, 64)
+		pos, queued, both := strings.Cut(after, "-")
+		n, err := strconv.ParseInt(pos, 10, 64)
+		if both && !strings.HasPrefix(queued, plane.PrefixEvent) {
+			err = strconv.ErrSyntax
+		}
+		q.AfterQueued = queued
 		if err != nil || n < 1 {
 			return plane.Errorf(plane.Invalid, "the cursor is not one of ours").In("page")
 		}

@@ -261,3 +261,55 @@ func FuzzCursor(f *testing.F) {
 		}
 	})
 }
+
+// An event that waits is listed last. One that gets its place while a client
+// reads page by page is on one of the pages all the same.
+func TestPagesAmongQueuedEvents(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, st store.Store) {
+		w := newWorld(t, st)
+		s := w.session(w.environment("one").ID, w.agent().ID, "")
+		events := "/v1/sessions/" + s.ID + "/events"
+		l := w.listen(w.key, events+"/stream")
+		send := func(e any) { w.ok("POST", events, map[string]any{"events": []any{e}}, nil) }
+		send(message(script))
+		l.until(t, api.TypeSessionStatusIdle)
+		var calls struct{ Data []struct{ ID string } }
+		w.ok("GET", events+"?types[]=agent.tool_use", nil, &calls)
+		for i := range 3 {
+			send(message(fmt.Sprint("more ", i)))
+		}
+		all := w.ids(events)[0]
+		waiting := all[len(all)-3:]
+
+		seen := map[string]int{}
+		at := ""
+		for limit := len(all) - 2; ; limit = 2 { // the first page ends with the first that waits
+			var page struct {
+				Data     []struct{ ID string }
+				NextPage *string `json:"next_page"`
+			}
+			w.ok("GET", fmt.Sprintf("%s?limit=%d%s", events, limit, at), nil, &page)
+			for _, e := range page.Data {
+				seen[e.ID]++
+			}
+			if limit > 2 {
+				send(map[string]any{"type": "user.tool_result", "tool_use_id": calls.Data[0].ID, "content": []any{map[string]any{"type": "text", "text": "ok"}}})
+				l.until(t, api.TypeSessionStatusIdle)
+			}
+			if page.NextPage == nil {
+				break
+			}
+			at = "&page=" + url.QueryEscape(*page.NextPage)
+		}
+		for _, id := range waiting {
+			if seen[id] == 0 {
+				t.Errorf("%s was on no page", id)
+			}
+		}
+		for _, id := range w.ids(events)[0] {
+			if seen[id] == 0 || seen[id] > 1 && !slices.Contains(waiting, id) {
+				t.Errorf("%s was on %d pages", id, seen[id])
+			}
+		}
+	})
+}

@@ -167,7 +167,8 @@ func (r *reader) Events(session string, q store.EventQuery) (out []plane.StoredE
 		out, left = append(out, rows...), left-len(rows)
 		return err
 	}
-	// Queued ones are last: the cursor is among them or before them all.
+	// Queued ones are last: the cursor is among them or before them all. One
+	// that was queued may have got its place since.
 	among := q.AfterQueued != ""
 	switch {
 	case q.Desc && (among || q.AfterPos == 0):
@@ -178,7 +179,7 @@ func (r *reader) Events(session string, q store.EventQuery) (out []plane.StoredE
 		return out, part(false)
 	case q.Desc:
 		return out, part(false)
-	case !among:
+	case !among || q.AfterPos != 0:
 		if err := part(false); err != nil {
 			return nil, err
 		}
