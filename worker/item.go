@@ -313,7 +313,7 @@ func (h *held) run(take, work context.Context, place *place, secret api.WorkSecr
 	}
 	r.refused = h.ask
 	r.tools, r.wanted, r.state = place.get, place.start, h.status.set
-	r.recall, r.keeps, r.gate = place.recall, place.keeps, w.gate
+	r.birth, r.gate = place.birth, w.gate
 	r.abort = func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(work), closeTimeout)
 		defer cancel()

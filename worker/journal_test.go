@@ -21,7 +21,7 @@ func TestJournal(t *testing.T) {
 		j := newMemory()
 		p := workertest.New(t)
 		s := p.Session(workertest.Calls("a"))
-		if _, err := j.Started(ctx, worker.CallKey{Session: s.ID, Call: s.CallIDs()[0]}); err != nil {
+		if _, err := j.Started(ctx, worker.CallKey{Session: s.ID, Call: s.CallIDs()[0]}, ""); err != nil {
 			t.Fatal(err)
 		}
 		l := startAt(t, p, func(c *worker.Config) { c.Journal = j })
@@ -73,7 +73,7 @@ func TestJournal(t *testing.T) {
 
 type brokenJournal struct{}
 
-func (brokenJournal) Started(context.Context, worker.CallKey) (worker.Known, error) {
+func (brokenJournal) Started(context.Context, worker.CallKey, string) (worker.Known, error) {
 	return worker.Known{}, errors.New("disk full")
 }
 

@@ -291,9 +291,9 @@ func (j *tracingJournal) get() []string {
 	return slices.Clone(j.calls)
 }
 
-func (j *tracingJournal) Started(ctx context.Context, c worker.CallKey) (worker.Known, error) {
+func (j *tracingJournal) Started(ctx context.Context, c worker.CallKey, birth string) (worker.Known, error) {
 	j.note("started")
-	return j.Journal.Started(ctx, c)
+	return j.Journal.Started(ctx, c, birth)
 }
 
 func (j *tracingJournal) Finished(ctx context.Context, c worker.CallKey, result []byte) error {

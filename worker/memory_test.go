@@ -16,13 +16,13 @@ type memory struct {
 
 func newMemory() *memory { return &memory{calls: map[worker.CallKey]worker.Known{}} }
 
-func (m *memory) Started(_ context.Context, c worker.CallKey) (worker.Known, error) {
+func (m *memory) Started(_ context.Context, c worker.CallKey, birth string) (worker.Known, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if known, ok := m.calls[c]; ok {
 		return known, nil
 	}
-	m.calls[c] = worker.Known{State: worker.CallStarted, At: time.Now()}
+	m.calls[c] = worker.Known{State: worker.CallStarted, At: time.Now(), Birth: birth}
 	return worker.Known{State: worker.CallNew}, nil
 }
 

@@ -131,32 +131,18 @@ func (p *place) get(ctx context.Context) (t Tools, lost bool, err error) {
 	return o.tools, o.lost.Swap(false), nil
 }
 
-// recaller is the open sandbox, if it remembers commands.
-func (p *place) recaller() Recaller {
+// birth names the open sandbox, "" for none or one that does not last.
+func (p *place) birth() string {
 	p.mu.Lock()
 	o := p.try
 	p.mu.Unlock()
 	if o == nil || !closed(o.done) || o.err != nil {
-		return nil
+		return ""
 	}
-	r, _ := o.box.(Recaller)
-	return r
-}
-
-func (p *place) keeps() bool { return p.recaller() != nil }
-
-// recall says whether the session's sandbox knows a call's command from a
-// former worker. Call it after get.
-func (p *place) recall(ctx context.Context, call string) bool {
-	box := p.recaller()
-	if box == nil {
-		return false
+	if l, ok := o.box.(Lasting); ok {
+		return l.Birth()
 	}
-	known, err := box.Recall(ctx, call)
-	if err != nil {
-		p.log.Warn("the sandbox cannot be asked for a former worker's call", "call", call, "error", err)
-	}
-	return known && err == nil
+	return ""
 }
 
 // renew replaces a try that failed or broke, and waits for the new one. A

@@ -54,20 +54,22 @@ type Sandbox interface {
 	Close(ctx context.Context, forget bool) error
 }
 
-// Recaller is a Sandbox that remembers the commands a former worker started
-// in it.
-type Recaller interface {
-	// Recall says whether the call's command was started here; its result is
-	// then what Bash answers for its id, without running it.
-	Recall(ctx context.Context, call string) (known bool, err error)
+// Lasting is a Sandbox that outlives its worker and runs no command twice: one
+// that it has heard of under its call's id it answers, and does not run anew.
+type Lasting interface {
+	// Birth names the sandbox among all that the session has ever had; it is
+	// the same in every process that has it.
+	Birth() string
 }
 
 // Journal remembers calls across a crash of the worker. What Started and
 // Finished take is durable when they return. Safe for concurrent use.
 type Journal interface {
-	// Started notes that a call is about to run. It answers with what is
-	// known of the call already: a call that is not new must not be run.
-	Started(ctx context.Context, c CallKey) (Known, error)
+	// Started notes that a call is about to run, and in which Lasting
+	// sandbox, "" for none. It answers with what is known of the call
+	// already: a call that is not new must not be run, but in the same
+	// sandbox.
+	Started(ctx context.Context, c CallKey, birth string) (Known, error)
 	// Finished keeps the call's result until it has been posted.
 	Finished(ctx context.Context, c CallKey, result []byte) error
 	// Posted forgets a result that the control plane has accepted or refused
@@ -105,6 +107,7 @@ type CallKey struct {
 type Known struct {
 	State  CallState
 	Result []byte    // of a Finished or Posted call
+	Birth  string    // of a Started call: as it was noted
 	At     time.Time // of the last change
 }
 

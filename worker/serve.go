@@ -55,7 +55,11 @@ func (r *run) serve(ctx context.Context, c *pending) callDone {
 	if err == nil && !tools.Owns(c.Name, c.Custom) {
 		return done(callForeign, CallInterrupted)
 	}
-	known, jerr := r.journal.Started(ctx, key)
+	birth := ""
+	if err == nil && remembers(tools, c.Call) {
+		birth = r.birth()
+	}
+	known, jerr := r.journal.Started(ctx, key, birth)
 	var result []byte
 	switch {
 	case ctx.Err() != nil && jerr != nil:
@@ -66,9 +70,9 @@ func (r *run) serve(ctx context.Context, c *pending) callDone {
 	case (known.State == CallFinished || known.State == CallPosted) && len(known.Result) > 0:
 		r.log.Info("posting the result of a call that ran before", "call", c.ID)
 		result, err = known.Result, nil
-	case known.State == CallStarted && err == nil && remembers(tools, c.Call) && r.recall(ctx, c.ID):
+	case known.State == CallStarted && birth != "" && known.Birth == birth:
 		r.log.Info("a call that a former worker started goes on", "call", c.ID)
-		result, err = r.perform(ctx, c, tools, lost, pass)
+		result, err = r.perform(ctx, c, tools, birth, lost, pass)
 	case known.State != CallNew || r.possibly[c.ID]:
 		r.log.Warn("a call may have been started before; answering it as interrupted", "call", c.ID)
 		result, err = resultEvent(c.Call, []api.Block{api.Text(textMayHaveRun)}, true)
@@ -77,7 +81,7 @@ func (r *run) serve(ctx context.Context, c *pending) callDone {
 		result, err = resultEvent(c.Call, []api.Block{api.Text(textOfOpening(err))}, true)
 	default:
 		r.at(PointJournaled)
-		result, err = r.perform(ctx, c, tools, lost, pass)
+		result, err = r.perform(ctx, c, tools, birth, lost, pass)
 	}
 	if err != nil && ctx.Err() != nil {
 		return done(callVoid, CallInterrupted)
@@ -102,10 +106,10 @@ func textOfOpening(err error) string {
 
 // perform runs a call. Of one that was cancelled and is not answered the error
 // is the cause.
-func (r *run) perform(ctx context.Context, c *pending, tools Tools, lost bool, p *pass) ([]byte, error) {
+func (r *run) perform(ctx context.Context, c *pending, tools Tools, birth string, lost bool, p *pass) ([]byte, error) {
 	r.state(StateRunning, c.Name)
 	r.at(PointRunning)
-	if remembers(tools, c.Call) && r.keeps() { // whoever comes after this worker can ask for it
+	if birth != "" { // whoever comes after this worker can ask for it
 		p.leave()
 	}
 	content, isError := tools.Run(ctx, c.Call)

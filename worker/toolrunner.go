@@ -93,8 +93,7 @@ type run struct {
 	tools   func(context.Context) (Tools, bool, error) // waits for the sandbox
 	owns    func(name string, custom bool) bool        // before there are tools
 	wanted  func()                                     // the sandbox will be needed
-	recall  func(context.Context, string) bool         // the sandbox knows a command of a former worker
-	keeps   func() bool                                // the sandbox remembers commands
+	birth   func() string                              // of the sandbox, "" for one that does not last
 	abort   func()                                     // kill the sandbox
 	refused func(context.Context)                      // a request was refused for good: is the lease still ours?
 	at      func(point string)
@@ -132,8 +131,7 @@ func newRun(c *client.Client, session string, log *slog.Logger) *run {
 		poster:   poster{client: c.WithRetries(0), session: session, window: func() time.Duration { return 0 }, log: log},
 		possibly: map[string]bool{},
 		wanted:   func() {},
-		recall:   func(context.Context, string) bool { return false },
-		keeps:    func() bool { return false },
+		birth:    func() string { return "" },
 		gate:     newGate(),
 		abort:    func() {},
 		refused:  func(context.Context) {},

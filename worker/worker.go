@@ -111,8 +111,8 @@ type Tools interface {
 }
 
 // Rememberer is Tools some of whose calls are commands of the sandbox's shell
-// under the call's id. A Recaller sandbox then answers them for a worker that
-// comes later.
+// under the call's id: a Lasting sandbox answers them for a worker that comes
+// later.
 type Rememberer interface{ Remembers(c Call) bool }
 
 func remembers(t Tools, c Call) bool {
@@ -341,6 +341,8 @@ func (noLedger) Items(context.Context) ([]HeldItem, error) { return nil, nil }
 
 type noJournal struct{}
 
-func (noJournal) Started(context.Context, CallKey) (Known, error) { return Known{State: CallNew}, nil }
+func (noJournal) Started(context.Context, CallKey, string) (Known, error) {
+	return Known{State: CallNew}, nil
+}
 func (noJournal) Finished(context.Context, CallKey, []byte) error { return nil }
 func (noJournal) Posted(context.Context, CallKey) error           { return nil }

@@ -11,9 +11,12 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berthdev/berth/internal/config"
 )
 
 // How a worker gives way to the next one on its state directory; see
@@ -129,28 +132,59 @@ func peer(conn *net.UnixConn) (int, error) {
 	return peerOf(raw)
 }
 
-// replaceWorker asks the worker that has the state directory to make way, and
-// returns when it has. There is nothing to do where none runs.
-func replaceWorker(ctx context.Context, state, version string, log *slog.Logger) error {
-	fail := func(why string) error {
-		return &Error{Problem: "the running worker does not make way: " + why, Cure: "stop it by SIGTERM, or try again later"}
+// busyPause lies between two tries to reach a worker that has the directory
+// and does not listen yet, or not any more.
+const busyPause = 50 * time.Millisecond
+
+// takeOver locks the state directory, from the worker that has it if there is
+// one.
+func takeOver(ctx context.Context, state string, log *slog.Logger) (*dirLock, error) {
+	ctx, cancel := context.WithTimeout(ctx, leaveTime)
+	defer cancel()
+	for asked := false; ; {
+		lock, err := lockDir(state, "--state-dir")
+		if err == nil {
+			if !asked {
+				log.Info("no worker runs here that could be replaced")
+			}
+			return lock, nil
+		}
+		if !errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, err
+		}
+		there, aerr := askToLeave(ctx, state, log)
+		if aerr != nil {
+			return nil, aerr
+		}
+		asked = asked || there
+		select {
+		case <-time.After(busyPause):
+		case <-ctx.Done():
+			return nil, err
+		}
+	}
+}
+
+// askToLeave asks the worker that listens in the state directory to make way,
+// and comes back when it has; there is false where none listens.
+func askToLeave(ctx context.Context, state string, log *slog.Logger) (there bool, err error) {
+	fail := func(why string) (bool, error) {
+		return false, &Error{Problem: "the running worker does not make way: " + why, Cure: "stop it by SIGTERM, or try again later"}
 	}
 	var conn net.Conn
-	err := atControl(state, func(name string) (err error) {
+	err = atControl(state, func(name string) (err error) {
 		conn, err = (&net.Dialer{}).DialContext(ctx, "unix", name)
 		return err
 	})
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ECONNREFUSED) {
-		log.Info("no worker runs here that could be replaced")
-		return nil
+		return false, nil
 	}
 	if err != nil {
 		return fail(err.Error())
 	}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
-	conn.SetDeadline(time.Now().Add(leaveTime))
-	if err := json.NewEncoder(conn).Encode(leaveRequest{Leave: leaveVersion, Version: version}); err != nil {
+	if err := json.NewEncoder(conn).Encode(leaveRequest{Leave: leaveVersion, Version: config.Version}); err != nil {
 		return fail(err.Error())
 	}
 	var a leaveAnswer
@@ -161,5 +195,5 @@ func replaceWorker(ctx context.Context, state, version string, log *slog.Logger)
 		return fail(a.Refused)
 	}
 	log.Info("took the place of a worker", "sessions", a.Sessions)
-	return nil
+	return true, nil
 }

@@ -17,7 +17,6 @@ import (
 	"github.com/berthdev/berth/internal/sandbox/namespaces"
 	"github.com/berthdev/berth/internal/sandbox/process"
 	"github.com/berthdev/berth/internal/stage"
-	"github.com/berthdev/berth/toolset"
 	"github.com/berthdev/berth/worker"
 )
 
@@ -119,6 +118,7 @@ type hosts struct {
 	*sandbox.Keeper
 	stager *stage.Stager
 	copied string // a directory of which each tree gets a copy as its working directory
+	lasts  bool   // its sandboxes outlive this process
 	log    *slog.Logger
 }
 
@@ -134,20 +134,20 @@ func (h hosts) Open(ctx context.Context, o worker.Opening) (worker.Sandbox, bool
 		}
 		return nil, false, err
 	}
-	return host{held}, lost, nil
+	return host{held, h.lasts}, lost, nil
 }
 
 // host is a session's sandbox as the worker knows it.
-type host struct{ *sandbox.Held }
+type host struct {
+	*sandbox.Held
+	lasts bool
+}
 
-// Recall asks the sandbox for a command of a former worker.
-func (h host) Recall(ctx context.Context, call string) (bool, error) {
-	r, ok := h.Sandbox().(interface {
-		Recall(ctx context.Context, call string) (toolset.Result, bool, error)
-	})
-	if !ok {
-		return false, nil
+// Birth names the sandbox, when it can be found again by another process.
+func (h host) Birth() string {
+	if !h.lasts {
+		return ""
 	}
-	_, known, err := r.Recall(ctx, call)
-	return known, err
+	rec := h.Sandbox().Record()
+	return rec.StartedAt.Format(time.RFC3339Nano) + " " + string(rec.Handle)
 }

@@ -63,11 +63,11 @@ func startWorker(ctx context.Context, c WorkerConfig) (_ *workerHalf, err error)
 	}
 	h := &workerHalf{driver: driver.Name(), log: c.Log}
 	if c.Replace {
-		if err := replaceWorker(ctx, c.StateDir, config.Version, c.Log); err != nil {
-			return nil, err
-		}
+		h.lock, err = takeOver(ctx, c.StateDir, c.Log)
+	} else {
+		h.lock, err = lockDir(c.StateDir, "--state-dir")
 	}
-	if h.lock, err = lockDir(c.StateDir, "--state-dir"); err != nil {
+	if err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -109,7 +109,7 @@ func startWorker(ctx context.Context, c WorkerConfig) (_ *workerHalf, err error)
 	h.worker, err = worker.New(worker.Config{
 		BaseURL: c.Remote.BaseURL, HTTPClient: c.http,
 		EnvironmentID: c.Remote.EnvironmentID, EnvironmentKey: c.Remote.EnvironmentKey.Reveal(), WorkerID: c.WorkerID,
-		Sandboxes: hosts{h.keeper, stager, copied, c.Log}, Journal: h.journal, Ledger: h.journal,
+		Sandboxes: hosts{h.keeper, stager, copied, driver.Capabilities().Recover, c.Log}, Journal: h.journal, Ledger: h.journal,
 		MaxSessions: c.Engine.Slots(), MaxParked: orNone(c.Engine.MaxParked), MaxIdle: orForever(c.Engine.MaxIdle),
 		DrainLimit: c.Engine.DrainTimeout, Pace: worker.Pace(c.Pace), Drain: c.Drain, Logger: c.Log, At: crash.At,
 	})
@@ -144,9 +144,18 @@ func (h *workerHalf) leave(ctx context.Context) (sessions int, err error) {
 		return 0, err
 	}
 	sessions = len(h.worker.Status())
+	if err := h.keeper.LetGo(ctx); err != nil {
+		h.log.Warn("not every sandbox that was ready ended", "err", err)
+	}
 	if err := h.journal.Close(); err != nil {
 		h.log.Warn("the journal did not close well", "err", err)
 	}
+	if h.egress != nil {
+		if err := h.egress.Close(); err != nil {
+			h.log.Warn("the proxy of the allowed hosts did not close well", "err", err)
+		}
+	}
+	h.release()
 	h.lock.Release()
 	return sessions, nil
 }

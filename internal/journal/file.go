@@ -34,7 +34,7 @@ const (
 
 const tables = `
 CREATE TABLE calls (
-	session TEXT NOT NULL, call TEXT NOT NULL, state TEXT NOT NULL, result BLOB, at INTEGER NOT NULL,
+	session TEXT NOT NULL, call TEXT NOT NULL, state TEXT NOT NULL, result BLOB, birth TEXT NOT NULL DEFAULT '', at INTEGER NOT NULL,
 	PRIMARY KEY (session, call)) WITHOUT ROWID;
 CREATE INDEX calls_over ON calls (at) WHERE state = 'posted';
 CREATE TABLE items (
@@ -248,17 +248,17 @@ func (f *File) exec(text string, args ...any) (int64, error) {
 }
 
 // Started notes that a call is about to run, unless something is known of it.
-func (f *File) Started(ctx context.Context, c worker.CallKey) (known worker.Known, err error) {
+func (f *File) Started(ctx context.Context, c worker.CallKey, birth string) (known worker.Known, err error) {
 	err = f.update(ctx, "note a call's start", func() error {
 		now := time.Now()
-		n, err := f.exec("INSERT INTO calls (session, call, state, at) VALUES (?, ?, 'started', ?) ON CONFLICT DO NOTHING", c.Session, c.Call, now.UnixMicro())
+		n, err := f.exec("INSERT INTO calls (session, call, state, birth, at) VALUES (?, ?, 'started', ?, ?) ON CONFLICT DO NOTHING", c.Session, c.Call, birth, now.UnixMicro())
 		if err != nil || n == 1 {
 			known = worker.Known{State: worker.CallNew, At: now}
 			return err
 		}
 		var at int64
 		known = worker.Known{}
-		err = f.db.QueryRow("SELECT state, result, at FROM calls WHERE session = ? AND call = ?", c.Session, c.Call).Scan(&known.State, &known.Result, &at)
+		err = f.db.QueryRow("SELECT state, result, birth, at FROM calls WHERE session = ? AND call = ?", c.Session, c.Call).Scan(&known.State, &known.Result, &known.Birth, &at)
 		known.At = time.UnixMicro(at)
 		return err
 	})

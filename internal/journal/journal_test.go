@@ -37,8 +37,8 @@ func TestItRemembersHowFarACallCame(t *testing.T) {
 	call := worker.CallKey{Session: "s", Call: "c"}
 	step := func(want worker.CallState, result string) {
 		t.Helper()
-		got, err := f.Started(ctx, call)
-		if err != nil || got.State != want || string(got.Result) != result || time.Since(got.At).Abs() > time.Minute {
+		got, err := f.Started(ctx, call, "box")
+		if err != nil || got.State != want || string(got.Result) != result || want == worker.CallStarted && got.Birth != "box" || time.Since(got.At).Abs() > time.Minute {
 			t.Fatalf("Started: %+v %v, want %s %q", got, err, want, result)
 		}
 	}
@@ -66,7 +66,7 @@ func TestItRemembersHowFarACallCame(t *testing.T) {
 		t.Fatal(err)
 	}
 	step(worker.CallPosted, "")
-	if got, _ := f.Started(ctx, worker.CallKey{Session: "other", Call: "c"}); got.State != worker.CallNew {
+	if got, _ := f.Started(ctx, worker.CallKey{Session: "other", Call: "c"}, ""); got.State != worker.CallNew {
 		t.Errorf("another session's call is %s", got.State)
 	}
 }
@@ -155,7 +155,7 @@ func TestAFailureIsItsOwn(t *testing.T) {
 				}
 				return
 			}
-			if got, err := f.Started(ctx, worker.CallKey{Session: "s", Call: fmt.Sprint(i)}); err != nil || got.State != worker.CallNew {
+			if got, err := f.Started(ctx, worker.CallKey{Session: "s", Call: fmt.Sprint(i)}, ""); err != nil || got.State != worker.CallNew {
 				t.Errorf("%d: %+v %v", i, got, err)
 			}
 		})
@@ -166,7 +166,7 @@ func TestAFailureIsItsOwn(t *testing.T) {
 		t.Errorf("%d calls, %v", n, err)
 	}
 	f.Close()
-	if _, err := f.Started(ctx, worker.CallKey{}); err == nil {
+	if _, err := f.Started(ctx, worker.CallKey{}, ""); err == nil {
 		t.Error("taken after Close")
 	}
 }
@@ -179,7 +179,7 @@ func TestAnswersAreDurable(t *testing.T) {
 			t.Fatal(err)
 		}
 		for i := 0; ; i++ {
-			if _, err := f.Started(context.Background(), worker.CallKey{Session: "s", Call: fmt.Sprint(i)}); err != nil {
+			if _, err := f.Started(context.Background(), worker.CallKey{Session: "s", Call: fmt.Sprint(i)}, ""); err != nil {
 				t.Fatal(err)
 			}
 			fmt.Fprintln(os.Stderr, "taken", i)
@@ -205,7 +205,7 @@ func TestAnswersAreDurable(t *testing.T) {
 	cmd.Wait()
 	f := open(t, where, key)
 	for i := range last + 1 {
-		if got, err := f.Started(t.Context(), worker.CallKey{Session: "s", Call: fmt.Sprint(i)}); err != nil || got.State != worker.CallStarted {
+		if got, err := f.Started(t.Context(), worker.CallKey{Session: "s", Call: fmt.Sprint(i)}, ""); err != nil || got.State != worker.CallStarted {
 			t.Fatalf("call %d: %+v %v", i, got, err)
 		}
 	}
@@ -218,7 +218,7 @@ func BenchmarkCall(b *testing.B) {
 	result := bytes.Repeat([]byte("x"), 200)
 	for i := 0; b.Loop(); i++ {
 		c := worker.CallKey{Session: "s", Call: fmt.Sprint(i)}
-		if _, err := f.Started(ctx, c); err != nil {
+		if _, err := f.Started(ctx, c, ""); err != nil {
 			b.Fatal(err)
 		}
 		if err := errors.Join(f.Finished(ctx, c, result), f.Posted(ctx, c)); err != nil {

@@ -288,6 +288,33 @@ func (k *Keeper) Stop(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
+// LetGo lets go of every sandbox and leaves it as it is, for a process that
+// takes over: from then on nobody here speaks to one.
+func (k *Keeper) LetGo(ctx context.Context) error {
+	k.mu.Lock()
+	k.stopped = true
+	var places []string
+	for f := range k.places {
+		places = append(places, f)
+	}
+	k.mu.Unlock()
+	if k.stops != nil {
+		k.stops()
+	}
+	var err error
+	if k.pool != nil && k.stops != nil {
+		err = k.pool.stop(ctx)
+	}
+	for _, f := range places {
+		p := k.enter(f)
+		if sb, ok := p.sb.(interface{ Close() }); ok {
+			sb.Close()
+		}
+		k.leave(f, p)
+	}
+	return err
+}
+
 // Open gives the session's sandbox: the one that is open, one taken over from
 // an earlier process, or a new one on the session's tree. lost says that the
 // session had a tree here before and it is gone.
