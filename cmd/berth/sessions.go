@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/berthdev/berth/api"
@@ -102,9 +103,57 @@ type sessionsGet struct {
 }
 
 func (c *sessionsGet) Run(t *term) error {
-	return answer(t, c.remote, sessionLines, func(ctx context.Context, cl *client.Client) (*api.Session, error) {
-		return cl.Session(ctx, c.ID)
+	var waits [][2]string
+	lines := func(s *api.Session) [][2]string { return append(sessionLines(s), waits...) }
+	return answer(t, c.remote, lines, func(ctx context.Context, cl *client.Client) (*api.Session, error) {
+		s, err := cl.Session(ctx, c.ID)
+		if err == nil && s.Status == api.SessionIdle && !c.JSON {
+			waits, err = waitsFor(ctx, cl, c.ID)
+		}
+		return s, err
 	})
+}
+
+// waitsFor says what an idle session waits for, a line for each of its last
+// hundred calls and confirmations.
+func waitsFor(ctx context.Context, cl *client.Client, session string) (lines [][2]string, err error) {
+	last, err := cl.Events(ctx, session, client.EventQuery{PageQuery: client.PageQuery{Limit: 1}, Order: "desc", Types: []string{api.TypeSessionStatusIdle}})
+	if err != nil || len(last.Data) == 0 {
+		return nil, err
+	}
+	idle, ok := last.Data[0].(*api.SessionStatusIdle)
+	if !ok || idle.StopReason.Type != api.StopRequiresAction {
+		return nil, nil
+	}
+	calls, err := cl.Events(ctx, session, client.EventQuery{PageQuery: client.PageQuery{Limit: 100}, Order: "desc",
+		Types: []string{api.TypeAgentToolUse, api.TypeAgentCustomToolUse, api.TypeUserToolConfirmation}})
+	if err != nil {
+		return nil, err
+	}
+	confirmed := map[string]bool{}
+	for _, e := range calls.Data {
+		if e, ok := e.(*api.UserToolConfirmation); ok {
+			confirmed[e.ToolUseID] = true
+		}
+	}
+	for _, e := range slices.Backward(calls.Data) {
+		id := e.Head().ID
+		if !slices.Contains(idle.StopReason.EventIDs, id) {
+			continue
+		}
+		what := ""
+		switch e := e.(type) {
+		case *api.AgentToolUse:
+			what = e.Name + " " + id + ": its result, from a worker"
+			if e.EvaluatedPermission == api.PermissionAsk && !confirmed[id] {
+				what = e.Name + " " + id + ": a confirmation (berth sessions confirm), then its result"
+			}
+		case *api.AgentCustomToolUse:
+			what = e.Name + " " + id + ": its result, from a client"
+		}
+		lines = append(lines, [2]string{"waits for", what})
+	}
+	return lines, nil
 }
 
 type sessionsUpdate struct {
