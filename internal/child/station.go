@@ -2,6 +2,7 @@ package child
 
 import (
 	"os"
+	"path/filepath"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -75,6 +76,11 @@ func (a *agent) standardStreams() error {
 // listenAt makes the socket. That its directory is the supervisor's alone is
 // for the supervisor to see to.
 func (a *agent) listenAt(path string) error {
+	// Held for good: the socket's file system may be unmounted by a step, and
+	// with gVisor it takes what was accepted with it when it is let go.
+	if _, err := unix.Open(filepath.Dir(path), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+		return fail("open "+filepath.Dir(path), err)
+	}
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM, 0)
 	if err != nil {
 		return fail("socket", err)

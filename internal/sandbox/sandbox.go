@@ -70,6 +70,7 @@ type Capabilities struct {
 	Network    bool `json:"network"`    // has no network
 	Privileges bool `json:"privileges"` // no capabilities, no_new_privs
 	Syscalls   bool `json:"syscalls"`   // a system call filter
+	Kernel     bool `json:"kernel"`     // has a kernel of its own: the host sees no process of the session
 	Recover    bool `json:"recover"`    // survives its worker
 	Tree       bool `json:"tree"`       // mounts the session's tree, so file tools run on the host
 	Images     bool `json:"images"`     // runs an image's root in place of the host's programs

@@ -25,6 +25,9 @@ type Program struct {
 	spawn spawner
 }
 
+// File is the program, open for reading; callers do not close it.
+func (p *Program) File() *os.File { return p.file }
+
 // name is the agent's argv[0], and its file's name.
 const name = "berth-agent"
 

@@ -99,7 +99,7 @@ func testPrivileges(t *testing.T, d sandbox.Driver) {
 		t.Errorf("on the host the uid is %v", uid)
 	}
 	inside := Output(w.Do("cd /proc/self/ns; for n in cgroup ipc mnt net pid user uts; do readlink $n; done"))
-	if strings.Count(inside, "\n") != 7 {
+	if strings.Count(inside, "\n") != 7 && !w.Kernel {
 		t.Fatalf("namespaces: %q", inside)
 	}
 	for ns := range strings.Lines(inside) {
@@ -191,6 +191,10 @@ func testFiles(t *testing.T, d sandbox.Driver) {
 	for _, gone := range []string{"/root", "/etc/shadow", "/etc/ssh", "/var/lib/dpkg", "/sys/class", "/dev/vda", "/dev/kvm", "/run/docker.sock"} {
 		w.Want("ls -d "+gone+" 2>&-", "", toolset.Exited, 2)
 	}
+	if w.Kernel { // its table of mounts says nothing of devices, and little of who may write
+		w.Want("ls -A /sys; find / -xdev \\( -path /proc -o -path /dev \\) -prune -o -writable ! -type l -print; find /dev -maxdepth 1 -type b; find /usr /etc /opt /var -writable ! -type l -print", "", toolset.Exited, 0)
+		return
+	}
 	// Only what the session may write to is writable.
 	mounts := bufio.NewScanner(strings.NewReader(Output(w.Do("cat /proc/self/mounts"))))
 	writable := map[string]bool{"/workspace": true, "/tmp": true, "/mnt/session": true, "/mnt/memory": true, "/run": true, "/run/berth": true, "/home": true, "/home/agent": true, "/dev/shm": true, "/proc": true, "/dev/pts": true}
@@ -223,7 +227,7 @@ func testNeighbour(t *testing.T, d sandbox.Driver) {
 	if out := Output(b.Do("cat /proc/*/mountinfo /proc/*/environ 2>/dev/null | tr '\\0' '\\n'")); strings.Contains(out, a.Spec.SessionID+"/") || strings.Contains(out, a.Spec.Dir) {
 		t.Error("the neighbour's name is seen")
 	}
-	reach(t, stay, 1)
+	a.reach(stay, 1)
 	b.Want("kill -9 -1 2>&-; true", "", toolset.Exited, 0)
 	a.Want("cat a; jobs -r | wc -l", "private\n1\n", toolset.Exited, 0)
 	if a.Record().Spec.Tree == b.Record().Spec.Tree {

@@ -230,7 +230,8 @@ func testRecover(t *testing.T, d, d2 sandbox.Driver) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	v := &World{again, t, w.Spec}
+	v := w.with(t)
+	v.Sandbox = again
 	r, known, err := again.(forgetter).Recall(t.Context(), "a")
 	if err != nil || !known || Output(r) != "first\n" {
 		t.Errorf("recall: %q %v %v", Output(r), known, err)
@@ -250,7 +251,7 @@ func testRecover(t *testing.T, d, d2 sandbox.Driver) {
 	g := v.gate("gate")
 	lost := make(chan error, 1)
 	go func() {
-		_, err := again.Bash(context.Background(), toolset.Command{ID: "b", Text: "echo >gate; read y <gate; echo run >>runs; echo long"})
+		_, err := again.Bash(context.Background(), toolset.Command{ID: "b", Text: g.knock + "; " + g.wait + "; echo run >>runs; echo long"})
 		lost <- err
 	}()
 	g.reached()
@@ -271,7 +272,8 @@ func testRecover(t *testing.T, d, d2 sandbox.Driver) {
 	if r := <-got; Output(r) != "long\n" || r.End != toolset.Exited {
 		t.Errorf("the running command's result: %q %s", Output(r), r.End)
 	}
-	u := &World{third, t, w.Spec}
+	u := w.with(t)
+	u.Sandbox = third
 	u.Want("cat runs", "run\nrun\n", toolset.Exited, 0)
 	stay := nap()
 	u.Want("setsid sleep "+stay+" &", "", toolset.Exited, 0)

@@ -54,8 +54,9 @@ var sessions atomic.Int64
 // World is a sandbox under test.
 type World struct {
 	sandbox.Sandbox
-	T    testing.TB
-	Spec sandbox.Spec
+	T      testing.TB
+	Spec   sandbox.Spec
+	Kernel bool // of its own; see sandbox.Capabilities
 }
 
 // Start starts a sandbox in a folder of its own and stops it with the test.
@@ -81,7 +82,14 @@ func Start(t testing.TB, d sandbox.Driver, change func(*sandbox.Spec)) *World {
 			t.Errorf("stop: %v", err)
 		}
 	})
-	return &World{Sandbox: sb, T: t, Spec: spec}
+	return &World{Sandbox: sb, T: t, Spec: spec, Kernel: d.Capabilities().Kernel}
+}
+
+// with is the same world in a test of its own.
+func (w *World) with(t testing.TB) *World {
+	v := *w
+	v.T = t
+	return &v
 }
 
 // Do runs a command with the default limit.
@@ -118,16 +126,24 @@ func Output(r toolset.Result) string {
 }
 
 // gate is a FIFO in the session's workspace: a command and the test wait for
-// each other at it.
+// each other at it. A kernel of the session's own keeps its FIFOs to itself;
+// there it is a pair of files. knock and wait are what a command does at it.
 type gate struct {
-	w    *World
-	name string
+	w           *World
+	name        string
+	files       bool
+	knock, wait string
 }
 
 func (w *World) gate(name string) gate {
 	w.T.Helper()
 	w.Want("mkfifo -m 666 /workspace/"+name, "", toolset.Exited, 0)
-	return gate{w, name}
+	g := gate{w: w, name: name, knock: "echo >/workspace/" + name, wait: "read x </workspace/" + name}
+	if _, err := os.Lstat(g.host()); err != nil {
+		g.files = true
+		g.knock, g.wait = "echo >/workspace/"+name+".in", "until [ -e /workspace/"+name+".go ]; do sleep 0.02; done"
+	}
+	return g
 }
 
 func (g gate) host() string { return filepath.Join(g.w.Spec.Tree, "workspace", g.name) }
@@ -135,6 +151,17 @@ func (g gate) host() string { return filepath.Join(g.w.Spec.Tree, "workspace", g
 // reached waits until a command writes to the gate.
 func (g gate) reached() {
 	g.w.T.Helper()
+	if g.files {
+		for end := time.Now().Add(20 * time.Second); ; {
+			if _, err := os.Lstat(g.host() + ".in"); err == nil {
+				return
+			}
+			if time.Now().After(end) {
+				g.w.T.Fatal("nobody came to the gate")
+			}
+			await(5 * time.Millisecond)
+		}
+	}
 	f, err := os.Open(g.host())
 	if err != nil {
 		g.w.T.Fatal(err)
@@ -148,6 +175,12 @@ func (g gate) reached() {
 // open lets a command that reads from the gate go on.
 func (g gate) open() {
 	g.w.T.Helper()
+	if g.files {
+		if err := os.WriteFile(g.host()+".go", nil, 0o644); err != nil {
+			g.w.T.Fatal(err)
+		}
+		return
+	}
 	f, err := os.OpenFile(g.host(), os.O_WRONLY, 0)
 	if err != nil {
 		g.w.T.Fatal(err)
@@ -196,6 +229,24 @@ func reach(t testing.TB, word string, n int) {
 		}
 		await(10 * time.Millisecond)
 	}
+}
+
+// reach waits until so many of these processes run in the sandbox: as the host
+// sees it, or, with a kernel of its own, as the sandbox does.
+func (w *World) reach(word string, n int) {
+	w.T.Helper()
+	if !w.Kernel {
+		reach(w.T, word, n)
+		return
+	}
+	count := "a=" + word[:3] + "; b=" + word[3:] + "; n=0; for f in /proc/[0-9]*/cmdline; do tr '\\0' ' ' <$f 2>&- | grep -q \"$a$b\" && n=$((n+1)); done; echo $n"
+	got := ""
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); await(10 * time.Millisecond) {
+		if got = strings.TrimSpace(Output(w.Do(count))); got == strconv.Itoa(n) {
+			return
+		}
+	}
+	w.T.Errorf("%s of %d processes with %q run", got, n, word)
 }
 
 func await(d time.Duration) { <-time.After(d) }

@@ -47,7 +47,7 @@ func testShell(t *testing.T, d sandbox.Driver) {
 		{"the name and the flags", "echo $0", "bash\n", 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			w := &World{w.Sandbox, t, w.Spec}
+			w := w.with(t)
 			r := w.Do(c.text)
 			out := Output(r)
 			if c.name == "a division by zero ends its line only" {
@@ -59,7 +59,7 @@ func testShell(t *testing.T, d sandbox.Driver) {
 		})
 	}
 	t.Run("a syntax error is an answer", func(t *testing.T) {
-		w := &World{w.Sandbox, t, w.Spec}
+		w := w.with(t)
 		r := w.Do("echo one\nls )")
 		if r.End != toolset.Exited || r.ExitCode == 0 || !strings.Contains(Output(r), "syntax error") {
 			t.Errorf("got %q %s %d", Output(r), r.End, r.ExitCode)
@@ -67,7 +67,7 @@ func testShell(t *testing.T, d sandbox.Driver) {
 		w.Want("echo still here", "still here\n", toolset.Exited, 0)
 	})
 	t.Run("unfinished texts do not run", func(t *testing.T) {
-		w := &World{w.Sandbox, t, w.Spec}
+		w := w.with(t)
 		for _, text := range []string{
 			`echo "a`, `echo 'a`, "cat <<EOF\nx", "if true; then", "echo $(ls", "for i in 1 2; do echo $i", "echo a |", "echo a &&",
 			"f() {", "case x in", "a=(1 2", "echo ${a", "while true", "((1+", "[[ a == b", "echo `ls", "time {",
@@ -86,7 +86,7 @@ func testShell(t *testing.T, d sandbox.Driver) {
 		w.Want("ls ran 2>&-; echo fine", "fine\n", toolset.Exited, 0)
 	})
 	t.Run("a long text", func(t *testing.T) {
-		w := &World{w.Sandbox, t, w.Spec}
+		w := w.with(t)
 		long := strings.Repeat("\t0123456789 'x' \"y\" $z\n", 50000) // over a megabyte
 		w.Want("cat >big <<'EOF'\n"+long+"EOF\nwc -c <big", "1150000\n", toolset.Exited, 0)
 	})
@@ -133,14 +133,14 @@ func testEnds(t *testing.T, d sandbox.Driver) {
 	t.Run("jobs go on", func(t *testing.T) {
 		w := Start(t, d, nil)
 		stay := nap()
-		g := w.gate("late")
-		w.Want("sleep "+stay+" & (read x <late; echo late; echo done >late) & echo started", "started\n", toolset.Exited, 0)
+		g, back := w.gate("late"), w.gate("back")
+		w.Want("sleep "+stay+" & ("+g.wait+"; echo late; "+back.knock+") & echo started", "started\n", toolset.Exited, 0)
 		g.open()
-		g.reached()
+		back.reached()
 		w.Want("echo mine", "mine\n", toolset.Exited, 0)
 		w.Want("(setsid sleep "+stay+" &) ; exit 2", "", toolset.ShellExited, 2)
 		w.Want("echo again", "again\n", toolset.Exited, 0)
-		reach(t, stay, 2)
+		w.reach(stay, 2)
 		for range 12 { // more jobs that hold their output than there are outputs
 			w.Want("sleep "+stay+" & echo x", "x\n", toolset.Exited, 0)
 		}
@@ -158,8 +158,8 @@ func testEnds(t *testing.T, d sandbox.Driver) {
 		if r.End != toolset.TimedOut || Output(r) != "partly\n" || r.Elapsed < 3e8 || r.Elapsed > 3e9 {
 			t.Errorf("got %q %s after %v", Output(r), r.End, r.Elapsed)
 		}
-		gone(t, during)
-		reach(t, before, 1)
+		w.reach(during, 0)
+		w.reach(before, 1)
 		w.Want("echo ${x-fresh}; pwd", "fresh\n/workspace\n", toolset.Exited, 0)
 	})
 	t.Run("an interruption", func(t *testing.T) {
@@ -168,11 +168,11 @@ func testEnds(t *testing.T, d sandbox.Driver) {
 		g := w.gate("gate")
 		ctx, cancel := contextOf(t)
 		go func() { g.reached(); cancel() }()
-		r, err := w.Bash(ctx, toolset.Command{Text: "echo partly; sleep " + during + " & echo >gate; wait"})
+		r, err := w.Bash(ctx, toolset.Command{Text: "echo partly; sleep " + during + " & " + g.knock + "; wait"})
 		if err != nil || r.End != toolset.Interrupted || Output(r) != "partly\n" {
 			t.Errorf("got %q %s %v", Output(r), r.End, err)
 		}
-		gone(t, during)
+		w.reach(during, 0)
 		if r, err := w.Bash(ctx, toolset.Command{Text: "touch ran"}); err != nil || r.End != toolset.Interrupted {
 			t.Errorf("with an ended context: %s %v", r.End, err)
 		}
@@ -184,7 +184,7 @@ func testEnds(t *testing.T, d sandbox.Driver) {
 		g := w.gate("gate")
 		w.Want("x=1; cd /tmp; setsid sleep "+job+" &", "", toolset.Exited, 0)
 		done := make(chan toolset.Result, 1)
-		go func() { done <- w.Do("echo partly; echo >/workspace/gate; sleep " + job) }()
+		go func() { done <- w.Do("echo partly; " + g.knock + "; sleep " + job) }()
 		g.reached()
 		if err := w.Restart(t.Context()); err != nil {
 			t.Fatal(err)
@@ -192,14 +192,14 @@ func testEnds(t *testing.T, d sandbox.Driver) {
 		if r := <-done; r.End != toolset.Interrupted || Output(r) != "partly\n" {
 			t.Errorf("got %q %s", Output(r), r.End)
 		}
-		gone(t, job)
+		w.reach(job, 0)
 		w.Want("echo ${x-fresh}; pwd", "fresh\n/workspace\n", toolset.Exited, 0)
 	})
 	t.Run("one at a time, in order", func(t *testing.T) {
 		w := Start(t, d, nil)
 		g := w.gate("gate")
 		first := make(chan toolset.Result, 1)
-		go func() { first <- w.Do("echo >gate; read x <gate; echo 1 >>order") }()
+		go func() { first <- w.Do(g.knock + "; " + g.wait + "; echo 1 >>order") }()
 		g.reached()
 		second := make(chan toolset.Result, 1)
 		go func() { second <- w.Do("echo 2 >>order") }()

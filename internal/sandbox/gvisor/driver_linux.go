@@ -1,0 +1,303 @@
+package gvisor
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berthdev/berth/internal/agentwire"
+	"github.com/berthdev/berth/internal/sandbox"
+	"github.com/berthdev/berth/internal/sandbox/agent"
+	"github.com/berthdev/berth/internal/sandbox/inside"
+	"github.com/berthdev/berth/internal/sandbox/tree"
+)
+
+// Driver makes sandboxes with runsc. Safe for concurrent use.
+type Driver struct {
+	cfg   Config
+	log   *slog.Logger
+	power bool // this process may map any user and mount what it likes
+	ids   agent.Users
+
+	runsc   *runsc // nil where there is none, and then missing says why
+	missing error
+
+	probing sync.Mutex
+	probed  bool // the probe has been good once
+}
+
+var (
+	_ sandbox.Driver  = (*Driver)(nil)
+	_ sandbox.Cleaner = (*Driver)(nil)
+)
+
+// New makes the driver. Whether it works here is for Probe to say.
+func New(cfg Config) *Driver {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	d := &Driver{cfg: cfg, log: cfg.Log, power: inside.Powerful()}
+	d.runsc, d.missing = findRunsc(cfg.Runsc)
+	return d
+}
+
+// Name is "gvisor".
+func (d *Driver) Name() string { return Name }
+
+// Capabilities says what is enforced.
+func (d *Driver) Capabilities() sandbox.Capabilities {
+	return sandbox.Capabilities{
+		Processes: true, Files: true, Network: true, Privileges: true, Syscalls: true,
+		Kernel: true, Recover: true, Tree: true, Images: true, Egress: true, Limits: []sandbox.Limit{sandbox.LimitPIDs},
+	}
+}
+
+// Probe looks for runsc, asks for its version, starts a sandbox and runs a
+// command in it, until that has worked once.
+func (d *Driver) Probe(ctx context.Context) sandbox.Probe {
+	d.probing.Lock()
+	defer d.probing.Unlock()
+	const get = "make runsc, or install gVisor's runsc of " + oldest + " or newer on the PATH"
+	if d.missing != nil {
+		return sandbox.Probe{Reason: d.missing.Error(), Cure: get}
+	}
+	version, err := d.runsc.check(ctx)
+	switch {
+	case err != nil:
+		return sandbox.Probe{Reason: err.Error(), Cure: get, Version: version}
+	case !d.power:
+		return sandbox.Probe{Reason: "it needs root, to give each session a user of its own", Cure: "run the worker as root, or use --sandbox namespaces", Version: version}
+	}
+	p := sandbox.Probe{OK: true, Version: version}
+	if d.probed {
+		return p
+	}
+	if err := agent.Try(ctx, d); err != nil {
+		return sandbox.Probe{Reason: "a sandbox cannot be made here: " + err.Error(), Version: version,
+			Cure: "inside a container, give it --privileged; else see what `" + d.runsc.path + " --network=none do true` says as root"}
+	}
+	d.probed = true
+	return p
+}
+
+// handle is what a record says of a sandbox of this driver: the sentry, which
+// is the agent's process as the host sees it, and the file server.
+type handle struct {
+	agent.Handle
+	Gofer agent.Handle `json:"gofer"`
+	UID   int          `json:"uid"` // the session's user on the host
+}
+
+// sentry is the user on the host as which the sentry and the file server run:
+// neither the session's nor anybody else's.
+func (h handle) sentry() int { return h.UID + agent.UserRange }
+
+// runDir is where all of a sandbox is but its tree and its record.
+func runDir(spec sandbox.Spec) string { return filepath.Join(spec.Dir, sandbox.RunDirName) }
+
+// socketDir is where the agent's socket is, in a sandbox's folder.
+const socketDir = sandbox.RunDirName + "/door"
+
+// Start makes a sandbox.
+func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (_ sandbox.Sandbox, err error) {
+	if spec, err = agent.Fill(spec); err != nil {
+		return nil, err
+	}
+	if d.missing != nil {
+		return nil, d.missing
+	}
+	if _, err := d.runsc.check(ctx); err != nil {
+		return nil, err
+	}
+	if !d.power {
+		return nil, errors.New("it needs root")
+	}
+	program := d.cfg.Program
+	if program == nil {
+		if program, err = agent.Find(); err != nil {
+			return nil, err
+		}
+	}
+	h := handle{UID: d.ids.Take(spec.SessionID)}
+	files, err := d.openTree(spec, h)
+	if err != nil {
+		d.ids.Release(h.UID)
+		return nil, err
+	}
+	box, err := d.start(ctx, spec, h, files, program)
+	if err != nil {
+		files.Close()
+		d.ids.Release(h.UID)
+		return nil, errors.Join(err, sandbox.Sweep(spec.Dir))
+	}
+	return box, nil
+}
+
+func (d *Driver) openTree(spec sandbox.Spec, h handle) (*tree.Tree, error) {
+	files, err := tree.Open(tree.Config{Root: spec.Tree, Workdir: spec.Workdir, Share: spec.Share, UID: h.UID, GID: h.UID})
+	if err != nil {
+		return nil, err
+	}
+	if err := agent.Own(spec, h.UID, h.UID); err != nil {
+		files.Close()
+		return nil, err
+	}
+	return files, nil
+}
+
+// start makes the folder, runs runsc and boots the agent. On error no process
+// is left.
+func (d *Driver) start(ctx context.Context, spec sandbox.Spec, h handle, files *tree.Tree, program *agent.Program) (sandbox.Sandbox, error) {
+	run := runDir(spec)
+	plan, err := d.prepare(spec, h, run)
+	if err != nil {
+		return nil, err
+	}
+	rec, err := agent.NewRecord(Name, spec, h)
+	if err == nil {
+		err = sandbox.WriteRecord(rec)
+	}
+	if err != nil {
+		return nil, err
+	}
+	sockets := "create"
+	if spec.Network.Socket != "" {
+		sockets = "all"
+	}
+	l := launch{run: run, program: program, sockets: sockets}
+	undo := func(err error) error { return errors.Join(err, killStrays(run)) }
+	sentry, gofer, err := d.runsc.start(ctx, l)
+	if err != nil {
+		return nil, undo(err)
+	}
+	proc, err := agent.FindProcess(sentry)
+	if err != nil {
+		return nil, undo(errors.New("the sandbox ended as soon as it began"))
+	}
+	h.Handle = proc.Handle
+	if server, err := agent.FindProcess(gofer); err == nil {
+		h.Gofer = server.Handle
+		server.Release()
+	}
+	if rec, err = agent.NewRecord(Name, spec, h); err == nil {
+		err = sandbox.WriteRecord(rec)
+	}
+	var live *agent.Live
+	if err == nil {
+		live, err = agent.Attach(ctx, filepath.Join(spec.Dir, socketDir), agentwire.Boot{
+			Steps: plan.steps, Seal: true, Bash: "/bin/bash", Workdir: spec.Workdir,
+			Env: agent.Environ(spec, inside.Home, inside.User), RunDir: inside.RunDir,
+			OutputBytes: spec.OutputBytes, OrphanTTL: spec.OrphanTTL,
+		}, proc, func(context.Context) error {
+			if proc.Wait(0) == nil {
+				return errors.New("the sandbox ended while it started")
+			}
+			return nil
+		})
+	}
+	if err != nil {
+		proc.Release()
+		return nil, undo(err)
+	}
+	return d.box(live, files, rec, h), nil
+}
+
+// prepare makes the folder's own part and plans the inside.
+func (d *Driver) prepare(spec sandbox.Spec, h handle, run string) (*bundle, error) {
+	if err := os.RemoveAll(run); err != nil {
+		return nil, err
+	}
+	socket := filepath.Join(spec.Dir, socketDir)
+	if err := os.MkdirAll(socket, 0o700); err != nil {
+		return nil, err
+	}
+	if err := os.Chown(socket, h.UID, h.UID); err != nil {
+		return nil, err
+	}
+	b, err := d.newBundle(spec, h, run)
+	if err != nil {
+		return nil, err
+	}
+	return b, b.write(filepath.Join(run, "bundle"))
+}
+
+// Recover takes a sandbox over.
+func (d *Driver) Recover(_ context.Context, rec sandbox.Record) (sandbox.Sandbox, error) {
+	var h handle
+	if err := json.Unmarshal(rec.Handle, &h); err != nil {
+		return nil, fmt.Errorf("record: %w", err)
+	}
+	live, err := agent.Recover(filepath.Join(rec.Spec.Dir, socketDir), h.Handle)
+	if err != nil {
+		if errors.Is(err, sandbox.ErrGone) {
+			err = errors.Join(err, killStrays(runDir(rec.Spec)), sandbox.Sweep(rec.Spec.Dir))
+		}
+		return nil, err
+	}
+	d.ids.Keep(h.UID)
+	files, err := tree.Open(tree.Config{Root: rec.Spec.Tree, Workdir: rec.Spec.Workdir, Share: rec.Spec.Share, UID: h.UID, GID: h.UID})
+	if err != nil {
+		live.Close()
+		return nil, err
+	}
+	return d.box(live, files, rec, h), nil
+}
+
+// box is the sandbox, one that can be assigned.
+type box struct{ *agent.Box }
+
+var _ sandbox.Assignable = box{}
+
+// Assign gives it to a session; see sandbox.Assignable.
+func (b box) Assign(session, dir string) error { return b.Box.Assign(session, dir, socketDir) }
+
+func (d *Driver) box(live *agent.Live, files *tree.Tree, rec sandbox.Record, h handle) sandbox.Sandbox {
+	return box{agent.NewBox(live, files, rec, func(_ context.Context, l *agent.Live) error {
+		if err := end(l.Process(), h.Gofer); err != nil {
+			return err
+		}
+		d.ids.Release(h.UID)
+		return nil
+	})}
+}
+
+// endTime bounds the end of a process that was killed.
+const endTime = 10 * time.Second
+
+// end kills the sentry, which is the first of its process namespace: the kernel
+// ends the rest before that one is gone. The file server would follow by itself.
+func end(sentry *agent.Process, gofer agent.Handle) error {
+	if err := sentry.Kill(); err != nil {
+		return err
+	}
+	server, err := agent.OpenHandle(gofer)
+	if err == nil {
+		defer server.Release()
+		if err := server.Kill(); err != nil {
+			return err
+		}
+	}
+	if err := sentry.Wait(endTime); err != nil {
+		return err
+	}
+	if server != nil {
+		return server.Wait(endTime)
+	}
+	return nil
+}
+
+func owner(path string) (uid, gid uint32, err error) {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return 0, 0, fmt.Errorf("%s: %w", path, err)
+	}
+	return st.Uid, st.Gid, nil
+}

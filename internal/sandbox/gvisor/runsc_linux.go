@@ -1,0 +1,167 @@
+package gvisor
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/berthdev/berth/internal/sandbox/agent"
+)
+
+// oldest is the date in the version of the oldest runsc that the flags below
+// were tried with: the one that make runsc builds.
+const oldest = "20260905"
+
+// runsc is gVisor's program on this machine.
+type runsc struct {
+	path string
+
+	mu      sync.Mutex
+	version string // of a program that was found good
+}
+
+func findRunsc(configured string) (*runsc, error) {
+	if configured != "" {
+		if _, err := os.Stat(configured); err != nil {
+			return nil, fmt.Errorf("runsc: %w", err)
+		}
+		path, err := filepath.Abs(configured)
+		return &runsc{path: path}, err
+	}
+	if self, err := os.Executable(); err == nil {
+		for _, path := range []string{filepath.Join(filepath.Dir(self), "runsc"), filepath.Join(filepath.Dir(self), "bin", "runsc")} {
+			if st, err := os.Stat(path); err == nil && st.Mode().IsRegular() {
+				return &runsc{path: path}, nil
+			}
+		}
+	}
+	path, err := exec.LookPath("runsc")
+	if err != nil {
+		return nil, errors.New("runsc is neither beside this program nor on the PATH")
+	}
+	path, err = filepath.Abs(path)
+	return &runsc{path: path}, err
+}
+
+var dated = regexp.MustCompile(`(?:^|[^0-9])(20[0-9]{6})`)
+
+// check asks the program what it is, once.
+func (r *runsc) check(ctx context.Context) (version string, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.version != "" {
+		return r.version, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, r.path, "--version").Output()
+	if err != nil {
+		return "", fmt.Errorf("%s --version: %w", r.path, err)
+	}
+	line, _, _ := strings.Cut(string(out), "\n")
+	version, ok := strings.CutPrefix(line, "runsc version ")
+	date := dated.FindStringSubmatch(version)
+	if !ok || date == nil {
+		return "", fmt.Errorf("%s is of a version without a date, %.60q", r.path, line)
+	}
+	if date[1] < oldest {
+		return version, fmt.Errorf("%s is %s, older than %s", r.path, version, oldest)
+	}
+	r.version = version
+	return version, nil
+}
+
+// launch is a sandbox for runsc to make.
+type launch struct {
+	run     string // the sandbox's own directory: its bundle, and runsc's log
+	program *agent.Program
+	sockets string // what may be done with sockets among the host's files: create or all
+}
+
+// statesDir holds what runsc notes of a sandbox while it makes it. The path is
+// short because a socket is in it.
+const statesDir = "/run/berth-gvisor/states"
+
+// start makes the sandbox and comes back when its first process runs. runsc
+// itself is gone by then; what stays are the sentry and its file server, which
+// need no notes.
+func (r *runsc) start(ctx context.Context, l launch) (sentry, gofer int, err error) {
+	if err := os.MkdirAll(statesDir, 0o700); err != nil {
+		return 0, 0, fmt.Errorf("runsc: %w", err)
+	}
+	state, err := os.MkdirTemp(statesDir, "")
+	if err != nil {
+		return 0, 0, fmt.Errorf("runsc: %w", err)
+	}
+	defer os.RemoveAll(state)
+	log := filepath.Join(l.run, "log")
+	cmd := exec.CommandContext(ctx, r.path,
+		"--root="+state, "--log="+log, "--log-format=json",
+		"--platform=systrap", "--network=none", "--gofer-network-namespace=new", "--overlay2=none",
+		"--host-uds="+l.sockets, "--ignore-cgroups", "--host-settings=ignore", "--app-huge-pages=false",
+		"run", "--detach", "--exec-fd=3", "--bundle="+filepath.Join(l.run, "bundle"), "berth")
+	cmd.ExtraFiles = []*os.File{l.program.File()}
+	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "GOGC=20"}
+	cmd.Dir = "/"
+	// Its standard streams become those of the sandbox's first process: they
+	// are nobody's.
+	if err := cmd.Run(); err != nil {
+		if ctx.Err() != nil {
+			err = ctx.Err()
+		}
+		return 0, 0, fmt.Errorf("runsc: %w%s", err, complaint(log))
+	}
+	return pids(state)
+}
+
+// complaint is the last error in a log of runsc's.
+func complaint(log string) string {
+	b, err := os.ReadFile(log)
+	if err != nil {
+		return ""
+	}
+	last := ""
+	for line := range bytes.Lines(b) {
+		var entry struct{ Msg, Level string }
+		if json.Unmarshal(line, &entry) == nil && (entry.Level == "error" || entry.Level == "warning") {
+			last = entry.Msg
+		}
+	}
+	last = strings.TrimPrefix(strings.TrimSpace(last), "FATAL ERROR: ")
+	if last == "" {
+		return ""
+	}
+	return ": " + strings.ReplaceAll(last[:min(len(last), 500)], "\n", "; ")
+}
+
+// pids reads what runsc notes of a sandbox: the numbers of its processes.
+func pids(state string) (sentry, gofer int, err error) {
+	names, err := filepath.Glob(filepath.Join(state, "*.state"))
+	if err != nil || len(names) != 1 {
+		return 0, 0, fmt.Errorf("runsc left %d notes of its sandbox in %s", len(names), state)
+	}
+	b, err := os.ReadFile(names[0])
+	if err != nil {
+		return 0, 0, fmt.Errorf("runsc's note: %w", err)
+	}
+	var note struct {
+		Sandbox  struct{ Pid int }
+		GoferPid int
+	}
+	if err := json.Unmarshal(b, &note); err != nil {
+		return 0, 0, fmt.Errorf("runsc's note: %w", err)
+	}
+	if note.Sandbox.Pid <= 1 {
+		return 0, 0, errors.New("runsc's note names no process")
+	}
+	return note.Sandbox.Pid, note.GoferPid, nil
+}
