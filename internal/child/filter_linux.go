@@ -29,6 +29,12 @@ var denied = append([]uint32{
 // families are the kinds of sockets that a network namespace holds back.
 var families = []uint32{unix.AF_UNIX, unix.AF_INET, unix.AF_INET6, unix.AF_NETLINK}
 
+// signals are the calls that send one to a process whose number comes first,
+// with the place of the signal among their arguments.
+var signals = map[uint32]uint32{
+	unix.SYS_KILL: 1, unix.SYS_TKILL: 1, unix.SYS_TGKILL: 2, unix.SYS_RT_SIGQUEUEINFO: 1, unix.SYS_RT_TGSIGQUEUEINFO: 2,
+}
+
 // newSpaces are the flags of clone that make namespaces.
 const newSpaces = unix.CLONE_NEWNS | unix.CLONE_NEWCGROUP | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWUSER | unix.CLONE_NEWPID | unix.CLONE_NEWNET
 
@@ -63,6 +69,18 @@ func filter() []unix.SockFilter {
 	flags := unix.SockFilter{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: 16}
 	when(unix.BPF_JEQ, unix.SYS_CLONE, flags,
 		unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_K | unix.BPF_JSET, Jf: 1, K: newSpaces}, fail(unix.EPERM), allow)
+	// The agent is the first process. Linux keeps such a one from what would kill
+	// or stop it; gVisor does not.
+	argument := func(i uint32) unix.SockFilter {
+		return unix.SockFilter{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: 16 + 8*i}
+	}
+	is := func(k uint32, yes, no uint8) unix.SockFilter {
+		return unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_K | unix.BPF_JEQ, Jt: yes, Jf: no, K: k}
+	}
+	for nr, signal := range signals {
+		when(unix.BPF_JEQ, nr, argument(0), is(1, 0, 4), argument(signal), is(uint32(unix.SIGKILL), 1, 0), is(uint32(unix.SIGSTOP), 0, 1), fail(unix.EPERM), allow)
+	}
+	when(unix.BPF_JEQ, unix.SYS_PIDFD_OPEN, argument(0), is(1, 0, 1), fail(unix.EPERM), allow)
 	p = append(p, unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_K | unix.BPF_JEQ, Jt: 1, K: unix.SYS_SOCKET}, allow)
 	load(16)
 	for _, f := range families {

