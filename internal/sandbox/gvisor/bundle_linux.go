@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -22,17 +23,23 @@ import (
 )
 
 const (
+	hostname = "sandbox"
 	// door is where the agent's socket is inside, until it has been made.
 	door = "/run/door"
-	// egress is where the directory of the proxy's socket is shown.
-	egress = "/run/egress"
 	// groups is where the sentry's own control groups are, until they are set.
 	groups = "/sys/fs/cgroup"
 )
 
 // maxProcesses bounds the processes and threads of a sandbox without a limit:
 // the sentry heeds no resource limit of that kind.
-const maxProcesses = 1024
+const maxProcesses = 512
+
+func processes(spec sandbox.Spec) int {
+	if n := spec.Limits.PIDs; n > 0 {
+		return n
+	}
+	return maxProcesses
+}
 
 // rootsDir holds the empty roots on which everything is mounted. Each is made
 // once and only read; the sentry's user must reach it, so it lies in no private
@@ -48,7 +55,15 @@ type bundle struct {
 
 // newBundle plans the inside.
 func (d *Driver) newBundle(spec sandbox.Spec, h handle, run string) (*bundle, error) {
-	root, mounts, err := programs(spec.Image)
+	own := []string{"dev", "home", "proc", "run", "sys"}
+	places := agent.Places(spec)
+	for _, at := range places {
+		own = append(own, strings.Split(at, "/")[1])
+	}
+	for _, m := range spec.Mounts {
+		own = append(own, strings.Split(path.Clean(m.Target), "/")[1])
+	}
+	root, mounts, err := programs(spec.Image, own)
 	if err != nil {
 		return nil, err
 	}
@@ -66,7 +81,6 @@ func (d *Driver) newBundle(spec sandbox.Spec, h handle, run string) (*bundle, er
 	memory("/home", "0755", "512m")
 	memory(inside.Home, "0755", "512m")
 	show(filepath.Join(run, "door"), door, "noexec")
-	places := agent.Places(spec)
 	for _, place := range places {
 		if place != spec.Workdir || spec.Share == "" {
 			show(filepath.Join(spec.Tree, place), place)
@@ -79,7 +93,7 @@ func (d *Driver) newBundle(spec sandbox.Spec, h handle, run string) (*bundle, er
 		}
 	}
 	if spec.Network.Socket != "" {
-		show(filepath.Dir(spec.Network.Socket), egress, "ro", "noexec")
+		show(filepath.Dir(spec.Network.Socket), agent.EgressDir, "ro", "noexec")
 	}
 	for _, m := range spec.Mounts {
 		if m.ReadOnly {
@@ -88,13 +102,9 @@ func (d *Driver) newBundle(spec sandbox.Spec, h handle, run string) (*bundle, er
 			show(m.Source, m.Target)
 		}
 	}
-	processes := spec.Limits.PIDs
-	if processes <= 0 {
-		processes = maxProcesses
-	}
 	mounts = append(mounts, specs.Mount{Destination: groups, Type: "cgroup", Source: "cgroup", Options: []string{"nosuid", "nodev", "noexec"}})
 	b := &bundle{steps: []agentwire.Step{
-		{Kind: agentwire.StepFile, Target: groups + "/pids/pids.max", Data: []byte(strconv.Itoa(processes))},
+		{Kind: agentwire.StepFile, Target: groups + "/pids/pids.max", Data: []byte(strconv.Itoa(processes(spec)))},
 		{Kind: agentwire.StepUnmount, Target: "/sys"},
 		{Kind: agentwire.StepUnmount, Target: door},
 	}}
@@ -103,14 +113,14 @@ func (d *Driver) newBundle(spec sandbox.Spec, h handle, run string) (*bundle, er
 			root = append(root, agentwire.Step{Kind: agentwire.StepDir, Target: m.Destination, Mode: 0o755})
 		}
 	}
-	path, err := makeRoot(root)
+	empty, err := makeRoot(root)
 	if err != nil {
 		return nil, err
 	}
 	caps := []string{"CAP_SYS_ADMIN", "CAP_SETPCAP", "CAP_SYS_RESOURCE", "CAP_DAC_OVERRIDE"}
 	ids := []specs.LinuxIDMapping{{ContainerID: 0, HostID: uint32(h.sentry()), Size: 1}, {ContainerID: inside.UserID, HostID: uint32(h.UID), Size: 1}}
 	b.config = specs.Spec{
-		Version: "1.2.0", Hostname: "sandbox", Mounts: mounts, Root: &specs.Root{Path: path, Readonly: true},
+		Version: "1.2.0", Hostname: hostname, Mounts: mounts, Root: &specs.Root{Path: empty, Readonly: true},
 		Process: &specs.Process{
 			User: specs.User{UID: inside.UserID, GID: inside.UserID}, Cwd: "/", NoNewPrivileges: true,
 			Args: []string{"berth-agent", "listen", sandbox.SocketPath(door)}, Env: []string{"GOMAXPROCS=1"},
@@ -139,10 +149,10 @@ func (b *bundle) write(dir string) error {
 
 // programs is where the session's programs come from: what the empty root
 // holds, and what is mounted on it, read-only.
-func programs(image *sandbox.Image) (root []agentwire.Step, mounts []specs.Mount, err error) {
+func programs(image *sandbox.Image, own []string) (root []agentwire.Step, mounts []specs.Mount, err error) {
 	steps, err := inside.Root()
 	if image != nil {
-		steps, err = imageRoot(image.Root)
+		steps, err = imageRoot(image.Root, own)
 	}
 	if err != nil {
 		return nil, nil, err
@@ -170,11 +180,9 @@ func programs(image *sandbox.Image) (root []agentwire.Step, mounts []specs.Mount
 	return root, mounts, nil
 }
 
-// own are the places that an image has no say in.
-var own = []string{"dev", "home", "proc", "run", "sys", "tmp"}
-
-// imageRoot shows what is at the top of an image.
-func imageRoot(root string) ([]agentwire.Step, error) {
+// imageRoot shows what is at the top of an image, but where the sandbox has
+// something of its own.
+func imageRoot(root string, own []string) ([]agentwire.Step, error) {
 	if root == "" {
 		return nil, errors.New("the image is not unpacked")
 	}

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 	"github.com/berthdev/berth/internal/agentwire"
 	"github.com/berthdev/berth/internal/sandbox"
 	"github.com/berthdev/berth/internal/sandbox/agent"
+	"github.com/berthdev/berth/internal/sandbox/cgroup"
 	"github.com/berthdev/berth/internal/sandbox/inside"
 	"github.com/berthdev/berth/internal/sandbox/tree"
 )
@@ -56,8 +58,21 @@ func (d *Driver) Name() string { return Name }
 func (d *Driver) Capabilities() sandbox.Capabilities {
 	return sandbox.Capabilities{
 		Processes: true, Files: true, Network: true, Privileges: true, Syscalls: true,
-		Kernel: true, Recover: true, Tree: true, Images: true, Egress: true, Limits: []sandbox.Limit{sandbox.LimitPIDs},
+		Kernel: true, Recover: true, Tree: true, Images: true, Egress: true, Limits: limits(),
 	}
+}
+
+// own are the limits that the sentry holds itself.
+var own = []sandbox.Limit{sandbox.LimitPIDs, sandbox.LimitOpenFiles}
+
+func limits() []sandbox.Limit {
+	all := append(cgroup.Enforces(), sandbox.LimitCallTime, sandbox.LimitSessionTime)
+	for _, l := range own {
+		if !slices.Contains(all, l) {
+			all = append(all, l)
+		}
+	}
+	return all
 }
 
 // Probe looks for runsc, asks for its version, starts a sandbox and runs a
@@ -94,6 +109,7 @@ type handle struct {
 	agent.Handle
 	Gofer agent.Handle `json:"gofer"`
 	UID   int          `json:"uid"` // the session's user on the host
+	Group cgroup.Dirs  `json:"group,omitzero"`
 }
 
 // sentry is the user on the host as which the sentry and the file server run:
@@ -153,61 +169,91 @@ func (d *Driver) openTree(spec sandbox.Spec, h handle) (*tree.Tree, error) {
 	return files, nil
 }
 
-// start makes the folder, runs runsc and boots the agent. On error no process
-// is left.
-func (d *Driver) start(ctx context.Context, spec sandbox.Spec, h handle, files *tree.Tree, program *agent.Program) (sandbox.Sandbox, error) {
+// start makes the folder and the cgroup, runs runsc and boots the agent. On
+// error no process is left.
+func (d *Driver) start(ctx context.Context, spec sandbox.Spec, h handle, files *tree.Tree, program *agent.Program) (_ sandbox.Sandbox, err error) {
 	run := runDir(spec)
 	plan, err := d.prepare(spec, h, run)
 	if err != nil {
 		return nil, err
 	}
-	rec, err := agent.NewRecord(Name, spec, h)
-	if err == nil {
-		err = sandbox.WriteRecord(rec)
-	}
+	group, held, err := newGroup(spec)
 	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, group.Kill(), killStrays(run), group.Remove())
+		}
+	}()
+	h.Group = group.Dirs
+	if _, err := record(spec, h); err != nil {
 		return nil, err
 	}
 	sockets := "create"
 	if spec.Network.Socket != "" {
 		sockets = "all"
 	}
-	l := launch{run: run, program: program, sockets: sockets}
-	undo := func(err error) error { return errors.Join(err, killStrays(run)) }
-	sentry, gofer, err := d.runsc.start(ctx, l)
+	sentry, gofer, err := d.runsc.start(ctx, launch{run: run, program: program, sockets: sockets, group: group})
 	if err != nil {
-		return nil, undo(err)
+		return nil, err
 	}
 	proc, err := agent.FindProcess(sentry)
 	if err != nil {
-		return nil, undo(errors.New("the sandbox ended as soon as it began"))
+		return nil, errors.New("the sandbox ended as soon as it began")
 	}
+	defer func() {
+		if err != nil {
+			proc.Release()
+		}
+	}()
 	h.Handle = proc.Handle
 	if server, err := agent.FindProcess(gofer); err == nil {
 		h.Gofer = server.Handle
 		server.Release()
 	}
-	if rec, err = agent.NewRecord(Name, spec, h); err == nil {
+	rec, err := record(spec, h)
+	if err != nil {
+		return nil, err
+	}
+	live, err := agent.Attach(ctx, filepath.Join(spec.Dir, socketDir), agentwire.Boot{
+		Steps: plan.steps, Seal: true, Bash: "/bin/bash", Workdir: spec.Workdir,
+		Env: agent.Environ(spec, inside.Home, inside.User), RunDir: inside.RunDir,
+		OutputBytes: spec.OutputBytes, OrphanTTL: spec.OrphanTTL, Egress: agent.Egress(spec.Network),
+		Processes: spec.Limits.PIDs, OpenFiles: spec.Limits.OpenFiles,
+	}, proc, func(context.Context) error {
+		if proc.Wait(0) == nil {
+			return errors.New("the sandbox ended while it started")
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return d.box(live, files, rec, h, group, held), nil
+}
+
+func record(spec sandbox.Spec, h handle) (sandbox.Record, error) {
+	rec, err := agent.NewRecord(Name, spec, h)
+	if err == nil {
 		err = sandbox.WriteRecord(rec)
 	}
-	var live *agent.Live
-	if err == nil {
-		live, err = agent.Attach(ctx, filepath.Join(spec.Dir, socketDir), agentwire.Boot{
-			Steps: plan.steps, Seal: true, Bash: "/bin/bash", Workdir: spec.Workdir,
-			Env: agent.Environ(spec, inside.Home, inside.User), RunDir: inside.RunDir,
-			OutputBytes: spec.OutputBytes, OrphanTTL: spec.OrphanTTL,
-		}, proc, func(context.Context) error {
-			if proc.Wait(0) == nil {
-				return errors.New("the sandbox ended while it started")
-			}
-			return nil
-		})
+	return rec, err
+}
+
+// newGroup makes the session's cgroup. A process of the session is a few of the
+// host's, and the sentry is some: the group bounds what the sentry's own count
+// lets through.
+func newGroup(spec sandbox.Spec) (*cgroup.Group, []sandbox.Limit, error) {
+	limits := spec.Limits
+	limits.PIDs = 2*processes(spec) + 64
+	switch err := sandbox.Fault("cgroup limits"); {
+	case errors.Is(err, sandbox.ErrSkip):
+		limits = sandbox.Limits{}
+	case err != nil:
+		return nil, nil, err
 	}
-	if err != nil {
-		proc.Release()
-		return nil, undo(err)
-	}
-	return d.box(live, files, rec, h), nil
+	return cgroup.New(sandbox.Label(spec.Dir), limits)
 }
 
 // prepare makes the folder's own part and plans the inside.
@@ -235,10 +281,11 @@ func (d *Driver) Recover(_ context.Context, rec sandbox.Record) (sandbox.Sandbox
 	if err := json.Unmarshal(rec.Handle, &h); err != nil {
 		return nil, fmt.Errorf("record: %w", err)
 	}
+	group := cgroup.Open(h.Group)
 	live, err := agent.Recover(filepath.Join(rec.Spec.Dir, socketDir), h.Handle)
 	if err != nil {
 		if errors.Is(err, sandbox.ErrGone) {
-			err = errors.Join(err, killStrays(runDir(rec.Spec)), sandbox.Sweep(rec.Spec.Dir))
+			err = errors.Join(err, group.Kill(), killStrays(runDir(rec.Spec)), group.Remove(), sandbox.Sweep(rec.Spec.Dir))
 		}
 		return nil, err
 	}
@@ -248,25 +295,40 @@ func (d *Driver) Recover(_ context.Context, rec sandbox.Record) (sandbox.Sandbox
 		live.Close()
 		return nil, err
 	}
-	return d.box(live, files, rec, h), nil
+	held, _ := group.Held(rec.Spec.Limits, h.PID)
+	return d.box(live, files, rec, h, group, held), nil
 }
 
-// box is the sandbox, one that can be assigned.
-type box struct{ *agent.Box }
+// box is a sandbox of this driver.
+type box struct {
+	*agent.Box
+	h     handle
+	group *cgroup.Group
+}
 
-var _ sandbox.Assignable = box{}
+var (
+	_ sandbox.Assignable = (*box)(nil)
+	_ sandbox.Prover     = (*box)(nil)
+	_ sandbox.Examined   = (*box)(nil)
+)
 
-// Assign gives it to a session; see sandbox.Assignable.
-func (b box) Assign(session, dir string) error { return b.Box.Assign(session, dir, socketDir) }
+// Assign gives it to a session.
+func (b *box) Assign(session, dir string) error { return b.Box.Assign(session, dir, socketDir) }
 
-func (d *Driver) box(live *agent.Live, files *tree.Tree, rec sandbox.Record, h handle) sandbox.Sandbox {
-	return box{agent.NewBox(live, files, rec, func(_ context.Context, l *agent.Live) error {
+// Usage is what the session uses, the sentry and the file server included.
+func (b *box) Usage() cgroup.Usage { return b.group.Usage() }
+
+func (d *Driver) box(live *agent.Live, files *tree.Tree, rec sandbox.Record, h handle, group *cgroup.Group, held []sandbox.Limit) *box {
+	b := &box{Box: agent.NewBox(live, files, rec, func(_ context.Context, l *agent.Live) error {
+		_ = group.Kill() // what it leaves is ended below
 		if err := end(l.Process(), h.Gofer); err != nil {
 			return err
 		}
 		d.ids.Release(h.UID)
-		return nil
-	})}
+		return group.Remove()
+	}), h: h, group: group}
+	b.Bound(agent.Bounds{Enforced: append(held, own...), OOMs: group.OOMs})
+	return b
 }
 
 // endTime bounds the end of a process that was killed.

@@ -12,9 +12,12 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
+	"github.com/berthdev/berth/internal/sandbox"
 	"github.com/berthdev/berth/internal/sandbox/agent"
+	"github.com/berthdev/berth/internal/sandbox/cgroup"
 )
 
 // oldest is the date in the version of the oldest runsc that the flags below
@@ -85,6 +88,7 @@ type launch struct {
 	run     string // the sandbox's own directory: its bundle, and runsc's log
 	program *agent.Program
 	sockets string // what may be done with sockets among the host's files: create or all
+	group   *cgroup.Group
 }
 
 // statesDir holds what runsc notes of a sandbox while it makes it. The path is
@@ -114,13 +118,43 @@ func (r *runsc) start(ctx context.Context, l launch) (sentry, gofer int, err err
 	cmd.Dir = "/"
 	// Its standard streams become those of the sandbox's first process: they
 	// are nobody's.
-	if err := cmd.Run(); err != nil {
+	if fd := l.group.FD(); fd >= 0 {
+		cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: fd}
+	}
+	if err = cmd.Start(); err == nil {
+		if err = enter(l.group, cmd.Process.Pid); err != nil {
+			_ = cmd.Process.Kill()
+		}
+		err = errors.Join(err, cmd.Wait())
+	}
+	if err != nil {
 		if ctx.Err() != nil {
 			err = ctx.Err()
 		}
 		return 0, 0, fmt.Errorf("runsc: %w%s", err, complaint(log))
 	}
-	return pids(state)
+	if sentry, gofer, err = pids(state); err != nil {
+		return 0, 0, err
+	}
+	// runsc is in the group long before it starts them; should it not have been,
+	// what they start later is.
+	for _, pid := range []int{sentry, gofer} {
+		if err := l.group.Add(pid); err != nil {
+			return 0, 0, err
+		}
+	}
+	return sentry, gofer, nil
+}
+
+func enter(group *cgroup.Group, pid int) error {
+	switch err := sandbox.Fault("cgroup enter"); {
+	case errors.Is(err, sandbox.ErrSkip):
+		group.Close()
+		return nil
+	case err != nil:
+		return err
+	}
+	return group.Enter(pid)
 }
 
 // complaint is the last error in a log of runsc's.
