@@ -67,6 +67,10 @@ func (d *Driver) newBundle(spec sandbox.Spec, h handle, run string) (*bundle, er
 	if err != nil {
 		return nil, err
 	}
+	size := "512m"
+	if most := spec.Limits.Memory / 8; most > 0 && most < 512<<20 {
+		size = strconv.FormatInt(most, 10)
+	}
 	memory := func(at string, mode string, size string) {
 		mounts = append(mounts, specs.Mount{Destination: at, Type: "tmpfs", Source: "tmpfs",
 			Options: []string{"nosuid", "nodev", "mode=" + mode, "size=" + size, "uid=" + strconv.Itoa(inside.UserID), "gid=" + strconv.Itoa(inside.UserID)}})
@@ -75,11 +79,11 @@ func (d *Driver) newBundle(spec sandbox.Spec, h handle, run string) (*bundle, er
 		mounts = append(mounts, specs.Mount{Destination: at, Type: "bind", Source: source, Options: append([]string{"rbind", "nosuid", "nodev"}, options...)})
 	}
 	mounts = append(mounts, specs.Mount{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "nodev", "noexec"}})
-	memory("/dev/shm", "1777", "512m")
-	memory("/run", "0755", "512m")
+	memory("/dev/shm", "1777", size)
+	memory("/run", "0755", size)
 	memory(inside.RunDir, "0700", "24m")
-	memory("/home", "0755", "512m")
-	memory(inside.Home, "0755", "512m")
+	memory("/home", "0755", size)
+	memory(inside.Home, "0755", size)
 	show(filepath.Join(run, "door"), door, "noexec")
 	for _, place := range places {
 		if place != spec.Workdir || spec.Share == "" {

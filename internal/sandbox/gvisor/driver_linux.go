@@ -241,12 +241,13 @@ func record(spec sandbox.Spec, h handle) (sandbox.Record, error) {
 	return rec, err
 }
 
-// newGroup makes the session's cgroup. A process of the session is a few of the
-// host's, and the sentry is some: the group bounds what the sentry's own count
-// lets through.
+// newGroup makes the session's cgroup. A process of the session is two or three
+// of the host's, one that has ended stays one for a while, and the sentry is
+// some. Where the sentry gets no more it ends, and the sandbox with it; its own
+// count of the session's processes comes first.
 func newGroup(spec sandbox.Spec) (*cgroup.Group, []sandbox.Limit, error) {
 	limits := spec.Limits
-	limits.PIDs = 2*processes(spec) + 64
+	limits.PIDs = 4*processes(spec) + 256
 	switch err := sandbox.Fault("cgroup limits"); {
 	case errors.Is(err, sandbox.ErrSkip):
 		limits = sandbox.Limits{}

@@ -125,10 +125,7 @@ func testBounds(t *testing.T, d sandbox.Driver) {
 		t.Errorf("%d processes are allowed", limit)
 	}
 	for _, bomb := range []string{":(){ :|:& }; : 2>/dev/null; sleep 3600", "while :; do sleep 3600 & done 2>/dev/null"} {
-		r := w.Call(toolset.Command{Text: bomb, Timeout: 4 * time.Second})
-		if r.End != toolset.TimedOut {
-			t.Errorf("a bomb ended as %s", r.End)
-		}
+		w = w.storm(d, bomb, 4*time.Second)
 		w.Want("ls -d /proc/[0-9]* | wc -l | grep -qx '[0-9]' && echo calm", "calm\n", toolset.Exited, 0)
 	}
 }

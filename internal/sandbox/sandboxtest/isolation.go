@@ -118,6 +118,9 @@ func testPrivileges(t *testing.T, d sandbox.Driver) {
 		"ls -l /proc/1/root/", "touch /usr/x", "touch /x", "touch /etc/x", "echo x >/proc/sys/kernel/hostname", "echo b >/proc/sysrq-trigger",
 		"echo x >/proc/sys/kernel/core_pattern", "cat /dev/mem", "nsenter -t 1 -m true", "dd if=/proc/1/mem of=/dev/null count=1",
 	} {
+		if w.Kernel && text == "ls /proc/1/fd" {
+			continue // gVisor shows them to every process of the same user
+		}
 		if r := w.Do("(" + text + ") 2>&1"); r.End != toolset.Exited || r.ExitCode == 0 {
 			t.Errorf("%q was allowed: %q %s", text, Output(r), r.End)
 		}
