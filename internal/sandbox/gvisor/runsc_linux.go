@@ -10,10 +10,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/berthdev/berth/internal/sandbox"
 	"github.com/berthdev/berth/internal/sandbox/agent"
@@ -118,11 +121,18 @@ func (r *runsc) start(ctx context.Context, l launch) (sentry, gofer int, err err
 	cmd.Dir = "/"
 	// Its standard streams become those of the sandbox's first process: they
 	// are nobody's.
-	if fd := l.group.FD(); fd >= 0 {
+	fault := sandbox.Fault("cgroup enter")
+	if fault != nil && !errors.Is(fault, sandbox.ErrSkip) {
+		return 0, 0, fault
+	}
+	if fd := l.group.FD(); fd >= 0 && fault == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: fd}
 	}
 	if err = cmd.Start(); err == nil {
-		if err = enter(l.group, cmd.Process.Pid); err != nil {
+		if fault == nil {
+			err = l.group.Enter(cmd.Process.Pid)
+		}
+		if err != nil {
 			_ = cmd.Process.Kill()
 		}
 		err = errors.Join(err, cmd.Wait())
@@ -136,25 +146,43 @@ func (r *runsc) start(ctx context.Context, l launch) (sentry, gofer int, err err
 	if sentry, gofer, err = pids(state); err != nil {
 		return 0, 0, err
 	}
-	// runsc is in the group long before it starts them; should it not have been,
-	// what they start later is.
-	for _, pid := range []int{sentry, gofer} {
-		if err := l.group.Add(pid); err != nil {
-			return 0, 0, err
-		}
+	if fault != nil {
+		return sentry, gofer, nil
 	}
-	return sentry, gofer, nil
+	return sentry, gofer, gather(l.group, sentry, gofer)
 }
 
-func enter(group *cgroup.Group, pid int) error {
-	switch err := sandbox.Fault("cgroup enter"); {
-	case errors.Is(err, sandbox.ErrSkip):
-		group.Close()
-		return nil
-	case err != nil:
-		return err
+// gather puts in the group what runsc started before it was there itself. The
+// agent waits for its Boot: the sentry makes no process meanwhile.
+func gather(group *cgroup.Group, sentry, gofer int) error {
+	done := map[int]bool{}
+	for again := true; again; {
+		again = false
+		for _, pid := range append(descendants(sentry), sentry, gofer) {
+			if done[pid] {
+				continue
+			}
+			done[pid], again = true, true
+			if err := group.Add(pid); err != nil && !errors.Is(err, unix.ESRCH) {
+				return err
+			}
+		}
 	}
-	return group.Enter(pid)
+	return nil
+}
+
+func descendants(pid int) []int {
+	threads, _ := filepath.Glob("/proc/" + strconv.Itoa(pid) + "/task/*/children")
+	var all []int
+	for _, path := range threads {
+		b, _ := os.ReadFile(path)
+		for _, f := range strings.Fields(string(b)) {
+			if child, err := strconv.Atoi(f); err == nil {
+				all = append(append(all, child), descendants(child)...)
+			}
+		}
+	}
+	return all
 }
 
 // complaint is the last error in a log of runsc's.
