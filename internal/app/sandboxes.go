@@ -14,6 +14,7 @@ import (
 	"github.com/berthdev/berth/internal/sandbox"
 	"github.com/berthdev/berth/internal/sandbox/disk"
 	"github.com/berthdev/berth/internal/sandbox/docker"
+	"github.com/berthdev/berth/internal/sandbox/gvisor"
 	"github.com/berthdev/berth/internal/sandbox/namespaces"
 	"github.com/berthdev/berth/internal/sandbox/process"
 	"github.com/berthdev/berth/internal/stage"
@@ -27,14 +28,17 @@ func drivers(c config.Sandbox, image, state string, log *slog.Logger) []sandbox.
 	if image != "" {
 		box.Image = &sandbox.Image{Ref: image}
 	}
-	return []sandbox.Driver{namespaces.New(namespaces.Config{Log: log}), docker.New(box), process.New(process.Config{Log: log})}
+	return []sandbox.Driver{
+		gvisor.New(gvisor.Config{Runsc: c.Runsc, Log: log}), namespaces.New(namespaces.Config{Log: log}),
+		docker.New(box), process.New(process.Config{Log: log}),
+	}
 }
 
 // byName are the drivers that are only ever chosen by name.
-var byName = []string{docker.Name, process.Name}
+var byName = []string{gvisor.Name, docker.Name, process.Name}
 
 // later are drivers that this version knows the names of and nothing more.
-var later = []string{"gvisor", "command", "kubernetes"}
+var later = []string{"command", "kubernetes"}
 
 // chooseDriver gives the driver of a name, or for "auto" the best one that
 // isolates and works here, and what it relies on.

@@ -45,7 +45,7 @@ func TestAutoNeverMeansNoIsolation(t *testing.T) {
 	if d, _, err = chooseDriver(t.Context(), "process", ways(bad)); err != nil || d.Name() != "process" {
 		t.Errorf("process by name: %v, %v", d, err)
 	}
-	for _, name := range []string{"gvisor", "jail", ""} {
+	for _, name := range []string{"kubernetes", "jail", ""} {
 		_, _, err = chooseDriver(t.Context(), name, ways(bad))
 		if _, ok := errors.AsType[*config.Error](err); !ok {
 			t.Errorf("%q: %v is no *config.Error", name, err)

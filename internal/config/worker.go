@@ -49,7 +49,8 @@ func (e Engine) Validate() error {
 
 // Sandbox says how tools are kept apart, where a worker finds the best way.
 type Sandbox struct {
-	Sandbox        string `help:"How tools are isolated: auto, namespaces, docker or process (no isolation)." default:"auto" placeholder:"WAY"`
+	Sandbox        string `help:"How tools are isolated: auto, namespaces, gvisor, docker or process (no isolation)." default:"auto" placeholder:"WAY"`
+	Runsc          string `help:"gVisor's program for --sandbox gvisor; empty is the runsc beside berth, in bin/ beside it, or on the PATH." type:"path" placeholder:"FILE"`
 	SandboxRuntime string `help:"Runtime that --sandbox docker takes of those the Docker daemon offers; empty is the daemon's default." placeholder:"NAME"`
 	DockerHost     string `help:"The Docker daemon of --sandbox docker, on this machine; empty is unix:///var/run/docker.sock." env:"DOCKER_HOST" placeholder:"URL"`
 }

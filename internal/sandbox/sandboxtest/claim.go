@@ -28,7 +28,7 @@ func testClaim(t *testing.T, driver func() sandbox.Driver) {
 	if err != nil || rec.Label == sandbox.Label(at) {
 		t.Fatalf("it was not taken from the pool: %v %q", err, rec.Label)
 	}
-	w := &World{h.Sandbox(), t, rec.Spec}
+	w := &World{Sandbox: h.Sandbox(), T: t, Spec: rec.Spec, Kernel: d.Capabilities().Kernel}
 	if r := w.Do("echo kept >f; cat f"); Output(r) != "kept\n" {
 		t.Errorf("a command: %q", Output(r))
 	}
@@ -53,7 +53,8 @@ func testClaim(t *testing.T, driver func() sandbox.Driver) {
 		if err != nil {
 			t.Fatalf("recover: %v", err)
 		}
-		v := &World{again, t, rec.Spec}
+		v := w.with(t)
+		v.Sandbox = again
 		v.Want("cat f", "kept\n", toolset.Exited, 0)
 		if err := again.Stop(t.Context()); err != nil {
 			t.Error(err)
