@@ -51,6 +51,7 @@ const rootsDir = "/run/berth-gvisor/roots"
 type bundle struct {
 	config specs.Spec
 	steps  []agentwire.Step
+	bash   string
 }
 
 // newBundle plans the inside.
@@ -63,17 +64,18 @@ func (d *Driver) newBundle(spec sandbox.Spec, h handle, run string) (*bundle, er
 	for _, m := range spec.Mounts {
 		own = append(own, strings.Split(path.Clean(m.Target), "/")[1])
 	}
-	root, mounts, err := programs(spec.Image, own)
+	root, mounts, bash, err := programs(spec, own)
 	if err != nil {
 		return nil, err
 	}
+	user := spec.User.Filled()
 	size := "512m"
 	if most := spec.Limits.Memory / 8; most > 0 && most < 512<<20 {
 		size = strconv.FormatInt(most, 10)
 	}
 	memory := func(at string, mode string, size string) {
 		mounts = append(mounts, specs.Mount{Destination: at, Type: "tmpfs", Source: "tmpfs",
-			Options: []string{"nosuid", "nodev", "mode=" + mode, "size=" + size, "uid=" + strconv.Itoa(inside.UserID), "gid=" + strconv.Itoa(inside.UserID)}})
+			Options: []string{"nosuid", "nodev", "mode=" + mode, "size=" + size, "uid=" + strconv.Itoa(user.UID), "gid=" + strconv.Itoa(user.UID)}})
 	}
 	show := func(source, at string, options ...string) {
 		mounts = append(mounts, specs.Mount{Destination: at, Type: "bind", Source: source, Options: append([]string{"rbind", "nosuid", "nodev"}, options...)})
@@ -83,7 +85,7 @@ func (d *Driver) newBundle(spec sandbox.Spec, h handle, run string) (*bundle, er
 	memory("/run", "0755", size)
 	memory(inside.RunDir, "0700", "24m")
 	memory("/home", "0755", size)
-	memory(inside.Home, "0755", size)
+	memory(user.Home(), "0755", size)
 	show(filepath.Join(run, "door"), door, "noexec")
 	for _, place := range places {
 		if place != spec.Workdir || spec.Share == "" {
@@ -107,7 +109,7 @@ func (d *Driver) newBundle(spec sandbox.Spec, h handle, run string) (*bundle, er
 		}
 	}
 	mounts = append(mounts, specs.Mount{Destination: groups, Type: "cgroup", Source: "cgroup", Options: []string{"nosuid", "nodev", "noexec"}})
-	b := &bundle{steps: []agentwire.Step{
+	b := &bundle{bash: bash, steps: []agentwire.Step{
 		{Kind: agentwire.StepFile, Target: groups + "/pids/pids.max", Data: []byte(strconv.Itoa(processes(spec)))},
 		{Kind: agentwire.StepUnmount, Target: "/sys"},
 		{Kind: agentwire.StepUnmount, Target: door},
@@ -122,11 +124,11 @@ func (d *Driver) newBundle(spec sandbox.Spec, h handle, run string) (*bundle, er
 		return nil, err
 	}
 	caps := []string{"CAP_SYS_ADMIN", "CAP_SETPCAP", "CAP_SYS_RESOURCE", "CAP_DAC_OVERRIDE"}
-	ids := []specs.LinuxIDMapping{{ContainerID: 0, HostID: uint32(h.sentry()), Size: 1}, {ContainerID: inside.UserID, HostID: uint32(h.UID), Size: 1}}
+	ids := []specs.LinuxIDMapping{{ContainerID: 0, HostID: uint32(h.sentry()), Size: 1}, {ContainerID: uint32(user.UID), HostID: uint32(h.UID), Size: 1}}
 	b.config = specs.Spec{
 		Version: "1.2.0", Hostname: hostname, Mounts: mounts, Root: &specs.Root{Path: empty, Readonly: true},
 		Process: &specs.Process{
-			User: specs.User{UID: inside.UserID, GID: inside.UserID}, Cwd: "/", NoNewPrivileges: true,
+			User: specs.User{UID: uint32(user.UID), GID: uint32(user.UID)}, Cwd: "/", NoNewPrivileges: true,
 			Args: []string{"berth-agent", "listen", sandbox.SocketPath(door)}, Env: []string{"GOMAXPROCS=1"},
 			Capabilities: &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps, Inheritable: caps, Ambient: caps},
 		},
@@ -153,13 +155,16 @@ func (b *bundle) write(dir string) error {
 
 // programs is where the session's programs come from: what the empty root
 // holds, and what is mounted on it, read-only.
-func programs(image *sandbox.Image, own []string) (root []agentwire.Step, mounts []specs.Mount, err error) {
-	steps, err := inside.Root()
-	if image != nil {
-		steps, err = imageRoot(image.Root, own)
+func programs(spec sandbox.Spec, own []string) (root []agentwire.Step, mounts []specs.Mount, bash string, err error) {
+	var steps []agentwire.Step
+	if spec.Image == nil {
+		bash = "/bin/bash"
+		steps, err = inside.Root(spec)
+	} else if _, bash, err = inside.Over(spec); err == nil {
+		steps, err = imageRoot(spec.Image.Root, own)
 	}
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, "", err
 	}
 	for _, s := range steps {
 		if s.Kind != agentwire.StepBind {
@@ -168,7 +173,7 @@ func programs(image *sandbox.Image, own []string) (root []agentwire.Step, mounts
 		}
 		st, err := os.Stat(s.Source)
 		if err != nil {
-			return nil, nil, err
+			return nil, nil, "", err
 		}
 		if st.IsDir() {
 			mounts = append(mounts, specs.Mount{Destination: s.Target, Type: "bind", Source: s.Source, Options: []string{"rbind", "ro", "nosuid", "nodev"}})
@@ -177,19 +182,16 @@ func programs(image *sandbox.Image, own []string) (root []agentwire.Step, mounts
 		// A copy costs less than a mount.
 		text, err := os.ReadFile(s.Source)
 		if err != nil {
-			return nil, nil, err
+			return nil, nil, "", err
 		}
 		root = append(root, agentwire.Step{Kind: agentwire.StepFile, Target: s.Target, Data: text, Mode: 0o644})
 	}
-	return root, mounts, nil
+	return root, mounts, bash, nil
 }
 
 // imageRoot shows what is at the top of an image, but where the sandbox has
 // something of its own.
 func imageRoot(root string, own []string) ([]agentwire.Step, error) {
-	if root == "" {
-		return nil, errors.New("the image is not unpacked")
-	}
 	entries, err := os.ReadDir(root)
 	if err != nil {
 		return nil, fmt.Errorf("the image: %w", err)

@@ -58,7 +58,7 @@ func (d *Driver) Name() string { return Name }
 func (d *Driver) Capabilities() sandbox.Capabilities {
 	return sandbox.Capabilities{
 		Processes: true, Files: true, Network: true, Privileges: true, Syscalls: true,
-		Kernel: true, Recover: true, Tree: true, Images: true, Egress: true, Limits: limits(),
+		Kernel: true, Recover: true, Tree: true, Images: true, Egress: true, Mounts: true, Users: true, Limits: limits(),
 	}
 }
 
@@ -133,8 +133,11 @@ func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (_ sandbox.Sandbo
 	if _, err := d.runsc.check(ctx); err != nil {
 		return nil, err
 	}
-	if !d.power {
+	switch {
+	case !d.power:
 		return nil, errors.New("it needs root")
+	case spec.Network.Mode == sandbox.NetworkHost:
+		return nil, errors.New("the host's own network is nothing that it gives a session; allow hosts, or use --sandbox namespaces")
 	}
 	program := d.cfg.Program
 	if program == nil {
@@ -216,9 +219,10 @@ func (d *Driver) start(ctx context.Context, spec sandbox.Spec, h handle, files *
 	if err != nil {
 		return nil, err
 	}
+	user := spec.User.Filled()
 	live, err := agent.Attach(ctx, filepath.Join(spec.Dir, socketDir), agentwire.Boot{
-		Steps: plan.steps, Seal: true, Bash: "/bin/bash", Workdir: spec.Workdir,
-		Env: agent.Environ(spec, inside.Home, inside.User), RunDir: inside.RunDir,
+		Steps: plan.steps, Seal: true, Bash: plan.bash, Workdir: spec.Workdir,
+		Env: agent.Environ(spec, user.Home(), user.Name), RunDir: inside.RunDir,
 		OutputBytes: spec.OutputBytes, OrphanTTL: spec.OrphanTTL, Egress: agent.Egress(spec.Network),
 		Processes: spec.Limits.PIDs, OpenFiles: spec.Limits.OpenFiles,
 	}, proc, func(context.Context) error {

@@ -2,12 +2,16 @@ package gvisor_test
 
 import (
 	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/berthdev/berth/internal/child"
 	"github.com/berthdev/berth/internal/sandbox"
 	"github.com/berthdev/berth/internal/sandbox/gvisor"
 	"github.com/berthdev/berth/internal/sandbox/sandboxtest"
+	"github.com/berthdev/berth/toolset"
 )
 
 func TestMain(m *testing.M) {
@@ -27,6 +31,62 @@ func newDriver() sandbox.Driver {
 }
 
 func TestDriver(t *testing.T) { sandboxtest.Run(t, newDriver) }
+
+// TestImage has an image's programs, and nothing of the host's.
+func TestImage(t *testing.T) {
+	d := newDriver()
+	if p := d.Probe(t.Context()); !p.OK {
+		t.Skipf("gvisor cannot run here: %s (%s)", p.Reason, p.Cure)
+	}
+	root := t.TempDir()
+	libs, err := exec.Command("ldd", "/bin/bash").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range append(strings.Fields(string(libs)), "/bin/bash") {
+		b, err := os.ReadFile(name)
+		if !filepath.IsAbs(name) || err != nil {
+			continue
+		}
+		if err := os.MkdirAll(filepath.Join(root, filepath.Dir(name)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(root, name), b, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.MkdirAll(filepath.Join(root, "opt"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(root, "opt/mark"), []byte("of the image\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	mount := t.TempDir()
+	w := sandboxtest.Start(t, d, func(s *sandbox.Spec) {
+		s.Image = &sandbox.Image{Ref: "test", Root: root}
+		s.User = sandbox.User{Name: "someone", UID: 1234}
+		s.Mounts = []sandbox.Mount{{Source: mount, Target: "/data", ReadOnly: true}}
+	})
+	w.Want("read x </opt/mark; echo $x $UID $HOME; echo x >/workspace/f; echo x >$HOME/f; [ -e /usr/bin/perl ] || echo none", "of the image 1234 /home/someone\nnone\n", toolset.Exited, 0)
+	w.Want("{ echo x >/opt/mark; } 2>&-; { echo x >/data/f; } 2>&-", "", toolset.Exited, 1)
+	if b, err := os.ReadFile(filepath.Join(root, "opt/mark")); err != nil || string(b) != "of the image\n" {
+		t.Errorf("the image: %q %v", b, err)
+	}
+}
+
+// TestProbeTellsTheCure reads what Probe says where runsc is missing or old.
+func TestProbeTellsTheCure(t *testing.T) {
+	old := filepath.Join(t.TempDir(), "runsc")
+	if err := os.WriteFile(old, []byte("#!/bin/sh\necho runsc version release-20221128.0\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for path, reason := range map[string]string{"/nowhere/runsc": "no such file", old: "older than"} {
+		p := gvisor.New(gvisor.Config{Runsc: path}).Probe(t.Context())
+		if p.OK || !strings.Contains(p.Reason, reason) || p.Cure == "" || strings.Contains(p.Reason+p.Cure, "\n") {
+			t.Errorf("%s: %+v", path, p)
+		}
+	}
+}
 
 func BenchmarkStart(b *testing.B)    { sandboxtest.BenchmarkStart(b, newDriver()) }
 func BenchmarkTrue(b *testing.B)     { sandboxtest.BenchmarkTrue(b, newDriver()) }
