@@ -13,9 +13,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/berthdev/berth/internal/child"
+	"github.com/berthdev/berth/internal/images/imagetest"
 )
 
 func TestMain(m *testing.M) {
@@ -26,6 +29,14 @@ func TestMain(m *testing.M) {
 // TestScripts drives the real binary: a script for each verb and each of its
 // errors.
 func TestScripts(t *testing.T) {
+	image := filepath.Join(t.TempDir(), "image.tar")
+	tag, err := name.NewTag("test.example/image:v1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := tarball.WriteToFile(image, tag, imagetest.Bash(t)); err != nil {
+		t.Fatal(err)
+	}
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
@@ -35,7 +46,7 @@ func TestScripts(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			e.Vars = append(e.Vars, "EXAMPLES="+examples, "XDG_DATA_HOME="+e.WorkDir+"/data", "XDG_STATE_HOME="+e.WorkDir+"/state", "TERM=dumb")
+			e.Vars = append(e.Vars, "EXAMPLES="+examples, "IMAGE="+image, "XDG_DATA_HOME="+e.WorkDir+"/data", "XDG_STATE_HOME="+e.WorkDir+"/state", "TERM=dumb")
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){

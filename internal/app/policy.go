@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"path/filepath"
+	"time"
 
 	"github.com/berthdev/berth/internal/config"
 	"github.com/berthdev/berth/internal/images"
@@ -85,8 +86,14 @@ func policySpec(ctx context.Context, p policy.Policy, d sandbox.Driver, in strin
 		return spec, nil, err
 	}
 	spec.Image = &img
+	if removed, err := store.Collect(imageAge, nil); err != nil || len(removed) > 0 {
+		log.Info("images that nobody has used for long are removed", "digests", removed, "err", err)
+	}
 	return spec, store.Close, nil
 }
+
+// imageAge is how long an image stays that no worker asks for.
+const imageAge = 30 * 24 * time.Hour
 
 // imagesIn is where a state directory has its unpacked images.
 func imagesIn(state string) string { return filepath.Join(state, "cache", "images") }

@@ -24,8 +24,8 @@ import (
 
 // Config says where images are kept and how they come in. Only Dir is needed.
 type Config struct {
-	// Dir holds sha256/DIGEST/{root,image.json} and locks/. More processes
-	// than one may use it.
+	// Dir holds sha256/DIGEST/root, locks/ and archives/. More processes than
+	// one may use it.
 	Dir string
 	// Limits are of one image with all its layers; zero fields mean 1,000,000
 	// members and 32 GiB.
@@ -66,7 +66,7 @@ func Open(cfg Config) (*Store, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	for _, name := range []string{"sha256", "locks"} {
+	for _, name := range []string{"sha256", "locks", "archives"} {
 		if err := os.MkdirAll(filepath.Join(cfg.Dir, name), 0o700); err != nil {
 			return nil, fmt.Errorf("images: %w", err)
 		}
@@ -132,23 +132,29 @@ func (s *Store) Get(ctx context.Context, ref string) (sandbox.Image, error) {
 }
 
 func (s *Store) get(ctx context.Context, ref string) (sandbox.Image, error) {
+	if m, ok := s.recall(ref); ok {
+		err := s.hold(ctx, m.Digest, func(string) error { return errForgotten })
+		if err == nil {
+			return s.image(ref, m.Digest, m.Env), nil
+		}
+		if !errors.Is(err, errForgotten) {
+			return sandbox.Image{}, err
+		}
+	}
 	src, err := s.find(ctx, ref)
 	if err != nil {
 		return sandbox.Image{}, err
 	}
 	defer src.close()
-	l, err := s.hold(ctx, src.digest, func(dir string) error { return s.unpack(ctx, ref, src, dir) })
-	if err != nil {
+	if err := s.hold(ctx, src.digest, func(dir string) error { return s.unpack(ctx, ref, src, dir) }); err != nil {
 		return sandbox.Image{}, err
 	}
-	s.mu.Lock()
-	if s.held[src.digest] == nil {
-		s.held[src.digest] = l
-	} else {
-		l.release()
-	}
-	s.mu.Unlock()
-	return sandbox.Image{Ref: ref, Digest: src.digest, Root: filepath.Join(s.dir(src.digest), "root"), Env: src.env}, nil
+	s.remember(ref, src)
+	return s.image(ref, src.digest, src.env), nil
+}
+
+func (s *Store) image(ref, digest string, env []string) sandbox.Image {
+	return sandbox.Image{Ref: ref, Digest: digest, Root: filepath.Join(s.dir(digest), "root"), Env: env}
 }
 
 // dir is where the image of a digest is.
@@ -156,35 +162,47 @@ func (s *Store) dir(digest string) string {
 	return filepath.Join(s.cfg.Dir, "sha256", strings.TrimPrefix(digest, "sha256:"))
 }
 
-// hold takes the image's lock, shared, with the image in place; fill makes it
-// where it is missing.
-func (s *Store) hold(ctx context.Context, digest string, fill func(dir string) error) (*lock, error) {
+// hold takes the image's lock, shared and until Close, with the image in
+// place; fill makes it where it is missing.
+func (s *Store) hold(ctx context.Context, digest string, fill func(dir string) error) error {
 	name := filepath.Join(s.cfg.Dir, "locks", strings.TrimPrefix(digest, "sha256:"))
 	dir := s.dir(digest)
 	for {
 		l, err := takeLock(ctx, name, false)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		now := time.Now()
 		if err = os.Chtimes(dir, now, now); err == nil { // Collect goes by it
-			return l, nil
+			s.keep(digest, l)
+			return nil
 		}
 		l.release()
 		if !errors.Is(err, fs.ErrNotExist) {
-			return nil, err
+			return err
 		}
 		if l, err = takeLock(ctx, name, true); err != nil {
-			return nil, err
+			return err
 		}
 		if _, err = os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
 			err = fill(dir)
 		}
 		l.release()
 		if err != nil {
-			return nil, err
+			return err
 		}
 	}
+}
+
+// keep keeps an image's lock until Close, one for each image.
+func (s *Store) keep(digest string, l *lock) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.held[digest] == nil {
+		s.held[digest] = l
+		return
+	}
+	l.release()
 }
 
 // Collect removes images that nobody has got for age, that no process holds

@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"log"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -455,6 +456,48 @@ func TestCollect(t *testing.T) {
 		t.Error("it did not come again")
 	}
 }
+
+// TestArchiveReadOnce asks again for what an archive holds: it is read anew
+// when it has changed, or when the image is gone, and not otherwise.
+func TestArchiveReadOnce(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "images")
+	archive := filepath.Join(t.TempDir(), "image.tar")
+	write := func(img v1.Image) {
+		t.Helper()
+		if err := tarball.WriteToFile(archive, reference(t, "test.example/sample:v1"), img); err != nil {
+			t.Fatal(err)
+		}
+	}
+	read := 0
+	s := open(t, func(c *images.Config) {
+		c.Dir = dir
+		c.Log = slog.New(slog.NewTextHandler(lines(func(s string) { read += strings.Count(s, "reading an image's archive") }), nil))
+	})
+	want := func(n int, digest string) sandbox.Image {
+		t.Helper()
+		img := get(t, s, archive)
+		if _, err := os.Stat(img.Root); err != nil || read != n || digest != "" && img.Digest != digest || len(img.Env) == 0 {
+			t.Errorf("read %d times, want %d: %+v %v", read, n, img, err)
+		}
+		return img
+	}
+	write(sample(t))
+	first := want(1, "")
+	want(1, first.Digest)
+	write(imagetest.Image(t, []string{"B=2"}, imagetest.Layer(t, file{Name: "other"})))
+	if second := want(2, ""); second.Digest == first.Digest || !slices.Equal(second.Env, []string{"B=2"}) {
+		t.Errorf("the image before it: %+v", second)
+	}
+	s.Close()
+	if _, err := s.Collect(0, nil); err != nil {
+		t.Fatal(err)
+	}
+	want(3, "")
+}
+
+type lines func(string)
+
+func (l lines) Write(p []byte) (int, error) { l(string(p)); return len(p), nil }
 
 // TestInterrupted ends an unpacking in the middle: nothing has its name.
 func TestInterrupted(t *testing.T) {

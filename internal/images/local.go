@@ -19,14 +19,21 @@ import (
 // tagName is the annotation that holds a manifest's name in a layout.
 const tagName = "org.opencontainers.image.ref.name"
 
-// local looks up an image of this machine's files.
-func (s *Store) local(ctx context.Context, ref string) (*source, error) {
-	path, tag := ref, ""
-	info, err := os.Stat(path)
+// locate finds the file or directory of a reference, whose last part may be a
+// tag.
+func locate(ref string) (path, tag string, info fs.FileInfo, err error) {
+	path = ref
+	info, err = os.Stat(path)
 	if i := strings.LastIndexByte(ref, ':'); errors.Is(err, fs.ErrNotExist) && i > strings.LastIndexByte(ref, '/') {
 		path, tag = ref[:i], ref[i+1:]
 		info, err = os.Stat(path)
 	}
+	return path, tag, info, err
+}
+
+// local looks up an image of this machine's files.
+func (s *Store) local(ctx context.Context, ref string) (*source, error) {
+	path, tag, info, err := locate(ref)
 	if err != nil {
 		return nil, &Error{Problem: "its path cannot be read", Cure: "name an OCI layout or an archive that is there", Err: err}
 	}
@@ -43,7 +50,11 @@ func (s *Store) local(ctx context.Context, ref string) (*source, error) {
 		src.close = func() { root.Close() }
 		return src, nil
 	}
-	return s.packed(ctx, path, tag)
+	src, err := s.packed(ctx, path, tag)
+	if err == nil {
+		src.file = info
+	}
+	return src, err
 }
 
 // packed looks up an image in an archive, whose parts it unpacks first.

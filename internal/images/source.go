@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"runtime"
@@ -25,6 +26,7 @@ type source struct {
 	env    []string
 	config v1.ConfigFile
 	layers []layer
+	file   fs.FileInfo // of the archive that it is in, or nil
 	close  func()
 }
 
@@ -44,11 +46,14 @@ const (
 
 // find looks an image up. Nothing is unpacked yet.
 func (s *Store) find(ctx context.Context, ref string) (*source, error) {
-	if strings.HasPrefix(ref, "/") || strings.HasPrefix(ref, ".") {
+	if isPath(ref) {
 		return s.local(ctx, ref)
 	}
 	return s.remote(ctx, strings.TrimPrefix(ref, "docker://"))
 }
+
+// isPath tells a path from a registry's reference.
+func isPath(ref string) bool { return strings.HasPrefix(ref, "/") || strings.HasPrefix(ref, ".") }
 
 // remote looks up an image of a registry.
 func (s *Store) remote(ctx context.Context, ref string) (*source, error) {
