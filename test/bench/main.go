@@ -48,6 +48,10 @@ var rows = []row{
 	{"sandbox idle", sandboxIdle},
 	{"sandbox true", sandboxTrue},
 	{"egress", egressLatency},
+	{"staging", staging},
+	{"collecting", collecting},
+	{"grep", grepping},
+	{"glob", globbing},
 }
 
 func main() {
