@@ -119,6 +119,7 @@ var arrows = []struct {
 	{"internal/turn", []string{"api", "internal/plane", "internal/store", "internal/queue", "internal/events", "internal/model", "internal/crash"}},
 	{"internal/httpapi", []string{"api", "internal/plane", "internal/store", "internal/queue", "internal/events", "internal/turn", "internal/auth", "internal/model"}},
 	{"internal/journal", []string{"api", "worker"}},
+	{"internal/onwork", []string{"api", "client", "worker"}},
 	{"internal/agentwire", nil},
 	{"internal/egress", nil},
 	{"internal/sandbox/sandboxtest", []string{"api", "toolset", "internal/sandbox", "internal/egress", "internal/agentwire", "internal/child"}},

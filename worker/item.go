@@ -141,15 +141,15 @@ func (h *held) hold(take, work context.Context, secret api.WorkSecret) (End, err
 		from: h.item.BeatAt,
 		log:  h.log,
 		send: h.sendBeat(firstBeat),
-		tell: func(n leaseNews) {
+		tell: func(n LeaseNews) {
 			h.log.Info("news of the lease", "state", n)
 			switch n {
-			case leaseStopping:
+			case LeaseStopping:
 				stopTaking(stopCause(EndStopping))
-			case leaseLost:
+			case LeaseLost:
 				lost.Store(true)
 				cancelWork(stopCause(EndLost))
-			case leaseRefused:
+			case LeaseRefused:
 				refused.Store(true)
 				cancelWork(stopCause(EndFailed))
 			default:
@@ -159,7 +159,9 @@ func (h *held) hold(take, work context.Context, secret api.WorkSecret) (End, err
 	}
 	go func() {
 		defer close(h.beaten)
-		l.run(beating)
+		if !h.item.LeaseKept {
+			l.run(beating)
+		}
 	}()
 
 	var end End
@@ -191,7 +193,9 @@ func (h *held) hold(take, work context.Context, secret api.WorkSecret) (End, err
 	if lost.Load() {
 		return EndLost, err
 	}
-	stop(work, h.client, h.item.Work, true, h.log)
+	if !h.item.LeaseKept {
+		stop(work, h.client, h.item.Work, true, h.log)
+	}
 	if refused.Load() {
 		return EndFailed, errors.New("the control plane refuses this item's lease: its credential or its ids are not good for it")
 	}

@@ -19,14 +19,14 @@ const (
 	beatRetry      = 250 * time.Millisecond // first pause after a beat that failed; doubles up to the interval
 )
 
-// leaseNews is what a lease has to say to the holder.
-type leaseNews string
+// LeaseNews is what a lease has to say to its holder.
+type LeaseNews string
 
 const (
-	leaseStopping leaseNews = "stopping" // finish and let go; the lease goes on
-	leaseStopped  leaseNews = "stopped"  // it is over: cancel
-	leaseRefused  leaseNews = "refused"  // beats are refused for good: cancel
-	leaseLost     leaseNews = "lost"     // somebody else's: cancel, and touch the item no more
+	LeaseStopping LeaseNews = "stopping" // finish and let go; the lease goes on
+	LeaseStopped  LeaseNews = "stopped"  // it is over: cancel
+	LeaseRefused  LeaseNews = "refused"  // beats are refused for good: cancel
+	LeaseLost     LeaseNews = "lost"     // somebody else's: cancel, and touch the item no more
 )
 
 // lease keeps one item's lease alive from the ack on.
@@ -34,7 +34,7 @@ type lease struct {
 	// send sends one beat, tried once.
 	send func(ctx context.Context, expected string) (*api.Heartbeat, error)
 	// tell hears the news; stopping may come once, each other ends the lease.
-	tell func(leaseNews)
+	tell func(LeaseNews)
 	log  *slog.Logger
 	// last is the expected value of the next beat, NoHeartbeat at first.
 	last string
@@ -77,7 +77,7 @@ func (l *lease) run(ctx context.Context) {
 		}
 		switch news {
 		case "":
-		case leaseStopping:
+		case LeaseStopping:
 			if !l.stopped {
 				l.stopped = true
 				l.tell(news)
@@ -99,7 +99,7 @@ func closeIf(ch chan struct{}) {
 }
 
 // beat sends one beat and says when the next one is due.
-func (l *lease) beat(ctx context.Context) (next time.Duration, news leaseNews) {
+func (l *lease) beat(ctx context.Context) (next time.Duration, news LeaseNews) {
 	sent := time.Now()
 	ceiling := l.lastOK.Add(l.ceiling())
 	reqCtx, cancel := context.WithDeadline(ctx, earlier(sent.Add(l.every()), ceiling))
@@ -118,11 +118,11 @@ func (l *lease) beat(ctx context.Context) (next time.Duration, news leaseNews) {
 			l.adopt(*state.LastHeartbeat, state.TTLSeconds, sent)
 			return l.every(), l.stateNews(state.State)
 		}
-		return 0, leaseLost
+		return 0, LeaseLost
 	}
 	if status != 0 && !temporary(err) {
 		l.log.Error("beats are refused", "error", err)
-		return 0, leaseRefused
+		return 0, LeaseRefused
 	}
 	if status != http.StatusTooManyRequests {
 		l.doubt = true
@@ -130,19 +130,19 @@ func (l *lease) beat(ctx context.Context) (next time.Duration, news leaseNews) {
 	l.fails++
 	if !time.Now().Before(ceiling) {
 		l.log.Error("no beat came through for the whole of the lease", "error", err)
-		return 0, leaseLost
+		return 0, LeaseLost
 	}
 	l.log.Warn("a beat failed; trying again", "error", err, "failures", l.fails)
 	pause := jitter(min(beatRetry<<min(l.fails-1, 8), l.every()))
 	return min(pause, time.Until(ceiling)), ""
 }
 
-func (l *lease) accepted(hb *api.Heartbeat, sent time.Time) (time.Duration, leaseNews) {
+func (l *lease) accepted(hb *api.Heartbeat, sent time.Time) (time.Duration, LeaseNews) {
 	if !hb.LeaseExtended && hb.State != api.WorkStopping {
-		return 0, leaseStopped
+		return 0, LeaseStopped
 	}
 	if hb.State == api.WorkStopped {
-		return 0, leaseStopped
+		return 0, LeaseStopped
 	}
 	l.adopt(hb.LastHeartbeat, hb.TTLSeconds, sent)
 	return l.every(), l.stateNews(hb.State)
@@ -158,12 +158,12 @@ func (l *lease) adopt(last string, ttlSeconds int, sent time.Time) {
 	l.lastOK, l.doubt, l.fails = sent, false, 0
 }
 
-func (l *lease) stateNews(s api.WorkState) leaseNews {
+func (l *lease) stateNews(s api.WorkState) LeaseNews {
 	switch s {
 	case api.WorkStopping:
-		return leaseStopping
+		return LeaseStopping
 	case api.WorkStopped:
-		return leaseStopped
+		return LeaseStopped
 	}
 	return ""
 }
@@ -194,6 +194,22 @@ func (l *lease) ours(s api.LeaseState, sent time.Time) bool {
 	}
 	before, err := time.Parse(time.RFC3339Nano, l.last)
 	return err != nil || seen.After(before)
+}
+
+// KeepLease beats for a claimed item until ctx ends or the lease does, for
+// callers that serve items by themselves. The client's credential is the
+// item's token or the environment's key. tell hears the news, from this
+// goroutine: LeaseStopping may come once and the lease goes on, each other ends
+// it.
+func KeepLease(ctx context.Context, c *client.Client, item Item, log *slog.Logger, tell func(LeaseNews)) {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	c = c.WithRetries(0)
+	l := &lease{last: item.LastHeartbeat, tell: tell, log: log, send: func(ctx context.Context, expected string) (*api.Heartbeat, error) {
+		return c.Beat(ctx, item.Work.EnvironmentID, item.Work.ID, expected, 0)
+	}}
+	l.run(ctx)
 }
 
 // every is the time between two beats.

@@ -79,10 +79,10 @@ func (b *beatServer) mismatch(state api.WorkState, last *string) error {
 }
 
 // beatFor runs a lease for d and gives its news.
-func beatFor(t *testing.T, d time.Duration, b *beatServer, last string) (news []leaseNews) {
+func beatFor(t *testing.T, d time.Duration, b *beatServer, last string) (news []LeaseNews) {
 	ctx, cancel := context.WithTimeout(t.Context(), d)
 	defer cancel()
-	l := &lease{send: b.send, tell: func(n leaseNews) { news = append(news, n) }, log: slog.New(slog.DiscardHandler), last: last}
+	l := &lease{send: b.send, tell: func(n LeaseNews) { news = append(news, n) }, log: slog.New(slog.DiscardHandler), last: last}
 	l.run(ctx)
 	return news
 }
@@ -94,27 +94,27 @@ func TestLeaseReactions(t *testing.T) {
 		name   string
 		script func(b *beatServer) script
 		run    time.Duration
-		want   []leaseNews
+		want   []LeaseNews
 	}{
 		{"extended for ever", func(b *beatServer) script { return nil }, time.Hour, nil},
 		{"stopping goes on beating and is told once", func(b *beatServer) script {
 			return script{b.compareFirst, b.answer(api.WorkStopping, true), b.answer(api.WorkStopping, true), b.answer(api.WorkStopping, false)}
-		}, 4 * time.Minute, []leaseNews{leaseStopping}},
+		}, 4 * time.Minute, []LeaseNews{LeaseStopping}},
 		{"stopping then stopped", func(b *beatServer) script {
 			return script{b.compareFirst, b.answer(api.WorkStopping, true), b.answer(api.WorkStopped, false)}
-		}, time.Hour, []leaseNews{leaseStopping, leaseStopped}},
-		{"stopped", func(b *beatServer) script { return script{b.answer(api.WorkStopped, false)} }, time.Hour, []leaseNews{leaseStopped}},
-		{"not extended", func(b *beatServer) script { return script{b.answer(api.WorkActive, false)} }, time.Hour, []leaseNews{leaseStopped}},
+		}, time.Hour, []LeaseNews{LeaseStopping, LeaseStopped}},
+		{"stopped", func(b *beatServer) script { return script{b.answer(api.WorkStopped, false)} }, time.Hour, []LeaseNews{LeaseStopped}},
+		{"not extended", func(b *beatServer) script { return script{b.answer(api.WorkActive, false)} }, time.Hour, []LeaseNews{LeaseStopped}},
 		{"412 of a re-queued item", func(b *beatServer) script {
 			return script{b.compareFirst, func(string) (*api.Heartbeat, error) { return nil, b.mismatch(api.WorkQueued, nil) }}
-		}, time.Hour, []leaseNews{leaseLost}},
+		}, time.Hour, []LeaseNews{LeaseLost}},
 		{"412 of another holder", func(b *beatServer) script {
 			return script{b.compareFirst, func(string) (*api.Heartbeat, error) { return nil, b.mismatch(api.WorkActive, &other) }}
-		}, time.Hour, []leaseNews{leaseLost}},
-		{"412 without a body", func(b *beatServer) script { return script{b.status(412)} }, time.Hour, []leaseNews{leaseLost}},
+		}, time.Hour, []LeaseNews{LeaseLost}},
+		{"412 without a body", func(b *beatServer) script { return script{b.status(412)} }, time.Hour, []LeaseNews{LeaseLost}},
 		{"412 of a superseded item", func(b *beatServer) script {
 			return script{b.compareFirst, b.loseAnswer, func(string) (*api.Heartbeat, error) { return nil, b.mismatch(api.WorkStopped, &b.stored) }}
-		}, time.Hour, []leaseNews{leaseLost}},
+		}, time.Hour, []LeaseNews{LeaseLost}},
 		{"412 after our own lost answer", func(b *beatServer) script {
 			return script{b.compareFirst, b.loseAnswer, b.compare, b.compare, b.compare}
 		}, time.Hour, nil},
@@ -125,9 +125,9 @@ func TestLeaseReactions(t *testing.T) {
 		{"412 in doubt that shows an older beat", func(b *beatServer) script {
 			old := "1999-01-01T00:00:00Z" // the clock of synctest begins in 2000
 			return script{b.compareFirst, b.loseAnswer, func(string) (*api.Heartbeat, error) { return nil, b.mismatch(api.WorkActive, &old) }}
-		}, time.Hour, []leaseNews{leaseLost}},
-		{"404", func(b *beatServer) script { return script{b.status(404)} }, time.Hour, []leaseNews{leaseRefused}},
-		{"401", func(b *beatServer) script { return script{b.compareFirst, b.status(401)} }, time.Hour, []leaseNews{leaseRefused}},
+		}, time.Hour, []LeaseNews{LeaseLost}},
+		{"404", func(b *beatServer) script { return script{b.status(404)} }, time.Hour, []LeaseNews{LeaseRefused}},
+		{"401", func(b *beatServer) script { return script{b.compareFirst, b.status(401)} }, time.Hour, []LeaseNews{LeaseRefused}},
 		{"a few 500, 409, 429 and 408", func(b *beatServer) script {
 			return script{b.compareFirst, b.status(500), b.status(409), b.status(429), b.status(408), b.status(503)}
 		}, time.Hour, nil},
@@ -187,7 +187,7 @@ func TestLeaseIsGivenUpAfterOneTTLOfSilence(t *testing.T) {
 			}
 			began := time.Now()
 			news := beatFor(t, time.Hour, b, "")
-			if took := time.Since(began); !slices.Equal(news, []leaseNews{leaseLost}) || took > tt.want+time.Second || took < tt.want-time.Second {
+			if took := time.Since(began); !slices.Equal(news, []LeaseNews{LeaseLost}) || took > tt.want+time.Second || took < tt.want-time.Second {
 				t.Errorf("%s: %v after %v, want lost after %v", tt.name, news, took, tt.want)
 			}
 			if n := len(b.seen); n < 4 || n > 60 {
@@ -202,9 +202,9 @@ func TestLeaseHangingBeatsAreCutAtTheInterval(t *testing.T) {
 		b := &beatServer{ttl: 20}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
 		defer cancel()
-		var news []leaseNews
+		var news []LeaseNews
 		n := 0
-		l := &lease{tell: func(n leaseNews) { news = append(news, n) }, log: slog.New(slog.DiscardHandler)}
+		l := &lease{tell: func(n LeaseNews) { news = append(news, n) }, log: slog.New(slog.DiscardHandler)}
 		l.send = func(ctx context.Context, expected string) (*api.Heartbeat, error) {
 			if n++; n == 1 {
 				return b.extend()
@@ -214,7 +214,7 @@ func TestLeaseHangingBeatsAreCutAtTheInterval(t *testing.T) {
 		}
 		began := time.Now()
 		l.run(ctx)
-		if took := time.Since(began); !slices.Equal(news, []leaseNews{leaseLost}) || took > 21*time.Second || n < 2 {
+		if took := time.Since(began); !slices.Equal(news, []LeaseNews{LeaseLost}) || took > 21*time.Second || n < 2 {
 			t.Errorf("%v after %v and %d beats", news, took, n)
 		}
 	})
@@ -237,8 +237,8 @@ func TestLeaseTakesNoSuccessorsForItsOwn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		began := time.Now()
 		b := &beatServer{ttl: 30}
-		var news []leaseNews
-		l := &lease{log: slog.New(slog.DiscardHandler), tell: func(n leaseNews) { news = append(news, n) }}
+		var news []LeaseNews
+		l := &lease{log: slog.New(slog.DiscardHandler), tell: func(n LeaseNews) { news = append(news, n) }}
 		l.send = func(ctx context.Context, expected string) (*api.Heartbeat, error) {
 			if expected != api.NoHeartbeat {
 				t.Errorf("it beats on %q, which is not its own", expected)
@@ -253,7 +253,7 @@ func TestLeaseTakesNoSuccessorsForItsOwn(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 		defer cancel()
 		l.run(ctx)
-		if diff := cmp.Diff([]leaseNews{leaseLost}, news); diff != "" {
+		if diff := cmp.Diff([]LeaseNews{LeaseLost}, news); diff != "" {
 			t.Error(diff)
 		}
 	})

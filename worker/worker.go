@@ -98,6 +98,8 @@ type Item struct {
 	Acked bool
 	// LastHeartbeat continues a lease another process began; "" begins one.
 	LastHeartbeat string
+	// LeaseKept says that somebody else beats for the item and stops it.
+	LeaseKept bool
 }
 
 // Tools are what a session's calls may ask for. Run is called once at a time.

@@ -30,6 +30,7 @@ type workerPoll struct {
 	config.Sandbox `embed:""`
 	config.Policy  `embed:""`
 	config.State   `embed:""`
+	config.OnWork  `embed:""`
 	official       `embed:""`
 
 	WorkerID string `help:"This worker's name at the control plane; empty makes one up." env:"ANTHROPIC_WORKER_ID" placeholder:"NAME"`
@@ -47,7 +48,7 @@ func (c *workerPoll) Run(t *term) error {
 	defer done()
 	err := app.WorkerPoll(taking, working, app.WorkerConfig{
 		Remote: c.Remote, Engine: c.Engine, Sandbox: c.Sandbox, Policy: c.Policy, StateDir: c.StateDir, WorkerID: c.WorkerID,
-		Pace: c.PollPace, Drain: c.Drain, Replace: c.Replace, Log: t.log,
+		Pace: c.PollPace, Drain: c.Drain, Replace: c.Replace, OnWork: c.OnWork, Log: t.log,
 	})
 	if err != nil {
 		return serving{err}

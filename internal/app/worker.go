@@ -30,6 +30,7 @@ type WorkerConfig struct {
 	WorkerID string
 	Pace     string
 	Drain    bool
+	OnWork   config.OnWork
 	Replace  bool // take the place of the worker that runs on StateDir
 	Log      *slog.Logger
 
@@ -163,6 +164,9 @@ func (h *workerHalf) leave(ctx context.Context) (sessions int, err error) {
 // WorkerPoll serves an environment's queue until taking ends, another worker
 // takes its place or, with Drain, the queue is empty.
 func WorkerPoll(taking, working context.Context, c WorkerConfig) error {
+	if c.OnWork.Script() != "" {
+		return onWork(taking, working, c)
+	}
 	h, err := startWorker(taking, c)
 	if err != nil {
 		return err
@@ -218,7 +222,7 @@ func WorkerRun(taking, working context.Context, c WorkerConfig, item config.Item
 			ID: item.WorkID, Type: "work", EnvironmentID: c.Remote.EnvironmentID, State: api.WorkStarting,
 			Data: api.WorkData{Type: "session", ID: item.SessionID}, Secret: secret,
 		},
-		Acked: true, LastHeartbeat: item.LastHeartbeat,
+		Acked: true, LastHeartbeat: item.LastHeartbeat, LeaseKept: config.LeaseKept(),
 	})
 }
 

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"os"
 	"runtime"
 	"time"
 )
@@ -101,6 +102,29 @@ type Item struct {
 	WorkSecret    Secret `help:"The item's secret as it was polled; better given as the variable than as a flag." env:"ANTHROPIC_WORK_SECRET" placeholder:"SECRET"`
 	LastHeartbeat string `help:"The last beat of a lease that somebody else began." env:"ANTHROPIC_WORK_LAST_HEARTBEAT" placeholder:"BEAT"`
 }
+
+// OnWork hands items to a script.
+type OnWork struct {
+	OnWork           string        `help:"Run this program for each item in place of the built-in runner, the item as JSON on its standard input; in-process means the built-in one." placeholder:"SCRIPT"`
+	OnWorkLease      string        `help:"Who keeps an item's lease alive. child: what the script starts; an item nobody has beaten for is left to be offered again. parent: this process, until the script ends." enum:"child,parent" default:"child"`
+	OnWorkCredential string        `help:"What the script gets as ANTHROPIC_ENVIRONMENT_KEY. token: the item's own token; key: the environment's key." enum:"token,key" default:"token"`
+	OnWorkTimeout    time.Duration `help:"How long a script may run before it is stopped; 0 means as long as it likes." default:"0s"`
+}
+
+// Script is the program to run, "" for the built-in runner.
+func (o OnWork) Script() string {
+	if o.OnWork == "in-process" {
+		return ""
+	}
+	return o.OnWork
+}
+
+// ScriptEnv is this process's environment for a script of the operator's. The
+// credentials in it are gone already; see Scrub.
+func ScriptEnv() []string { return os.Environ() }
+
+// LeaseKept says that whoever started this process keeps the item's lease.
+func LeaseKept() bool { return os.Getenv("BERTH_WORK_LEASE") == "parent" }
 
 // NeedQueue checks what polling needs.
 func (r Remote) NeedQueue() error {

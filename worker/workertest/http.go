@@ -17,6 +17,7 @@ import (
 func (p *Plane) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/environments/{e}/work/poll", p.serve(Poll, p.poll))
+	mux.HandleFunc("GET /v1/environments/{e}/work", p.serve(ListWork, p.listWork))
 	mux.HandleFunc("POST /v1/environments/{e}/work/{w}/ack", p.serve(Ack, p.onItem(func(it *item, _ *http.Request, _ []byte) (any, *failure) { return p.ack(it) })))
 	mux.HandleFunc("POST /v1/environments/{e}/work/{w}/heartbeat", p.serve(Beat, p.onItem(func(it *item, r *http.Request, _ []byte) (any, *failure) {
 		return p.beat(it, r.URL.Query().Get("expected_last_heartbeat"))

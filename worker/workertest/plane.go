@@ -68,6 +68,7 @@ const (
 	Ack        Route = "ack"
 	Beat       Route = "beat"
 	Stop       Route = "stop"
+	ListWork   Route = "list work"
 	GetSession Route = "get session"
 	List       Route = "list"
 	Stream     Route = "stream"

@@ -178,6 +178,23 @@ func (it *item) wire(secret bool) *api.Work {
 	return w
 }
 
+// listWork gives every item, the newest first.
+func (p *Plane) listWork(r *http.Request, _ []byte) (any, *failure) {
+	if bearer(r) != EnvironmentKey {
+		return nil, failf(http.StatusUnauthorized, "no key of this environment")
+	}
+	page := api.Page[api.Work]{Data: []api.Work{}}
+	for _, it := range slices.Backward(p.items) {
+		w := it.wire(false)
+		if at, err := time.Parse(time.RFC3339Nano, it.beat); err == nil {
+			at = at.UTC()
+			w.LatestHeartbeatAt = &at
+		}
+		page.Data = append(page.Data, *w)
+	}
+	return page, nil
+}
+
 // find needs mu.
 func (p *Plane) find(work string) *item {
 	for _, it := range p.items {
