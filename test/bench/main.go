@@ -52,6 +52,10 @@ var rows = []row{
 	{"collecting", collecting},
 	{"grep", grepping},
 	{"glob", globbing},
+	{"gvisor start", gvisorStart},
+	{"gvisor claim", gvisorClaim},
+	{"gvisor true", gvisorTrue},
+	{"gvisor idle", gvisorIdle},
 }
 
 func main() {
