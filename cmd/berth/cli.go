@@ -28,6 +28,7 @@ type cli struct {
 	Models   modelsCmd   `cmd:"" help:"Models that agents may name."`
 	Keys     keysCmd     `cmd:"" help:"API keys and environment keys."`
 
+	Sandbox sandboxCmd `cmd:"" help:"Sandboxes by hand: run a command in one, see what works here, what is there, clear up."`
 	Doctor  doctorCmd  `cmd:"" help:"Say what works on this machine, and how to cure what does not."`
 	Migrate migrateCmd `cmd:"" help:"Bring the database to this version's schema."`
 	Version versionCmd `cmd:"" help:"Print the version."`

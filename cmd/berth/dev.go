@@ -12,6 +12,7 @@ type devCmd struct {
 	config.Engine  `embed:""`
 	config.Sandbox `embed:""`
 	config.Policy  `embed:""`
+	config.Warm    `embed:""`
 
 	NoWorker bool `help:"The control plane alone, with its default environment and keys."`
 	JSON     bool `help:"Print one line of JSON when ready." name:"json"`
@@ -21,7 +22,7 @@ func (c *devCmd) Run(t *term) error {
 	taking, working, done := t.signals()
 	defer done()
 	return app.Dev(taking, working, app.DevConfig{
-		Plane: c.Plane, Engine: c.Engine, Sandbox: c.Sandbox, Policy: c.Policy, NoWorker: c.NoWorker, Log: t.log,
+		Plane: c.Plane, Engine: c.Engine, Warm: c.Warm.Warm, Sandbox: c.Sandbox, Policy: c.Policy, NoWorker: c.NoWorker, Log: t.log,
 	}, func(r app.Ready) error {
 		if c.JSON {
 			return t.json(r)

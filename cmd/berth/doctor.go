@@ -47,5 +47,10 @@ func (c *doctorCmd) print(t *term, report doctor.Report) error {
 			fmt.Fprintf(t.out, "      %-*s  %s\n", width, "", tr.paint(dim, printable(f.Cure)))
 		}
 	}
-	return nil
+	var rows [][]string
+	for _, d := range report.Drivers {
+		rows = append(rows, abilities(d.Name, d.OK, d.Capabilities))
+	}
+	fmt.Fprintln(t.out)
+	return t.table(abilityHead, rows)
 }

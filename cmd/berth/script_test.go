@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"fmt"
 	"os/exec"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/berthdev/berth/internal/child"
 	"github.com/berthdev/berth/internal/images/imagetest"
+	"github.com/berthdev/berth/internal/sandbox/namespaces"
 )
 
 func TestMain(m *testing.M) {
@@ -49,12 +51,23 @@ func TestScripts(t *testing.T) {
 			e.Vars = append(e.Vars, "EXAMPLES="+examples, "IMAGE="+image, "XDG_DATA_HOME="+e.WorkDir+"/data", "XDG_STATE_HOME="+e.WorkDir+"/state", "TERM=dumb")
 			return nil
 		},
+		Condition: func(cond string) (bool, error) {
+			if cond != "namespaces" {
+				return false, fmt.Errorf("unknown condition %q", cond)
+			}
+			return isolates(), nil
+		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"server": server,
 			"field":  field,
 		},
 	})
 }
+
+// isolates says whether namespaces work here.
+var isolates = sync.OnceValue(func() bool {
+	return namespaces.New(namespaces.Config{}).Probe(context.Background()).OK
+})
 
 // server starts `berth dev --json` with more flags, waits until it is ready
 // and sets BASE_URL, API_KEY, ENV_ID and ENV_KEY, and the client verbs'

@@ -29,6 +29,7 @@ type workerPoll struct {
 	config.Engine  `embed:""`
 	config.Sandbox `embed:""`
 	config.Policy  `embed:""`
+	config.Warm    `embed:""`
 	config.State   `embed:""`
 	config.OnWork  `embed:""`
 	official       `embed:""`
@@ -47,7 +48,7 @@ func (c *workerPoll) Run(t *term) error {
 	taking, working, done := t.signals()
 	defer done()
 	err := app.WorkerPoll(taking, working, app.WorkerConfig{
-		Remote: c.Remote, Engine: c.Engine, Sandbox: c.Sandbox, Policy: c.Policy, StateDir: c.StateDir, WorkerID: c.WorkerID,
+		Remote: c.Remote, Engine: c.Engine, Sandbox: c.Sandbox, Policy: c.Policy, StateDir: c.StateDir, Warm: c.Warm.Warm, WorkerID: c.WorkerID,
 		Pace: c.PollPace, Drain: c.Drain, Replace: c.Replace, OnWork: c.OnWork, Log: t.log,
 	})
 	if err != nil {

@@ -47,6 +47,16 @@ func lockDir(dir, flag string) (*dirLock, error) {
 	return &dirLock{f}, nil
 }
 
+// locked says whether a process holds the lock of dir. It makes nothing.
+func locked(dir string) bool {
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	defer f.Close() // with its lock
+	return errors.Is(syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB), syscall.EWOULDBLOCK)
+}
+
 // Release gives the directory free.
 func (l *dirLock) Release() {
 	l.file.Truncate(0) // so that nobody is told of a process that is gone

@@ -23,6 +23,7 @@ import (
 type DevConfig struct {
 	Plane    config.Plane
 	Engine   config.Engine
+	Warm     int // see WorkerConfig
 	Sandbox  config.Sandbox
 	Policy   config.Policy
 	NoWorker bool
@@ -60,7 +61,7 @@ func Dev(taking, working context.Context, c DevConfig, ready func(Ready) error) 
 	if !c.NoWorker {
 		w, err := runWorker(taking, working, WorkerConfig{
 			Remote: config.Remote{BaseURL: innerURL, EnvironmentID: in.EnvironmentID, EnvironmentKey: config.Secret(in.EnvironmentKey)},
-			Engine: c.Engine, Sandbox: c.Sandbox, Policy: c.Policy, StateDir: filepath.Join(c.Plane.DataDir, "worker"), Log: c.Log,
+			Engine: c.Engine, Sandbox: c.Sandbox, Policy: c.Policy, StateDir: filepath.Join(c.Plane.DataDir, "worker"), Warm: c.Warm, Log: c.Log,
 			http: hc,
 		})
 		if err != nil {

@@ -57,7 +57,7 @@ func TestWayOutOfASession(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { proxy.Close() })
-		k, _, err := newKeeper(t.Context(), config.Engine{}, spec, ways, driver, "", state, log)
+		k, _, err := newKeeper(t.Context(), config.Engine{}, spec, ways, driver, "", state, 0, log)
 		if err != nil {
 			t.Fatal(err)
 		}

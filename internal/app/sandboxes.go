@@ -83,7 +83,7 @@ func list(names []string) string {
 
 // newKeeper makes the keeper of a worker's sandboxes below state. spec is the
 // pattern of each.
-func newKeeper(ctx context.Context, c config.Engine, spec sandbox.Spec, ways sandbox.Ways, d sandbox.Driver, version, state string, log *slog.Logger) (k *sandbox.Keeper, copied string, err error) {
+func newKeeper(ctx context.Context, c config.Engine, spec sandbox.Spec, ways sandbox.Ways, d sandbox.Driver, version, state string, warm int, log *slog.Logger) (k *sandbox.Keeper, copied string, err error) {
 	boxes := filepath.Join(state, "sandboxes")
 	copied, err = setWorkdir(ctx, c, &spec, d, boxes, log)
 	if err != nil {
@@ -97,7 +97,7 @@ func newKeeper(ctx context.Context, c config.Engine, spec sandbox.Spec, ways san
 		}
 	}
 	retain := sandbox.Retain{Age: c.KeepWorkspaces, Bytes: int64(c.KeepWorkspaceBytes)}
-	k, err = sandbox.NewKeeper(sandbox.KeeperConfig{Driver: d, Dir: boxes, Spec: spec, Ways: ways, Disks: disks, Ended: keepOutputs(state, log),
+	k, err = sandbox.NewKeeper(sandbox.KeeperConfig{Driver: d, Dir: boxes, Spec: spec, Ways: ways, Disks: disks, Warm: warm, Ended: keepOutputs(state, log),
 		Retain: retain, Retained: func(now time.Time) { forgetOutputs(state, retain, now, log) }, Version: version, Log: log})
 	return k, copied, err
 }

@@ -42,7 +42,7 @@ func TestWorkdirIsCopied(t *testing.T) {
 	}
 	log := slog.New(slog.DiscardHandler)
 	d := plain{process.New(process.Config{Log: log, Plain: true})}
-	k, copied, err := newKeeper(t.Context(), config.Engine{Workdir: dir}, sandbox.Spec{}, nil, d, "", state, log)
+	k, copied, err := newKeeper(t.Context(), config.Engine{Workdir: dir}, sandbox.Spec{}, nil, d, "", state, 0, log)
 	if err != nil || copied != dir {
 		t.Fatalf("copied %q, %v", copied, err)
 	}
@@ -84,7 +84,7 @@ func TestWorkdirIsCopied(t *testing.T) {
 	if err := os.Truncate(filepath.Join(dir, "file"), maxCopyBytes+1); err != nil {
 		t.Fatal(err)
 	}
-	_, _, err = newKeeper(t.Context(), config.Engine{Workdir: dir}, sandbox.Spec{}, nil, d, "", t.TempDir(), log)
+	_, _, err = newKeeper(t.Context(), config.Engine{Workdir: dir}, sandbox.Spec{}, nil, d, "", t.TempDir(), 0, log)
 	if ce, ok := errors.AsType[*config.Error](err); !ok || !strings.Contains(ce.Error(), "--workdir-mode share") {
 		t.Errorf("too much to copy: %v", err)
 	}

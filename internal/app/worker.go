@@ -29,6 +29,7 @@ type WorkerConfig struct {
 	Images   string // where unpacked images are; "" is in StateDir
 	WorkerID string
 	Pace     string
+	Warm     int // sandboxes kept ready for new sessions
 	Drain    bool
 	OnWork   config.OnWork
 	Replace  bool // take the place of the worker that runs on StateDir
@@ -100,7 +101,7 @@ func startWorker(ctx context.Context, c WorkerConfig) (_ *workerHalf, err error)
 		return nil, err
 	}
 	var copied string
-	if h.keeper, copied, err = newKeeper(ctx, c.Engine, spec, ways, driver, version, c.StateDir, c.Log); err != nil {
+	if h.keeper, copied, err = newKeeper(ctx, c.Engine, spec, ways, driver, version, c.StateDir, c.Warm, c.Log); err != nil {
 		return nil, err
 	}
 	stager, err := newStager(c.Engine.Inputs, c.Log.With("part", "inputs"))

@@ -56,6 +56,19 @@ type Sandbox struct {
 	DockerHost     string `help:"The Docker daemon of --sandbox docker, on this machine; empty is unix:///var/run/docker.sock." env:"DOCKER_HOST" placeholder:"URL"`
 }
 
+// Warm says how many sandboxes a worker that serves many sessions has ready.
+type Warm struct {
+	Warm int `help:"Sandboxes kept ready for sessions that are new to this worker; 0 keeps none." default:"2" placeholder:"N"`
+}
+
+// Validate checks what flags alone cannot.
+func (w Warm) Validate() error {
+	if w.Warm < 0 || w.Warm > 1000 {
+		return wrong("give a number from 0 to 1000", "--warm %d cannot be", w.Warm)
+	}
+	return nil
+}
+
 // Policy is what sessions may use and reach. The flags win over the file.
 type Policy struct {
 	PolicyFile  string   `help:"What sessions may use and reach, in a file (docs/policy.md); the flags below win over it." name:"policy" type:"path" placeholder:"FILE"`

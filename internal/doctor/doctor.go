@@ -40,6 +40,16 @@ type Finding struct {
 type Report struct {
 	OK       bool      `json:"ok"`
 	Findings []Finding `json:"findings"`
+	Drivers  []Driver  `json:"drivers"`
+}
+
+// Driver is what a way to isolate tools enforces here, as it was proven on a
+// sandbox that was started for it.
+type Driver struct {
+	Name string `json:"name"`
+	sandbox.Probe
+	Capabilities sandbox.Capabilities `json:"capabilities"`
+	Checks       []sandbox.Check      `json:"checks,omitempty"`
 }
 
 // Config says what to look at. Zero fields are left out.
@@ -71,7 +81,10 @@ func Look(ctx context.Context, c Config) Report {
 	if c.Model != nil {
 		add(provider(ctx, c.Model))
 	}
-	for _, f := range sandboxes(ctx, c.Drivers, c.Sandbox) {
+	for _, d := range c.Drivers {
+		r.Drivers = append(r.Drivers, prove(ctx, d))
+	}
+	for _, f := range sandboxes(r.Drivers, c.Sandbox) {
 		add(f)
 	}
 	add(bash(ctx))
@@ -166,26 +179,42 @@ func provider(ctx context.Context, look func(context.Context) (string, error)) F
 	return f
 }
 
-// sandboxes probes every driver. The one asked for must work; with "auto" one
+// prove probes a driver and has what it promises proven on a sandbox.
+func prove(ctx context.Context, d sandbox.Driver) Driver {
+	found := Driver{Name: d.Name(), Probe: d.Probe(ctx)}
+	found.Capabilities = d.Capabilities()
+	if !found.OK {
+		return found
+	}
+	receipt, err := sandbox.Trial(ctx, d)
+	if found.Checks = receipt.Checks; err != nil {
+		found.OK, found.Reason = false, err.Error()
+		found.Cure = "do not rely on it; report this with the output of berth doctor --json"
+	}
+	return found
+}
+
+// sandboxes judges the drivers. The one asked for must work; with "auto" one
 // that isolates must.
-func sandboxes(ctx context.Context, drivers []sandbox.Driver, asked string) []Finding {
+func sandboxes(drivers []Driver, asked string) []Finding {
 	var found []Finding
 	isolated := false
 	for _, d := range drivers {
-		f := Finding{Name: "sandbox " + d.Name(), State: Good}
-		p := d.Probe(ctx)
-		caps := d.Capabilities()
+		f := Finding{Name: "sandbox " + d.Name, State: Good}
 		switch {
-		case p.OK:
-			f.Detail = promises(caps)
-			if p.Version != "" && caps.Files {
-				f.Detail = p.Version + ": " + f.Detail
+		case d.OK:
+			f.Detail = promises(d.Capabilities)
+			if d.Version != "" && d.Capabilities.Files {
+				f.Detail = d.Version + ": " + f.Detail
 			}
-			isolated = isolated || caps.Files
-		case asked == d.Name():
-			f.State, f.Detail, f.Cure = Bad, p.Reason, p.Cure
+			if n := proven(d.Checks); n > 0 {
+				f.Detail += fmt.Sprintf(" (proven by %d checks)", n)
+			}
+			isolated = isolated || d.Capabilities.Files
+		case asked == d.Name:
+			f.State, f.Detail, f.Cure = Bad, d.Reason, d.Cure
 		default:
-			f.State, f.Detail, f.Cure = Absent, p.Reason, p.Cure
+			f.State, f.Detail, f.Cure = Absent, d.Reason, d.Cure
 		}
 		found = append(found, f)
 	}
@@ -194,6 +223,16 @@ func sandboxes(ctx context.Context, drivers []sandbox.Driver, asked string) []Fi
 			Cure: "cure one of the drivers above, or accept no isolation with --sandbox process"})
 	}
 	return found
+}
+
+// proven counts the checks of what is promised.
+func proven(checks []sandbox.Check) (n int) {
+	for _, c := range checks {
+		if c.Promised != "nothing" {
+			n++
+		}
+	}
+	return n
 }
 
 // promises lists what a driver enforces.

@@ -103,7 +103,7 @@ func NewKeeper(cfg KeeperConfig) (*Keeper, error) {
 		cfg.Spec.OrphanTTL = DefaultOrphanTTL
 	}
 	k := &Keeper{cfg: cfg, log: cfg.Log, places: map[string]*place{}}
-	if cfg.Warm > 0 {
+	if cfg.Warm > 0 && cfg.Spec.View == "" { // a view is made in the session's own folder
 		k.pool = newPool(cfg, k.mount)
 	}
 	return k, nil
@@ -165,7 +165,7 @@ func (k *Keeper) discard(ctx context.Context, folder string, rec Record, err err
 		if rec.Driver != k.cfg.Driver.Name() {
 			return
 		}
-		err = k.finish(ctx, dir, rec)
+		err = finish(ctx, k.cfg.Driver, dir, rec)
 	}
 	if err == nil || errors.Is(err, fs.ErrNotExist) {
 		err = removeAll(dir)
@@ -176,9 +176,9 @@ func (k *Keeper) discard(ctx context.Context, folder string, rec Record, err err
 }
 
 // finish ends what a record names.
-func (k *Keeper) finish(ctx context.Context, dir string, rec Record) error {
+func finish(ctx context.Context, d Driver, dir string, rec Record) error {
 	rec.Spec.Dir, rec.Spec.Tree = dir, filepath.Join(dir, "tree")
-	sb, err := k.cfg.Driver.Recover(ctx, rec)
+	sb, err := d.Recover(ctx, rec)
 	if errors.Is(err, ErrGone) {
 		return nil
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -101,4 +102,43 @@ func inUse(dir string, running bool) ([]string, error) {
 		}
 	}
 	return used, nil
+}
+
+// Abandoned lists the sandboxes in dir; the caller knows that their worker is
+// gone. A session's files stay, and what it left is kept by the next worker.
+func Abandoned(dir string, drivers []Driver) ([]Leftover, error) {
+	entries, err := List(dir)
+	var left []Leftover
+	for _, e := range entries {
+		if e.State == StateKept && e.Problem == "" {
+			continue
+		}
+		folder := filepath.Join(dir, e.Folder)
+		left = append(left, Leftover{Kind: "sandbox", Name: folder, Remove: func(ctx context.Context) error { return abandon(ctx, folder, drivers) }})
+	}
+	return left, err
+}
+
+func abandon(ctx context.Context, folder string, drivers []Driver) error {
+	rec, err := ReadRecord(folder)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+	case err != nil:
+		return err
+	default:
+		at := slices.IndexFunc(drivers, func(d Driver) bool { return d.Name() == rec.Driver })
+		if at < 0 {
+			return fmt.Errorf("sandbox: %s is of a driver %q that is not here", folder, rec.Driver)
+		}
+		if err := finish(ctx, drivers[at], folder, rec); err != nil {
+			return err
+		}
+		if err := Sweep(folder); err != nil {
+			return err
+		}
+	}
+	if nobodys(filepath.Base(folder), rec) {
+		return removeAll(folder)
+	}
+	return nil
 }

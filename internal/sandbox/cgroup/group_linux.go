@@ -439,6 +439,21 @@ func Stale(live func(name string) bool) ([]sandbox.Leftover, error) {
 	return stale, err
 }
 
+// Unused gives, as leftovers, the groups here, whosever, in which nothing has
+// run for so long. The kernel removes none that is in use.
+func Unused(age time.Duration) ([]sandbox.Leftover, error) {
+	groups, err := Leftovers(Prefix)
+	var unused []sandbox.Leftover
+	for _, g := range groups {
+		dir := g.Dirs.all()[0]
+		if st, err := os.Stat(dir); err != nil || time.Since(st.ModTime()) < age || !g.Empty() {
+			continue
+		}
+		unused = append(unused, sandbox.Leftover{Kind: "cgroup", Name: dir, Remove: func(context.Context) error { return g.Remove() }})
+	}
+	return unused, err
+}
+
 func wrap(err error) error {
 	if err == nil {
 		return nil

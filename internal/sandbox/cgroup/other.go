@@ -4,6 +4,7 @@ package cgroup
 
 import (
 	"errors"
+	"time"
 
 	"github.com/berthdev/berth/internal/sandbox"
 )
@@ -64,3 +65,6 @@ func (g *Group) Held(sandbox.Limits, int) ([]sandbox.Limit, bool) { return nil, 
 
 // Stale is empty.
 func Stale(func(string) bool) ([]sandbox.Leftover, error) { return nil, nil }
+
+// Unused is empty.
+func Unused(time.Duration) ([]sandbox.Leftover, error) { return nil, nil }
