@@ -55,7 +55,7 @@ func TestMessagesSurviveTheTrip(t *testing.T) {
 	if got, err := DecodePosture(posture.Encode()); err != nil || !cmp.Equal(got, posture) {
 		t.Errorf("posture: %v %s", err, cmp.Diff(posture, got))
 	}
-	spawn := Spawn{Path: "/proc/self/fd/4", Args: []string{"a", "0"}, Env: []string{"A=b"}, Flags: 1 << 28, UID: [2]uint32{1000, 1<<32 - 1}, GID: [2]uint32{1, 2}, Groups: true, Ambient: []uint32{21}, Files: 9, Cgroup: true}
+	spawn := Spawn{Path: "/proc/self/fd/4", Args: []string{"a", "0"}, Env: []string{"A=b"}, Flags: 1 << 28, UID: [2]uint32{1000, 1<<32 - 1}, GID: [2]uint32{1, 2}, Groups: true, Ambient: []uint32{21}, Files: 9, Cgroup: true, Legacy: []string{"/x"}}
 	if got, err := DecodeSpawn(spawn.Encode()); err != nil || !cmp.Equal(got, spawn) {
 		t.Errorf("spawn: %v %s", err, cmp.Diff(spawn, got))
 	}

@@ -17,6 +17,7 @@ type Spawn struct {
 	Ambient []uint32  // capabilities
 	Files   int
 	Cgroup  bool
+	Legacy  []string // directories of v1 cgroups to be born in
 }
 
 // Spawned answers it: the process, whose descriptor travels beside, or how it
@@ -43,6 +44,7 @@ func (m Spawn) Encode() []byte {
 	}
 	f.num(uint64(m.Files))
 	f.bool(m.Cgroup)
+	f.strs(m.Legacy)
 	return f
 }
 
@@ -55,7 +57,7 @@ func DecodeSpawn(b []byte) (Spawn, error) {
 	for range p.count() {
 		m.Ambient = append(m.Ambient, p.num32())
 	}
-	m.Files, m.Cgroup = int(p.num()&0xffff), p.bool()
+	m.Files, m.Cgroup, m.Legacy = int(p.num()&0xffff), p.bool(), p.strs()
 	return m, p.end()
 }
 

@@ -19,9 +19,9 @@ const outputs = 8
 type shell struct {
 	dir    string // holds the FIFOs and the text file
 	pid    int
-	script int           // write end of the script FIFO
-	report int           // the report FIFO
-	text   int           // the file that the command's text is put in
+	script int // write end of the script FIFO
+	report int // the report FIFO
+	text   int // the file that the command's text is put in
 	out    [outputs]output
 }
 

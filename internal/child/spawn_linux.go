@@ -1,7 +1,10 @@
 package child
 
 import (
+	"errors"
 	"os/signal"
+	"runtime"
+	"strings"
 	"syscall"
 	"unsafe"
 
@@ -26,6 +29,8 @@ func spawn() int {
 	_ = unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(&name[0])), 0, 0, 0)
 	// Those that end are collected by the kernel; the worker has descriptors.
 	signal.Ignore(unix.SIGCHLD)
+	// A thread is in cgroups of its own, and its children are born there.
+	runtime.LockOSThread()
 	body, space := make([]byte, maxSpawn), make([]byte, unix.CmsgSpace(4*maxPassed))
 	for {
 		n, oob, _, _, err := unix.Recvmsg(listenFD, body, space, unix.MSG_CMSG_CLOEXEC)
@@ -37,15 +42,19 @@ func spawn() int {
 		}
 		fds := passed(space[:oob])
 		pid, pidfd, err := spawnOne(body[:n], fds)
+		stuck := errors.Is(err, errStuck)
 		for _, fd := range fds {
 			unix.Close(fd)
 		}
 		m := agentwire.Spawned{PID: pid}
 		var rights []byte
-		if e, ok := err.(syscall.Errno); ok {
+		switch e, ok := err.(syscall.Errno); {
+		case ok:
 			m.Errno = uint32(e)
-		} else {
+		case err == nil:
 			rights = unix.UnixRights(pidfd)
+		default:
+			m.Errno = uint32(unix.EIO)
 		}
 		_, err = unix.SendmsgN(listenFD, m.Encode(), rights, nil, unix.MSG_NOSIGNAL)
 		if pidfd >= 0 {
@@ -53,6 +62,8 @@ func spawn() int {
 		}
 		if err != nil {
 			kill(pid) // nobody will know of it
+		}
+		if err != nil || stuck {
 			return 1
 		}
 	}
@@ -95,6 +106,11 @@ func spawnOne(body []byte, fds []int) (pid, pidfd int, err error) {
 	if m.Cgroup {
 		sys.UseCgroupFD, sys.CgroupFD = true, fds[m.Files]
 	}
+	for i, dir := range m.Legacy {
+		if err := join(dir); err != nil {
+			return 0, -1, errors.Join(err, leave(m.Legacy[:i]))
+		}
+	}
 	files := make([]uintptr, m.Files)
 	for i := range files {
 		files[i] = uintptr(fds[i])
@@ -105,5 +121,37 @@ func spawnOne(body []byte, fds []int) (pid, pidfd int, err error) {
 			kill(pid)
 		}
 	}
+	if out := leave(m.Legacy); out != nil {
+		if err == nil {
+			kill(pid)
+			unix.Close(pidfd)
+		}
+		return 0, -1, out
+	}
 	return pid, pidfd, err
+}
+
+// errStuck is the end of a spawner that cannot leave a session's cgroup.
+var errStuck = errors.New("the spawner is stuck in a cgroup")
+
+// join moves this thread into a v1 cgroup. Unlike any other move it does not
+// wait until no process of the machine is being started.
+func join(dir string) error {
+	fd, err := unix.Open(dir+"/tasks", unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	_, err = unix.Write(fd, []byte("0"))
+	return err
+}
+
+// leave moves this thread to the parents of v1 cgroups, where the spawner is.
+func leave(dirs []string) error {
+	for _, dir := range dirs {
+		if join(dir[:max(strings.LastIndexByte(dir, '/'), 0)]) != nil {
+			return errStuck
+		}
+	}
+	return nil
 }

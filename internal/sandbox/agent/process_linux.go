@@ -21,6 +21,7 @@ import (
 // become somebody else's meanwhile.
 type Process struct {
 	Handle Handle
+	Born   bool // it was born in Launch.Legacy
 	child  bool
 
 	mu    sync.Mutex

@@ -16,6 +16,7 @@ import (
 // Process is an agent's process.
 type Process struct {
 	Handle Handle
+	Born   bool // false here
 	p      *os.Process
 	done   chan struct{} // closed when a child has been collected
 }
@@ -25,7 +26,7 @@ func (p *Program) path(int) string { return p.file.Name() }
 // spawner is not needed here: there are no user namespaces.
 type spawner struct{}
 
-func (p *Program) start(files []*os.File, sys *syscall.SysProcAttr) (*Process, error) {
+func (p *Program) start(files []*os.File, sys *syscall.SysProcAttr, _ []string) (*Process, error) {
 	return startProcess(p.path(4), files, sys)
 }
 

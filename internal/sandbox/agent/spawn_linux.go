@@ -27,12 +27,12 @@ type spawner struct {
 const spawnTime = 10 * time.Second
 
 // start starts the agent, by the spawner when it is to have a user namespace.
-func (p *Program) start(files []*os.File, sys *syscall.SysProcAttr) (*Process, error) {
+func (p *Program) start(files []*os.File, sys *syscall.SysProcAttr, legacy []string) (*Process, error) {
 	m, ok := spawnable(files, sys)
 	if !ok {
 		return startProcess(p.path(4), files, sys)
 	}
-	m.Path = p.path(4)
+	m.Path, m.Legacy = p.path(4), legacy
 	p.spawn.mu.Lock()
 	defer p.spawn.mu.Unlock()
 	for again := false; ; again = true {
@@ -156,7 +156,7 @@ func (s *spawner) ask(m agentwire.Spawn, files []*os.File, sys *syscall.SysProcA
 	if err != nil || len(rights) != 1 {
 		return nil, &lostError{errors.New("the spawner gave no process")}
 	}
-	p := &Process{Handle: Handle{PID: r.PID, Boot: bootID()}, pidfd: rights[0]}
+	p := &Process{Handle: Handle{PID: r.PID, Boot: bootID()}, Born: true, pidfd: rights[0]}
 	p.Handle.Start, _ = startTicks(r.PID)
 	return p, nil
 }

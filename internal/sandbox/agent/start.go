@@ -25,6 +25,9 @@ type Launch struct {
 	Mounts []*os.File
 	// Sys says in which namespaces and as whom.
 	Sys *syscall.SysProcAttr
+	// Legacy are directories of v1 cgroups for the agent to be born in, where it
+	// can be; Process.Born says so.
+	Legacy []string
 	// Started, when set, is called with the process before it is relied on.
 	Started func(*Process) error
 }
@@ -54,7 +57,7 @@ func Start(ctx context.Context, l Launch) (*Live, error) {
 	}
 	sys.Setsid = true
 	files := append([]*os.File{null, null, null, socket, l.Program.file}, l.Mounts...)
-	proc, err := l.Program.start(files, sys)
+	proc, err := l.Program.start(files, sys, l.Legacy)
 	if err != nil {
 		return nil, fmt.Errorf("agent: start: %w", err)
 	}

@@ -9,7 +9,10 @@
 // "berth-self" beside the sessions'.
 package cgroup
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // Prefix begins the name of every group, as it does every sandbox.Label.
 const Prefix = "berth-"
@@ -24,6 +27,16 @@ type Dirs struct {
 
 // None says that there is no group.
 func (d Dirs) None() bool { return d.Unified == "" && len(d.Legacy) == 0 }
+
+// V1 are its directories in v1 hierarchies, each once.
+func (d Dirs) V1() (dirs []string) {
+	for _, dir := range d.Legacy {
+		if !slices.Contains(dirs, dir) {
+			dirs = append(dirs, dir)
+		}
+	}
+	return dirs
+}
 
 // Usage is what a group uses and has used. What the kernel does not count is
 // zero.

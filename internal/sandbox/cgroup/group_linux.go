@@ -119,12 +119,7 @@ func (d Dirs) all() []string {
 	if d.Unified != "" {
 		dirs = append(dirs, d.Unified)
 	}
-	for _, dir := range d.Legacy {
-		if !slices.Contains(dirs, dir) {
-			dirs = append(dirs, dir)
-		}
-	}
-	return dirs
+	return append(dirs, d.V1()...)
 }
 
 // FD is the group's descriptor for a process that is to start inside

@@ -178,7 +178,7 @@ func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (_ sandbox.Sandbo
 	h.Group = group.Dirs
 	var rec sandbox.Record
 	live, err := agent.Start(ctx, agent.Launch{
-		Program: program, Dir: spec.Dir, Mounts: p.mounts, Sys: d.attributes(spec, h, group),
+		Program: program, Dir: spec.Dir, Mounts: p.mounts, Legacy: d.born(group), Sys: d.attributes(spec, h, group),
 		Boot: agentwire.Boot{
 			Steps: p.steps, Seal: true, Bash: p.bash, Workdir: spec.Workdir,
 			Env: agent.Environ(spec, spec.User.Home(), spec.User.Name), RunDir: inside.RunDir,
@@ -201,6 +201,10 @@ func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (_ sandbox.Sandbo
 				}
 				return err
 			}
+			if proc.Born {
+				group.Close()
+				return nil
+			}
 			return group.Enter(proc.Handle.PID)
 		},
 	})
@@ -208,6 +212,15 @@ func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (_ sandbox.Sandbo
 		return nil, errors.Join(err, sandbox.Sweep(spec.Dir))
 	}
 	return d.box(live, files, rec, h, group, held), nil
+}
+
+// born are the v1 cgroups that the agent starts in: to be moved into them later
+// takes milliseconds.
+func (d *Driver) born(group *cgroup.Group) []string {
+	if sandbox.Fault("cgroup enter") != nil {
+		return nil
+	}
+	return group.Dirs.V1()
 }
 
 // group makes the session's cgroup.
