@@ -233,10 +233,10 @@ func TestSearchSaysThatItStopped(t *testing.T) {
 // W14: matches beyond 50,000 entries are found, not lost.
 func TestSearchIsCompleteInBigTrees(t *testing.T) {
 	if testing.Short() {
-		t.Skip("makes 60,000 files")
+		t.Skip("makes 100,000 files")
 	}
 	w := newWorld(t, toolset.Options{})
-	for d := range 60 {
+	for d := range 100 {
 		dir := filepath.Join(w.root, "workspace", fmt.Sprintf("d%02d", d))
 		must(t, os.Mkdir(dir, 0o755))
 		for f := range 1000 {
@@ -247,10 +247,10 @@ func TestSearchIsCompleteInBigTrees(t *testing.T) {
 			must(t, os.WriteFile(filepath.Join(dir, fmt.Sprintf("f%03d.txt", f)), []byte(content), 0o644))
 		}
 	}
-	if got := strings.Count(w.call("grep", args{"pattern": "match"}), "\n") + 1; got != 120 {
-		t.Errorf("grep found %d of 120", got)
+	if got := strings.Count(w.call("grep", args{"pattern": "match"}), "\n") + 1; got != 200 {
+		t.Errorf("grep found %d of 200", got)
 	}
-	if got := w.call("glob", args{"pattern": "**/f*9.txt"}); !strings.HasSuffix(got, "[the newest 200 of 6000 matches; 5800 are not shown: narrow the pattern or the path]") {
+	if got := w.call("glob", args{"pattern": "**/f*9.txt"}); !strings.HasSuffix(got, "[the newest 200 of 10000 matches; 9800 are not shown: narrow the pattern or the path]") {
 		t.Errorf("glob says %q", got[len(got)-100:])
 	}
 }

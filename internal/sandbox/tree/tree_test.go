@@ -426,3 +426,34 @@ func TestWalkOfADeepTree(t *testing.T) {
 		}
 	})
 }
+
+// TestReadersSeeOldOrNew: a file that is replaced is never seen in between.
+func TestReadersSeeOldOrNew(t *testing.T) {
+	onBoth(t, Config{}, func(t *testing.T, w world) {
+		texts := []string{strings.Repeat("old", 100_000), strings.Repeat("newer", 100_000)}
+		must(t, w.WriteFile("f", []byte(texts[0])))
+		done := make(chan error)
+		go func() {
+			for i := range 50 {
+				if err := w.WriteFile("f", []byte(texts[i%2])); err != nil {
+					done <- err
+					return
+				}
+			}
+			done <- nil
+		}()
+		for {
+			b, err := os.ReadFile(w.host("workspace/f"))
+			must(t, err)
+			if string(b) != texts[0] && string(b) != texts[1] {
+				t.Fatalf("a reader saw %d bytes of neither", len(b))
+			}
+			select {
+			case err := <-done:
+				must(t, err)
+				return
+			default:
+			}
+		}
+	})
+}
