@@ -279,8 +279,20 @@ func TestBombs(t *testing.T) {
 	zeros := strings.Repeat("\x00", 4<<20)
 	flat := packZip(t, member{name: "a", body: zeros}, member{name: "b", body: zeros}, member{name: "c", body: zeros})
 	folded, untrue, many := overlapping(t, 200), lying(t), names(t, 100_000)
+	var layer []member
+	for i := range 5000 {
+		layer = append(layer, member{name: fmt.Sprintf("d/%d", i)})
+	}
+	for range 5000 {
+		layer = append(layer, member{name: "d/.wh..wh..opq"})
+	}
+	hiding := packTar(t, append(layer, member{name: "../end"})...)
 	began := time.Now()
 	for name, unpack := range map[string]func(*os.Root) error{
+		"whiteouts without end": func(r *os.Root) error {
+			_, err := Unlayer(r, bytes.NewReader(hiding), Limits{Members: 20_000})
+			return err
+		},
 		"sparse tar of 8 GB":   func(r *os.Root) error { return Untar(r, bytes.NewReader(sparse), lim) },
 		"sparse layer of 8 GB": func(r *os.Root) error { _, err := Unlayer(r, bytes.NewReader(sparse), lim); return err },
 		"a file that says 1 TB": func(r *os.Root) error {
@@ -308,7 +320,7 @@ func TestBombs(t *testing.T) {
 			t.Errorf("%s: %d bytes are used", name, n)
 		}
 	}
-	if d := time.Since(began); d > 20*time.Second {
+	if d := time.Since(began); d > time.Minute {
 		t.Errorf("the bombs took %v", d)
 	}
 }
