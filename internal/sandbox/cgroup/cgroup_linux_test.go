@@ -271,3 +271,31 @@ func TestFailureLeavesNothing(t *testing.T) {
 		}
 	})
 }
+
+// TestTidy makes the group of a sandbox whose worker never came back: an old
+// one goes, a young one and one in use stay.
+func TestTidy(t *testing.T) {
+	each(t, func(t *testing.T, h *host) {
+		age := func(g *Group) {
+			old := time.Now().Add(-2 * tidyAge)
+			for _, dir := range g.Dirs.all() {
+				if err := os.Chtimes(dir, old, old); err != nil {
+					t.Skipf("a cgroup's time cannot be set here: %v", err)
+				}
+			}
+		}
+		idle, used := make1(t, h, sandbox.Limits{PIDs: 9}), make1(t, h, sandbox.Limits{PIDs: 9})
+		defer idle.Remove()
+		within(t, used, "sleep 1000")
+		h.tidy()
+		if idle.gone() {
+			t.Error("a young group was removed")
+		}
+		age(idle)
+		age(used)
+		h.tidy()
+		if !idle.gone() || used.gone() {
+			t.Errorf("the old one is gone: %v; the one in use: %v", idle.gone(), used.gone())
+		}
+	})
+}

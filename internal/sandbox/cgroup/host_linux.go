@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -32,7 +33,30 @@ func discover() *host {
 	if err1 != nil || err2 != nil {
 		return &host{}
 	}
-	return survey(string(mounts), string(own))
+	h := survey(string(mounts), string(own))
+	h.tidy()
+	return h
+}
+
+// tidyAge is the age from which an empty group is nobody's: a sandbox that is
+// starting is younger, and one that runs has its agent in it.
+const tidyAge = 10 * time.Minute
+
+// tidy removes the empty groups of sandboxes that outlived workers which never
+// came back. The kernel removes none that is in use.
+func (h *host) tidy() {
+	homes := []string{h.unified}
+	for _, home := range h.legacy {
+		homes = append(homes, home)
+	}
+	for _, home := range homes {
+		dirs, _ := filepath.Glob(filepath.Join(home, Prefix+"*"))
+		for _, dir := range dirs {
+			if st, err := os.Stat(dir); err == nil && st.IsDir() && time.Since(st.ModTime()) > tidyAge && filepath.Base(dir) != selfName {
+				_ = unix.Rmdir(dir)
+			}
+		}
+	}
 }
 
 // Of gives the group that a process is in, one that something else has made;
