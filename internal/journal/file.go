@@ -54,6 +54,9 @@ type File struct {
 	closed  bool
 	writes  chan *write
 	writing sync.WaitGroup
+
+	lazy   sync.Mutex
+	posted []worker.CallKey // to be written with the next write
 }
 
 var (
@@ -123,7 +126,8 @@ func (f *File) Close() error {
 	close(f.writes)
 	f.mu.Unlock()
 	f.writing.Wait()
-	return f.db.Close()
+	err := f.transact(nil) // what was posted last
+	return errors.Join(err, f.db.Close())
 }
 
 // write is one change that waits for its sync.
@@ -208,11 +212,16 @@ func (f *File) transact(group []*write) (err error) {
 	if _, err := f.exec("BEGIN IMMEDIATE"); err != nil {
 		return err
 	}
+	posted := f.takePosted()
 	defer func() {
 		if err != nil {
+			f.putPosted(posted)
 			_, _ = f.exec("ROLLBACK") // what it says is no news
 		}
 	}()
+	if err := f.writePosted(posted); err != nil {
+		return err
+	}
 	for _, w := range group {
 		if err := w.do(); err != nil {
 			return err
@@ -276,14 +285,39 @@ func (f *File) Finished(ctx context.Context, c worker.CallKey, result []byte) er
 }
 
 // Posted drops a call's result and remembers for a week that it was there. It
-// does not wait for the sync: when it is lost, the result is posted again.
-func (f *File) Posted(ctx context.Context, c worker.CallKey) error {
-	return f.send(ctx, &write{done: make(chan struct{}), do: func() error {
-		_, err := f.exec(`INSERT INTO calls (session, call, state, at) VALUES (?, ?, 'posted', ?)
+// costs no sync of its own: it goes with the next write, and when a crash
+// comes before that, the result is posted again.
+func (f *File) Posted(_ context.Context, c worker.CallKey) error {
+	f.lazy.Lock()
+	defer f.lazy.Unlock()
+	f.posted = append(f.posted, c)
+	return nil
+}
+
+// takePosted gives what is to be written, putPosted what was not.
+func (f *File) takePosted() []worker.CallKey {
+	f.lazy.Lock()
+	defer f.lazy.Unlock()
+	posted := f.posted
+	f.posted = nil
+	return posted
+}
+
+func (f *File) putPosted(posted []worker.CallKey) {
+	f.lazy.Lock()
+	defer f.lazy.Unlock()
+	f.posted = append(posted, f.posted...)
+}
+
+func (f *File) writePosted(posted []worker.CallKey) error {
+	for _, c := range posted {
+		if _, err := f.exec(`INSERT INTO calls (session, call, state, at) VALUES (?, ?, 'posted', ?)
 			ON CONFLICT DO UPDATE SET state = excluded.state, result = NULL, at = excluded.at WHERE state <> 'posted'`,
-			c.Session, c.Call, time.Now().UnixMicro())
-		return err
-	}})
+			c.Session, c.Call, time.Now().UnixMicro()); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Hold notes an item and its last beat.
