@@ -209,6 +209,8 @@ func SandboxGC(ctx context.Context, c SandboxConfig, dry bool) (Cleaned, error) 
 	}
 	unused, err := cgroup.Unused(unusedAge)
 	left, errs = append(left, unused...), append(errs, err)
+	roots, err := unusedImages(c.StateDir, c.Log)
+	left, errs = append(left, roots...), append(errs, err)
 	var seen []string
 	for _, l := range left {
 		if slices.Contains(seen, l.Kind+l.Name) {

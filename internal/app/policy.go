@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -94,6 +95,31 @@ func policySpec(ctx context.Context, p policy.Policy, d sandbox.Driver, in strin
 
 // imageAge is how long an image stays that no worker asks for.
 const imageAge = 30 * 24 * time.Hour
+
+// unusedImages lists the images of a state directory that no worker holds and
+// no sandbox's record names, an hour after they were last asked for.
+func unusedImages(state string, log *slog.Logger) ([]sandbox.Leftover, error) {
+	if _, err := os.Stat(imagesIn(state)); err != nil {
+		return nil, nil
+	}
+	store, err := images.Open(images.Config{Dir: imagesIn(state), Log: log})
+	if err != nil {
+		return nil, err
+	}
+	named := map[string]bool{}
+	records, _ := filepath.Glob(filepath.Join(state, "sandboxes", "*")) // no bad pattern
+	for _, dir := range records {
+		if rec, err := sandbox.ReadRecord(dir); err == nil && rec.Spec.Image != nil {
+			named[rec.Spec.Image.Digest] = true
+		}
+	}
+	unused, err := store.Leftovers(time.Hour, func(digest string) bool { return named[digest] })
+	var left []sandbox.Leftover
+	for _, u := range unused {
+		left = append(left, sandbox.Leftover{Kind: "image", Name: u.Name, Remove: func(context.Context) error { return u.Remove() }})
+	}
+	return left, err
+}
 
 // imagesIn is where a state directory has its unpacked images.
 func imagesIn(state string) string { return filepath.Join(state, "cache", "images") }

@@ -165,7 +165,7 @@ func (s *Store) dir(digest string) string {
 // hold takes the image's lock, shared and until Close, with the image in
 // place; fill makes it where it is missing.
 func (s *Store) hold(ctx context.Context, digest string, fill func(dir string) error) error {
-	name := filepath.Join(s.cfg.Dir, "locks", strings.TrimPrefix(digest, "sha256:"))
+	name := s.lockName(digest)
 	dir := s.dir(digest)
 	for {
 		l, err := takeLock(ctx, name, false)
@@ -205,15 +205,23 @@ func (s *Store) keep(digest string, l *lock) {
 	l.release()
 }
 
-// Collect removes images that nobody has got for age, that no process holds
-// and for whose digest keep does not say true, and what broken unpackings
-// left. It gives the digests of those removed.
-func (s *Store) Collect(age time.Duration, keep func(digest string) bool) (removed []string, err error) {
+// Leftover is an image that nobody needs, or what a broken unpacking left.
+type Leftover struct {
+	Name   string // the digest, or a path
+	Remove func() error
+}
+
+// errInUse says that somebody took an image meanwhile.
+var errInUse = errors.New("somebody uses it now")
+
+// Leftovers lists the images that nobody has got for age, that no process
+// holds and for whose digest keep does not say true.
+func (s *Store) Leftovers(age time.Duration, keep func(digest string) bool) ([]Leftover, error) {
 	entries, err := os.ReadDir(filepath.Join(s.cfg.Dir, "sha256"))
 	if err != nil {
 		return nil, fmt.Errorf("images: %w", err)
 	}
-	var errs []error
+	var left []Leftover
 	for _, e := range entries {
 		info, err := e.Info()
 		if err != nil {
@@ -221,29 +229,66 @@ func (s *Store) Collect(age time.Duration, keep func(digest string) bool) (remov
 		}
 		path := filepath.Join(s.cfg.Dir, "sha256", e.Name())
 		old := time.Since(info.ModTime())
-		if strings.HasPrefix(e.Name(), ".") {
-			if old > max(age, 24*time.Hour) || strings.HasPrefix(e.Name(), ".gone-") {
-				errs = append(errs, os.RemoveAll(path))
-			}
-			continue
-		}
 		digest := "sha256:" + e.Name()
-		if old < age || keep != nil && keep(digest) {
-			continue
+		switch {
+		case strings.HasPrefix(e.Name(), gonePrefix), strings.HasPrefix(e.Name(), ".") && old > max(age, 24*time.Hour):
+			left = append(left, Leftover{path, func() error { return os.RemoveAll(path) }})
+		case strings.HasPrefix(e.Name(), "."), old < age, keep != nil && keep(digest):
+		default:
+			l, err := tryLock(s.lockName(digest), true)
+			if err != nil {
+				continue // somebody has it
+			}
+			l.release()
+			left = append(left, Leftover{digest, func() error { return s.remove(digest, age) }})
 		}
-		l, err := tryLock(filepath.Join(s.cfg.Dir, "locks", e.Name()), true)
-		if err != nil {
-			continue // somebody has it
-		}
-		// Out of the way first: half an image must never have its name.
-		gone := filepath.Join(s.cfg.Dir, "sha256", ".gone-"+e.Name())
-		err = os.Rename(path, gone)
-		l.release()
+	}
+	return left, nil
+}
+
+// gonePrefix begins the name of an image that is being removed: half an image
+// must never have its own.
+const gonePrefix = ".gone-"
+
+func (s *Store) remove(digest string, age time.Duration) error {
+	l, err := tryLock(s.lockName(digest), true)
+	if errors.Is(err, errBusy) {
+		return errInUse
+	}
+	if err != nil {
+		return err
+	}
+	defer l.release()
+	path := s.dir(digest)
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	if time.Since(info.ModTime()) < age {
+		return errInUse
+	}
+	gone := filepath.Join(filepath.Dir(path), gonePrefix+filepath.Base(path))
+	if err := os.Rename(path, gone); err != nil {
+		return err
+	}
+	return os.RemoveAll(gone)
+}
+
+// Collect removes the Leftovers, and gives their names.
+func (s *Store) Collect(age time.Duration, keep func(digest string) bool) (removed []string, err error) {
+	left, err := s.Leftovers(age, keep)
+	errs := []error{err}
+	for _, l := range left {
+		err := l.Remove()
 		if err == nil {
-			err = os.RemoveAll(gone)
-			removed = append(removed, digest)
+			removed = append(removed, l.Name)
+		} else if !errors.Is(err, errInUse) {
+			errs = append(errs, err)
 		}
-		errs = append(errs, err)
 	}
 	return removed, errors.Join(errs...)
+}
+
+func (s *Store) lockName(digest string) string {
+	return filepath.Join(s.cfg.Dir, "locks", strings.TrimPrefix(digest, "sha256:"))
 }
