@@ -199,14 +199,6 @@ func browser(s *Session, roots *x509.CertPool) *http.Client {
 	}
 }
 
-func rootsOf(servers ...*httptest.Server) *x509.CertPool {
-	pool := x509.NewCertPool()
-	for _, s := range servers {
-		pool.AddCert(s.Certificate())
-	}
-	return pool
-}
-
 func poolOf(t testing.TB, file string) *x509.CertPool {
 	t.Helper()
 	b, err := os.ReadFile(file)
