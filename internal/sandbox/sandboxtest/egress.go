@@ -160,6 +160,7 @@ func testEgress(t *testing.T, driver func() sandbox.Driver) {
 	t.Run("another worker", func(t *testing.T) {
 		way.proxy.Close() // as a worker that ends; what it leaves of a killed one is the same but for the socket
 		way.open()
+		w.Sandbox.(forgetter).Close()
 		back, err := driver().Recover(t.Context(), w.Record())
 		if err != nil {
 			t.Fatal(err)
