@@ -45,7 +45,10 @@ const tidyAge = 10 * time.Minute
 // tidy removes the empty groups of sandboxes that outlived workers which never
 // came back. The kernel removes none that is in use.
 func (h *host) tidy() {
-	homes := []string{h.unified}
+	var homes []string
+	if h.unified != "" {
+		homes = append(homes, h.unified)
+	}
 	for _, home := range h.legacy {
 		homes = append(homes, home)
 	}
