@@ -35,7 +35,7 @@ func drivers(c config.Sandbox, image, state string, log *slog.Logger) []sandbox.
 }
 
 // byName are the drivers that are only ever chosen by name.
-var byName = []string{gvisor.Name, docker.Name, process.Name}
+var byName = []string{docker.Name, process.Name}
 
 // later are drivers that this version knows the names of and nothing more.
 var later = []string{"command", "kubernetes"}
@@ -56,9 +56,7 @@ func chooseDriver(ctx context.Context, name string, all []sandbox.Driver) (d san
 			return d, p.Version, nil
 		}
 		refused = append(refused, d.Name()+": "+p.Reason)
-		if cure == "" {
-			cure = p.Cure
-		}
+		cure = p.Cure // of the last one: it asks for least
 	}
 	switch {
 	case slices.Contains(later, name):
