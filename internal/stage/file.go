@@ -85,7 +85,7 @@ func openPortable(root, rel string) (*os.File, error) {
 }
 
 // pieceBytes is how much is copied between two looks at the context.
-const pieceBytes = 64 << 20
+const pieceBytes = 256 << 20
 
 // clone copies size bytes from one file to another. A digest is taken of what
 // was written, beside the copying.

@@ -187,7 +187,7 @@ func (in *Input) checkURL() error {
 			return fmt.Errorf("an %s: URL needs a host or bucket and a path", in.Scheme)
 		}
 	default:
-		return fmt.Errorf("%.20q is no scheme of inputs; they are file:, https:, git+https: and s3:", u.Scheme)
+		return fmt.Errorf("%.20q is no scheme of inputs (file:, https:, git+https: and s3: are)", u.Scheme)
 	}
 	return nil
 }
