@@ -467,7 +467,7 @@ func streams(ctx context.Context) ([]figure, error) {
 
 // idle: both halves in one process with nothing to do.
 func idle(ctx context.Context) ([]figure, error) {
-	s, err := startServer(ctx, "--sandbox", "namespaces")
+	s, err := startServer(ctx, "--sandbox", "namespaces", "--warm", "0")
 	if err != nil {
 		return nil, err
 	}
