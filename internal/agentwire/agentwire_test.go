@@ -39,7 +39,7 @@ func TestMessagesSurviveTheTrip(t *testing.T) {
 		Steps: []Step{{Kind: StepBind, Source: "/usr", Target: "/usr", ReadOnly: true, Data: []byte{}, FD: 7},
 			{Kind: StepFile, Target: "/etc/passwd", Data: []byte("x\x00y"), Mode: 0o644, Optional: true}},
 		Seal: true, Bash: "/bin/bash", Workdir: "/workspace", Env: []string{"A=b", "C="},
-		RunDir: "/run/berth", OutputBytes: 1 << 20, OrphanTTL: 90 * time.Second, Processes: 7, OpenFiles: 8, Fault: "skip filter",
+		RunDir: "/run/berth", OutputBytes: 1 << 20, OrphanTTL: 90 * time.Second, Processes: 7, OpenFiles: 8, Places: []string{"/workspace", "/tmp"}, Fault: "skip filter",
 	}
 	if got, err := DecodeBoot(boot.Encode()); err != nil || !cmp.Equal(got, boot) {
 		t.Errorf("boot: %v %s", err, cmp.Diff(boot, got))
@@ -69,6 +69,17 @@ func TestMessagesSurviveTheTrip(t *testing.T) {
 	out := Output{ID: "a", Data: []byte("\x00")}
 	if got, err := DecodeOutput(out.Encode()); err != nil || !cmp.Equal(got, out) {
 		t.Errorf("output: %v %+v", err, got)
+	}
+	req := FileRequest{ID: 1 << 40, Op: FileRename, Path: "/a/\xff", To: "/b", Offset: 1 << 50, Length: 0o644, Data: []byte("x\x00")}
+	if got, err := DecodeFileRequest(req.Encode()); err != nil || !cmp.Equal(got, req) {
+		t.Errorf("file request: %v %s", err, cmp.Diff(req, got))
+	}
+	rep := FileReply{ID: 3, Errno: FileMoved, Info: FileInfo{Mode: 0o100644, Size: 5, Time: time.Unix(1e9, 0), Inode: 1<<64 - 1, Links: 2}, Data: []byte("d"), Entries: []FileEntry{{"a", 4}}, More: true}
+	if got, err := DecodeFileReply(rep.Encode()); err != nil || !cmp.Equal(got, rep) {
+		t.Errorf("file reply: %v %s", err, cmp.Diff(rep, got))
+	}
+	if _, err := DecodeFileRequest(FileRequest{Op: FileRead, Length: MaxChunk + 1}.Encode()); !errors.Is(err, ErrTooLarge) {
+		t.Errorf("a read of too much: %v", err)
 	}
 	res := Result{ID: "a", End: "exited", ExitCode: -1, Head: []byte("h\x00"), Dropped: 1 << 40, Tail: []byte("t"), Elapsed: 3 * time.Microsecond, OOM: true}
 	if got, err := DecodeResult(res.Encode()); err != nil || !cmp.Equal(got, res) {
@@ -108,6 +119,8 @@ func FuzzFrames(f *testing.F) {
 	add(KindBoot, Boot{Steps: []Step{{Kind: StepDir, Target: "/a"}}, Env: []string{"A=1"}}.Encode())
 	add(KindRun, Run{ID: "x", Text: "true"}.Encode())
 	add(KindResult, Result{ID: "x", End: "exited", Head: []byte("y")}.Encode())
+	add(KindFile, FileRequest{ID: 1, Op: FileRead, Path: "/tmp/x", Length: 9}.Encode())
+	add(KindFileReply, FileReply{ID: 1, Data: []byte("y"), Entries: []FileEntry{{"z", 8}}}.Encode())
 	add(KindRefused, Refused{"x", "busy"}.Encode())
 	add(KindReady, EncodeReady(1))
 	add(KindProbe, Probe{Hidden: []string{"/x"}}.Encode())
@@ -152,6 +165,16 @@ func FuzzFrames(f *testing.F) {
 			}
 		}
 		_, _ = DecodeOutput(fr.Body)
+		if m, err := DecodeFileRequest(fr.Body); err == nil {
+			if again, err := DecodeFileRequest(m.Encode()); err != nil || !cmp.Equal(m, again) {
+				t.Fatalf("file request: %v", err)
+			}
+		}
+		if m, err := DecodeFileReply(fr.Body); err == nil {
+			if again, err := DecodeFileReply(m.Encode()); err != nil || !cmp.Equal(m, again) {
+				t.Fatalf("file reply: %v", err)
+			}
+		}
 		_, _ = DecodeRefused(fr.Body)
 		_, _ = DecodeText(fr.Body)
 		_, _ = DecodeReady(fr.Body)

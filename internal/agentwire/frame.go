@@ -45,6 +45,9 @@ const (
 	KindProbe
 	KindPosture
 	KindOutput
+	KindFile
+	KindFileReply
+	KindPing
 )
 
 // Errors of a stream that does not follow the format.

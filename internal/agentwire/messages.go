@@ -25,6 +25,9 @@ type Boot struct {
 	// Egress is the socket inside of the proxy that the agent offers on
 	// loopback (ProxyPort), "" for none.
 	Egress string
+	// Places are the directories in which the agent does file operations; none
+	// where the supervisor reaches the files itself.
+	Places []string
 	// Fault, in tests, is a part of the seal that fails ("fail PART") or is
 	// left out without a word ("skip PART").
 	Fault string
@@ -155,6 +158,7 @@ func (m Boot) Encode() []byte {
 	f.num(uint64(max(m.Processes, 0)))
 	f.num(uint64(max(m.OpenFiles, 0)))
 	f.str(m.Egress)
+	f.strs(m.Places)
 	f.str(m.Fault)
 	return f
 }
@@ -184,6 +188,7 @@ func DecodeBoot(b []byte) (Boot, error) {
 	m.OrphanTTL = millis(p.num())
 	m.Processes, m.OpenFiles = int(p.num()&(1<<31-1)), int(p.num()&(1<<31-1))
 	m.Egress = p.str()
+	m.Places = p.strs()
 	m.Fault = p.str()
 	return m, p.end()
 }

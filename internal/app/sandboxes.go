@@ -12,6 +12,7 @@ import (
 
 	"github.com/berthdev/berth/internal/config"
 	"github.com/berthdev/berth/internal/sandbox"
+	"github.com/berthdev/berth/internal/sandbox/command"
 	"github.com/berthdev/berth/internal/sandbox/disk"
 	"github.com/berthdev/berth/internal/sandbox/docker"
 	"github.com/berthdev/berth/internal/sandbox/gvisor"
@@ -30,15 +31,15 @@ func drivers(c config.Sandbox, image, state string, log *slog.Logger) []sandbox.
 	}
 	return []sandbox.Driver{
 		gvisor.New(gvisor.Config{Runsc: c.Runsc, Log: log}), namespaces.New(namespaces.Config{Log: log}),
-		docker.New(box), process.New(process.Config{Log: log}),
+		docker.New(box), command.New(command.Config{Command: c.SandboxCommand, Log: log}), process.New(process.Config{Log: log}),
 	}
 }
 
 // byName are the drivers that are only ever chosen by name.
-var byName = []string{docker.Name, process.Name}
+var byName = []string{docker.Name, command.Name, process.Name}
 
 // later are drivers that this version knows the names of and nothing more.
-var later = []string{"command", "kubernetes"}
+var later = []string{"kubernetes"}
 
 // chooseDriver gives the driver of a name, or for "auto" the best one that
 // isolates and works here, and what it relies on.

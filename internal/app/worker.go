@@ -15,6 +15,7 @@ import (
 	"github.com/berthdev/berth/internal/egress"
 	"github.com/berthdev/berth/internal/journal"
 	"github.com/berthdev/berth/internal/sandbox"
+	"github.com/berthdev/berth/internal/sandbox/command"
 	"github.com/berthdev/berth/worker"
 )
 
@@ -60,7 +61,10 @@ func startWorker(ctx context.Context, c WorkerConfig) (_ *workerHalf, err error)
 	if err != nil {
 		return nil, err
 	}
-	if !driver.Capabilities().Files {
+	switch {
+	case driver.Name() == command.Name:
+		c.Log.Warn("tools are isolated by what --sandbox-command leads to, and by nothing else", "sandbox", driver.Name())
+	case !driver.Capabilities().Files:
 		c.Log.Warn("tools are not isolated: they run as this user and see this machine", "sandbox", driver.Name())
 	}
 	h := &workerHalf{driver: driver.Name(), log: c.Log}

@@ -46,6 +46,7 @@ func (a *agent) hangUp() {
 func (a *agent) receive() bool {
 	n, err := unix.Read(a.conn, a.room())
 	if n > 0 {
+		a.heard = time.Now()
 		a.in = append(a.in, a.buf[:n]...)
 		return true
 	}
@@ -143,6 +144,15 @@ func (a *agent) frame(f agentwire.Frame) (end, bad bool, err error) {
 		}
 		a.send(agentwire.KindPosture, a.posture(q).Encode())
 		return false, false, nil
+	case agentwire.KindFile:
+		r, err := agentwire.DecodeFileRequest(f.Body)
+		if err != nil {
+			return false, true, nil
+		}
+		a.send(agentwire.KindFileReply, a.serveFile(r).Encode())
+		return false, false, nil
+	case agentwire.KindPing:
+		return false, false, nil // that it came is all it says
 	case agentwire.KindRestart:
 		return false, false, a.restart()
 	case agentwire.KindEnd:

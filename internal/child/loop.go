@@ -32,11 +32,12 @@ const (
 // one loop on one thread.
 type agent struct {
 	boot   agentwire.Boot
-	listen int  // -1 when nobody else can come
-	conn   int  // -1 when nobody is connected
-	reply  int  // where answers go; conn itself but for a pipe
-	guard  bool // who comes from inside is turned away
-	wake   int  // readable after a signal
+	listen int    // -1 when nobody else can come
+	conn   int    // -1 when nobody is connected
+	reply  int    // where answers go; conn itself but for a pipe
+	guard  bool   // who comes from inside is turned away
+	home   string // goes with the agent, "" for none
+	wake   int    // readable after a signal
 
 	in  []byte // from the connection, not yet a frame
 	out []byte // to the connection, not yet written
@@ -51,6 +52,7 @@ type agent struct {
 	drains  []int
 
 	orphanAt time.Time // when to end, unless somebody connects
+	heard    time.Time // when the connection last said something
 	buf      []byte
 	report   []byte // from the report FIFO, not yet a line
 	polls    []unix.PollFd
@@ -78,6 +80,9 @@ func agentMain() int {
 	runtime.LockOSThread()
 	a := &agent{listen: -1, conn: -1, reply: -1, wake: -1, seen: map[string]bool{}}
 	stage, err := a.begin()
+	if a.home != "" {
+		defer os.RemoveAll(a.home)
+	}
 	if err != nil {
 		if a.conn < 0 {
 			_, _ = os.Stderr.WriteString(AgentName + ": " + err.Error() + "\n")
@@ -90,6 +95,7 @@ func agentMain() int {
 		return 0
 	}
 	a.orphanAt = time.Now().Add(a.boot.OrphanTTL)
+	a.heard = time.Now()
 	a.send(agentwire.KindReady, agentwire.EncodeReady(os.Getpid()))
 	err = a.loop()
 	a.killAll()
@@ -266,6 +272,9 @@ func (a *agent) loop() error {
 		if a.conn < 0 && (a.listen < 0 || now.After(a.orphanAt)) {
 			return nil
 		}
+		if a.listen < 0 && now.After(a.heard.Add(a.boot.OrphanTTL)) {
+			return nil // a pipe that leads nowhere may never say so
+		}
 		if a.call != nil && now.After(a.call.deadline) {
 			if err := a.cut("timed_out"); err != nil {
 				return err
@@ -298,6 +307,9 @@ func (a *agent) patience(now time.Time) int {
 	}
 	if due := a.forward.due(); !due.IsZero() && (until.IsZero() || due.Before(until)) {
 		until = due
+	}
+	if quiet := a.heard.Add(a.boot.OrphanTTL); a.listen < 0 && (until.IsZero() || quiet.Before(until)) {
+		until = quiet
 	}
 	if until.IsZero() {
 		return -1

@@ -169,7 +169,7 @@ func (a *agent) again(boot []byte) error {
 	}
 	if a.reply != a.conn {
 		moves[replyFD] = high(a.reply)
-		args = append(args, "stdio")
+		args = append(args, "stdio", a.home)
 	}
 	if a.guard {
 		args = append(args, "listen")
@@ -188,8 +188,8 @@ func (a *agent) resume() (bool, error) {
 		return false, nil
 	}
 	a.conn, a.reply, a.listen = connFD, connFD, listenFD
-	if len(os.Args) > 1 && os.Args[1] == "stdio" {
-		a.reply, a.listen = replyFD, -1
+	if len(os.Args) > 2 && os.Args[1] == "stdio" {
+		a.reply, a.listen, a.home = replyFD, -1, os.Args[2]
 	}
 	a.guard = len(os.Args) > 1 && os.Args[1] == "listen"
 	for _, fd := range []int{a.conn, a.reply, a.listen} {

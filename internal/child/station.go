@@ -17,13 +17,15 @@ const (
 )
 
 // station takes the place at which the supervisor finds the agent, as the
-// arguments say: "stdio", where the connection is the standard streams and
-// there is never another; "listen PATH", where the agent makes the socket; or
+// arguments say: "stdio DIR", where the connection is the standard streams and
+// there is never another, and DIR is the agent's own; "listen PATH", where the agent makes the socket; or
 // the number of mounts handed over beside a socket.
 func (a *agent) station() error {
 	switch {
-	case len(os.Args) == 2 && os.Args[1] == "stdio":
+	case len(os.Args) == 3 && os.Args[1] == "stdio":
 		keepFrom(3)
+		a.home = os.Args[2]
+		_ = os.Remove(a.home + "/" + AgentName) // it runs, and nobody needs it there
 		return a.standardStreams()
 	case len(os.Args) == 3 && os.Args[1] == "listen":
 		keepFrom(3)

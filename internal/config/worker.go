@@ -50,8 +50,9 @@ func (e Engine) Validate() error {
 
 // Sandbox says how tools are kept apart, where a worker finds the best way.
 type Sandbox struct {
-	Sandbox        string `help:"How tools are isolated: auto, namespaces, gvisor, docker or process (no isolation)." default:"auto" placeholder:"WAY"`
+	Sandbox        string `help:"How tools are isolated: auto, namespaces, gvisor, docker, command (by what --sandbox-command leads to) or process (no isolation)." default:"auto" placeholder:"WAY"`
 	Runsc          string `help:"gVisor's program for --sandbox gvisor; empty is the runsc beside berth, in bin/ beside it, or on the PATH." type:"path" placeholder:"FILE"`
+	SandboxCommand string `help:"Command line of --sandbox command: its standard input and output are a shell's where tools run; {session} is the session, {tree} its folder here." placeholder:"LINE"`
 	SandboxRuntime string `help:"Runtime that --sandbox docker takes of those the Docker daemon offers; empty is the daemon's default." placeholder:"NAME"`
 	DockerHost     string `help:"The Docker daemon of --sandbox docker, on this machine; empty is unix:///var/run/docker.sock." env:"DOCKER_HOST" placeholder:"URL"`
 }

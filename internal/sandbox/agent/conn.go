@@ -22,8 +22,9 @@ type conn struct {
 	calls    map[string]chan answer // by id; each takes one answer
 	restarts []chan struct{}
 	postures []chan agentwire.Posture
-	streams  map[string]func([]byte) // by id; called by the reader
-	err      error                   // why the reader ended
+	files    map[uint64]chan agentwire.FileReply // by id; each takes one reply
+	streams  map[string]func([]byte)             // by id; called by the reader
+	err      error                               // why the reader ended
 }
 
 // answer is what an agent says to a Run or an Ask.
@@ -34,7 +35,7 @@ type answer struct {
 }
 
 func newConn(c net.Conn) *conn {
-	k := &conn{c: c, done: make(chan struct{}), calls: map[string]chan answer{}, streams: map[string]func([]byte){}}
+	k := &conn{c: c, done: make(chan struct{}), calls: map[string]chan answer{}, streams: map[string]func([]byte){}, files: map[uint64]chan agentwire.FileReply{}}
 	go k.read() // close waits for it
 	return k
 }
@@ -166,6 +167,18 @@ func (k *conn) frame(f agentwire.Frame) error {
 		k.mu.Unlock()
 		if f != nil {
 			f(o.Data)
+		}
+	case agentwire.KindFileReply:
+		r, err := agentwire.DecodeFileReply(f.Body)
+		if err != nil {
+			return err
+		}
+		k.mu.Lock()
+		ch := k.files[r.ID]
+		delete(k.files, r.ID)
+		k.mu.Unlock()
+		if ch != nil {
+			ch <- r
 		}
 	case agentwire.KindRunning, agentwire.KindReady:
 	default:

@@ -42,6 +42,8 @@ type Live struct {
 	mu      sync.Mutex
 	dir     string // holds the socket
 	conn    *conn  // nil before the first use of a recovered agent and after a loss
+	pipe    bool   // the connection is the only one there will ever be
+	asked   uint64 // file operations so far
 	stopped bool
 }
 
@@ -294,6 +296,9 @@ func (l *Live) connection() (*conn, error) {
 		default:
 			return l.conn, nil
 		}
+	}
+	if l.pipe {
+		return nil, fmt.Errorf("agent: its pipe is closed: %w", sandbox.ErrGone)
 	}
 	c, err := dial(l.dir)
 	if err == nil {

@@ -88,26 +88,35 @@ func Open(path string) (*Program, error) {
 	return &Program{file: m, Where: path}, nil
 }
 
+// Bytes is the program for somewhere else: one that needs no libraries.
+func (p *Program) Bytes() ([]byte, error) {
+	st, err := p.file.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("agent: %w", err)
+	}
+	b := make([]byte, st.Size())
+	if _, err := p.file.ReadAt(b, 0); err != nil {
+		return nil, fmt.Errorf("agent: %w", err)
+	}
+	if f, err := elf.NewFile(p.file); err == nil {
+		for _, s := range f.Progs {
+			if s.Type == elf.PT_INTERP {
+				return nil, fmt.Errorf("agent: the agent (%s) needs libraries, which a sandbox may not have: build it with CGO_ENABLED=0", p.Where)
+			}
+		}
+	}
+	return b, nil
+}
+
 // Install puts the program in a folder of dir named for its content, for those
 // who can only start a file, and gives its path. dir must be this user's own.
 func (p *Program) Install(dir string) (string, error) {
 	if dir == "" {
 		return "", errors.New("agent: no directory to install the agent in")
 	}
-	st, err := p.file.Stat()
+	b, err := p.Bytes()
 	if err != nil {
-		return "", fmt.Errorf("agent: %w", err)
-	}
-	b := make([]byte, st.Size())
-	if _, err := p.file.ReadAt(b, 0); err != nil {
-		return "", fmt.Errorf("agent: %w", err)
-	}
-	if f, err := elf.NewFile(p.file); err == nil {
-		for _, s := range f.Progs {
-			if s.Type == elf.PT_INTERP {
-				return "", fmt.Errorf("agent: the agent (%s) needs libraries, which a sandbox may not have: build it with CGO_ENABLED=0", p.Where)
-			}
-		}
+		return "", err
 	}
 	sum := sha256.Sum256(b)
 	folder := filepath.Join(dir, hex.EncodeToString(sum[:16]))

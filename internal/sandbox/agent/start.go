@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"strconv"
 	"syscall"
@@ -88,6 +89,20 @@ func (l *Live) boot(ctx context.Context, boot agentwire.Boot) error {
 	if err != nil {
 		return fmt.Errorf("agent: it did not start: %w", err)
 	}
+	return l.bootOver(ctx, c, boot)
+}
+
+// Over boots an agent at the far end of a connection that is the only one it
+// will ever have. On error the connection is closed.
+func Over(ctx context.Context, c net.Conn, boot agentwire.Boot) (*Live, error) {
+	l := &Live{pipe: true, turn: make(chan struct{}, 1), late: lateTime}
+	if err := l.bootOver(ctx, c, boot); err != nil {
+		return nil, err
+	}
+	return l, nil
+}
+
+func (l *Live) bootOver(ctx context.Context, c net.Conn, boot agentwire.Boot) (err error) {
 	// A context that ends is felt by the read that waits for Ready.
 	stop := context.AfterFunc(ctx, func() { c.Close() })
 	k := &conn{c: c}

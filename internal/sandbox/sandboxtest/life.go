@@ -47,7 +47,7 @@ func testFlood(t *testing.T, d sandbox.Driver) {
 		t.Errorf("of %d bytes %d are accounted for; head %.20q tail ends in %q", size+3, got, r.Head, r.Tail[len(r.Tail)-10:])
 	}
 	t.Logf("200 MB in %v: %.0f MB/s (bar: 100)", took, size/1e6/took.Seconds())
-	if f, ok := w.Sandbox.(forgetter); ok {
+	if f, ok := w.Sandbox.(forgetter); ok && f.Process() != nil {
 		status, err := os.ReadFile("/proc/" + strconv.Itoa(f.Process().Handle.PID) + "/status")
 		if err != nil {
 			t.Fatal(err)
@@ -97,6 +97,9 @@ func testLife(t *testing.T, driver func() sandbox.Driver) {
 		}
 	})
 	t.Run("a shared directory", func(t *testing.T) {
+		if d.Name() == "command" {
+			t.Skip("by design: no directory of this machine is where a command leads")
+		}
 		share := t.TempDir()
 		if err := os.WriteFile(filepath.Join(share, "there"), []byte("here\n"), 0o644); err != nil {
 			t.Fatal(err)

@@ -59,6 +59,34 @@ var _ toolset.Files = (*Tree)(nil)
 
 // Open opens a tree. Its places and working directory are made if missing.
 func Open(c Config) (*Tree, error) {
+	t, err := newTree(c)
+	if err != nil {
+		return nil, err
+	}
+	h, err := openHold(c.Root, owner{c.UID, c.GID})
+	if err != nil {
+		return nil, fmt.Errorf("tree: %w", err)
+	}
+	t.hold = h
+	for _, p := range append(slices.Clip(t.places), t.workdir) {
+		if err := t.makeDir(p[1:]); err != nil {
+			h.close()
+			return nil, fmt.Errorf("tree: make %s: %w", p, err)
+		}
+	}
+	if c.Share != "" {
+		share, err := openHold(c.Share, ownerOf(c))
+		if err != nil {
+			h.close()
+			return nil, fmt.Errorf("tree: %w", err)
+		}
+		t.hold = &joined{tree: h, at: t.workdir[1:], share: share}
+	}
+	return t, nil
+}
+
+// newTree is a tree that has no hold yet.
+func newTree(c Config) (*Tree, error) {
 	workdir := path.Clean(c.Workdir)
 	if c.Workdir == "" {
 		workdir = "/workspace"
@@ -75,25 +103,6 @@ func Open(c Config) (*Tree, error) {
 			return nil, fmt.Errorf("tree: the read-only path %q is not absolute", p)
 		}
 		t.readOnly = append(t.readOnly, path.Clean(p))
-	}
-	h, err := openHold(c.Root, owner{c.UID, c.GID})
-	if err != nil {
-		return nil, fmt.Errorf("tree: %w", err)
-	}
-	t.hold = h
-	for _, p := range append(slices.Clip(t.places), workdir) {
-		if err := t.makeDir(p[1:]); err != nil {
-			h.close()
-			return nil, fmt.Errorf("tree: make %s: %w", p, err)
-		}
-	}
-	if c.Share != "" {
-		share, err := openHold(c.Share, ownerOf(c))
-		if err != nil {
-			h.close()
-			return nil, fmt.Errorf("tree: %w", err)
-		}
-		t.hold = &joined{tree: h, at: workdir[1:], share: share}
 	}
 	return t, nil
 }

@@ -43,6 +43,7 @@ func Image(t testing.TB, change func(*v1.Config), programs ...string) v1.Image {
 	for _, dir := range []string{"usr", "usr/bin", "usr/sbin", "usr/lib", "usr/lib64", "etc", "home"} {
 		l.put(&tar.Header{Typeflag: tar.TypeDir, Name: dir + "/", Mode: 0o755}, nil)
 	}
+	l.put(&tar.Header{Typeflag: tar.TypeDir, Name: "tmp/", Mode: 0o1777}, nil)
 	for _, dir := range []string{"bin", "sbin", "lib", "lib64"} {
 		l.put(&tar.Header{Typeflag: tar.TypeSymlink, Name: dir, Linkname: "usr/" + dir, Mode: 0o777}, nil)
 	}
