@@ -1,6 +1,8 @@
 package app
 
 import (
+	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"log/slog"
@@ -10,7 +12,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/berthdev/berth/internal/child"
 	"github.com/berthdev/berth/internal/config"
@@ -111,4 +115,88 @@ func TestWayOutOfASession(t *testing.T) {
 	}
 	_ = first.Stop(t.Context()) // it knows of nothing that is alive
 	_ = second.Stop(t.Context())
+}
+
+// TestWayOutOfAWarmSandbox: a sandbox that was ready has its way out with it
+// when a session gets it, under the session's name.
+func TestWayOutOfAWarmSandbox(t *testing.T) {
+	driver := namespaces.New(namespaces.Config{})
+	if p := driver.Probe(t.Context()); !p.OK {
+		t.Skipf("namespaces cannot run here: %s", p.Reason)
+	}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "from ", r.URL.Path) }))
+	defer server.Close()
+	address := server.Listener.Addr().String()
+	pol, err := policy.Parse("policy", []byte("network: {allow: ['"+address+"']}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var lines lockedBuffer
+	state := t.TempDir()
+	proxy, ways, err := openEgress(pol, state, slog.New(slog.NewTextHandler(&lines, nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer proxy.Close()
+	k, err := sandbox.NewKeeper(sandbox.KeeperConfig{Driver: driver, Dir: filepath.Join(state, "sandboxes"), Spec: pol.Spec(sandbox.Spec{}), Ways: ways, Warm: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := k.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	defer k.Stop(context.Background())
+	handle := func(pattern string) string { // of the sandbox in a folder
+		found, _ := filepath.Glob(filepath.Join(state, "sandboxes", pattern))
+		for _, dir := range found {
+			if rec, err := sandbox.ReadRecord(dir); err == nil {
+				return string(rec.Handle)
+			}
+		}
+		return ""
+	}
+	for i := range 50 { // until one was ready in time
+		session := fmt.Sprintf("sesn_%d", i)
+		var ready string
+		for end := time.Now().Add(20 * time.Second); ready == "" && time.Now().Before(end); time.Sleep(time.Millisecond) {
+			ready = handle("warm.*")
+		}
+		h, _, err := k.Open(t.Context(), session)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := h.Bash(t.Context(), toolset.Command{Text: `exec 9<>/dev/tcp/127.0.0.1/3128 && printf 'GET http://` + address + `/w HTTP/1.1\r\nHost: ` + address + `\r\nConnection: close\r\n\r\n' >&9 && tail -n 1 <&9`})
+		if err != nil || string(r.Head) != "from /w" {
+			t.Fatalf("%q %v", r.Head, err)
+		}
+		if !strings.Contains(lines.String(), "session="+session+" ") {
+			t.Errorf("%s is not in the log:\n%s", session, lines.String())
+		}
+		warm := handle(session) == ready
+		if err := h.Close(t.Context(), true); err != nil {
+			t.Fatal(err)
+		}
+		if warm {
+			return
+		}
+	}
+	t.Error("no sandbox was ready in time")
+}
+
+// lockedBuffer is a buffer for a log.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(b)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }
