@@ -11,7 +11,7 @@ import (
 )
 
 // Bounds are what holds a box beyond the time of its calls and of its session,
-// which every box is held to.
+// which every box is held to from the start.
 type Bounds struct {
 	// Enforced are the limits that hold.
 	Enforced []sandbox.Limit
@@ -20,14 +20,8 @@ type Bounds struct {
 	OOMs func() int64
 }
 
-// Bound holds the box to its record's limits. It is called once, before the box
-// is used.
-func (b *Box) Bound(x Bounds) {
-	b.bounds = x
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.arm()
-}
+// Bound says what else holds the box, before it is used.
+func (b *Box) Bound(x Bounds) { b.bounds = x }
 
 // arm has the box end at its deadline. b.mu is held.
 func (b *Box) arm() {

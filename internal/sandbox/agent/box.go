@@ -48,7 +48,11 @@ var _ sandbox.Sandbox = (*Box)(nil)
 // NewBox puts a box around a live agent. end kills everything inside and
 // comes back when it is gone.
 func NewBox(l *Live, files Files, rec sandbox.Record, end func(context.Context, *Live) error) *Box {
-	return &Box{Live: l, files: files, record: rec, end: end}
+	b := &Box{Live: l, files: files, record: rec, end: end}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.arm()
+	return b
 }
 
 // Files are the session's files.
