@@ -144,7 +144,9 @@ func (p *pool) fill(ctx context.Context) {
 		w, err := p.make(ctx)
 		if ctx.Err() != nil {
 			if err == nil {
-				err = p.drop(context.WithoutCancel(ctx), w)
+				if err := p.drop(context.WithoutCancel(ctx), w); err != nil {
+					p.log.Warn("a sandbox that was ready could not be removed", "err", err)
+				}
 			}
 			return
 		}
