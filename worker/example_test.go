@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log"
+	"net/http"
 	"os"
 	"os/signal"
 	"time"
@@ -52,6 +53,31 @@ func ExampleWorker_Run() {
 
 	stop() // as a signal would
 	fmt.Println(w.Run(take, work))
+	// Output: <nil>
+}
+
+// A worker that sleeps until the control plane calls: each delivery of
+// session.status_run_started empties the queue. Serve hook at the address
+// that was registered.
+func ExampleWebhook() {
+	hook, err := worker.NewWebhook(worker.WebhookConfig{Secrets: []string{"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"}})
+	if err != nil {
+		log.Fatal(err)
+	}
+	w, err := worker.New(worker.Config{
+		BaseURL:        "http://127.0.0.1:1",
+		EnvironmentID:  "env_01example",
+		EnvironmentKey: "sk-berth-env01-example",
+		Sandboxes:      mine,
+		Wake:           hook.Wake(),
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	http.Handle("POST /webhook", hook)
+	ctx, stop := context.WithCancel(context.Background())
+	stop() // as a signal would
+	fmt.Println(w.Run(ctx, ctx))
 	// Output: <nil>
 }
 

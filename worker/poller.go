@@ -34,6 +34,9 @@ type PollerConfig struct {
 	Reclaim       time.Duration
 	// Drain ends the poller (io.EOF) at the first empty poll.
 	Drain bool
+	// Wake, where it is set, is waited for after an empty poll, and polls are
+	// not held: see Config.Wake.
+	Wake <-chan struct{}
 	// AutoStop stops an item gracefully when the next one is asked for, and
 	// at Close: for callers that hand an item to somebody and wait.
 	AutoStop bool
@@ -63,8 +66,7 @@ func NewPoller(cfg PollerConfig) (*Poller, error) {
 		return nil, fmt.Errorf("worker: PollerConfig.Block is %v; it must be between 1 and 999 ms", cfg.Block)
 	}
 	cfg.Client = cfg.Client.WithRetries(0)
-	cfg.Block = orDefault(cfg.Block, DefaultBlock)
-	cfg.Reclaim = orDefault(cfg.Reclaim, DefaultReclaim)
+	cfg.Block, cfg.Reclaim = pollTimes(cfg.Block, cfg.Reclaim, cfg.Wake != nil)
 	if cfg.WorkerID == "" {
 		cfg.WorkerID = newWorkerID()
 	}
@@ -147,6 +149,14 @@ func (p *Poller) poll(ctx context.Context) (*api.Work, error) {
 			if p.cfg.Drain {
 				return nil, io.EOF
 			}
+			if p.cfg.Wake != nil {
+				p.pacer.found()
+				select {
+				case <-p.cfg.Wake:
+				case <-ctx.Done():
+				}
+				continue
+			}
 			p.next = time.Now().Add(p.pacer.empty(took))
 			if time.Since(p.lastNote) >= idleLog {
 				p.log.Info("no work in the queue", "environment", p.cfg.EnvironmentID)
@@ -154,6 +164,14 @@ func (p *Poller) poll(ctx context.Context) (*api.Work, error) {
 			}
 		}
 	}
+}
+
+// pollTimes are the defaults of Block and Reclaim.
+func pollTimes(block, reclaim time.Duration, woken bool) (time.Duration, time.Duration) {
+	if woken {
+		return 0, orDefault(reclaim, webhookReclaim)
+	}
+	return orDefault(block, DefaultBlock), orDefault(reclaim, DefaultReclaim)
 }
 
 // pollError says in an operator's words why the queue refuses this worker.

@@ -64,10 +64,13 @@ type Config struct {
 	// Block is how long a poll may be held, 1 to 999 ms; 0 is 999 ms.
 	Block time.Duration
 	// Reclaim is how old an unacknowledged delivery must be to be given to
-	// this worker; 0 is 5 s.
+	// this worker; 0 is 5 s, or 2 s with Wake.
 	Reclaim time.Duration
 	// Drain ends Run at the first empty poll, once every session is let go.
 	Drain bool
+	// Wake, where it is set, is waited for after each empty poll, and Block is
+	// not used: the queue is emptied at the start and whenever Wake says so.
+	Wake <-chan struct{}
 
 	// Logger gets what an operator wants to know; nil discards it. Secrets
 	// never reach it.
@@ -200,8 +203,7 @@ func New(cfg Config) (*Worker, error) {
 	cfg.MaxParked = max(0, orDefault(cfg.MaxParked, DefaultMaxParked))
 	cfg.MaxIdle = orDefault(cfg.MaxIdle, DefaultMaxIdle)
 	cfg.DrainLimit = orDefault(cfg.DrainLimit, DefaultDrainLimit)
-	cfg.Block = orDefault(cfg.Block, DefaultBlock)
-	cfg.Reclaim = orDefault(cfg.Reclaim, DefaultReclaim)
+	cfg.Block, cfg.Reclaim = pollTimes(cfg.Block, cfg.Reclaim, cfg.Wake != nil)
 	if cfg.Journal == nil {
 		cfg.Journal = noJournal{}
 	}
@@ -307,7 +309,7 @@ func (w *Worker) hangUp() {
 func (w *Worker) poller(c *client.Client) *Poller {
 	return &Poller{cfg: PollerConfig{
 		Client: c, EnvironmentID: w.cfg.EnvironmentID, WorkerID: w.cfg.WorkerID, Pace: w.cfg.Pace, Block: w.cfg.Block,
-		Reclaim: w.cfg.Reclaim, Drain: w.cfg.Drain, Logger: w.log, Counters: w.cfg.Counters,
+		Reclaim: w.cfg.Reclaim, Drain: w.cfg.Drain, Wake: w.cfg.Wake, Logger: w.log, Counters: w.cfg.Counters,
 	}, pacer: newPacer(w.cfg.Pace, w.cfg.BaseURL, w.cfg.Block), log: w.log, counters: w.cfg.Counters}
 }
 

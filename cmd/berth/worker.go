@@ -8,6 +8,8 @@ import (
 type workerCmd struct {
 	Poll workerPoll `cmd:"" help:"Serve an environment's queue until stopped."`
 	Run  workerRun  `cmd:"" help:"Serve one claimed item, then end (a container's entrypoint)."`
+
+	Webhook workerWebhook `cmd:"" help:"Serve an environment's queue when the control plane's webhook says that there is work."`
 }
 
 // official are flags of the official worker that mean nothing here.
@@ -24,7 +26,8 @@ func (o official) warn(t *term) {
 	}
 }
 
-type workerPoll struct {
+// queueFlags are of the verbs that serve a queue.
+type queueFlags struct {
 	config.Remote  `embed:""`
 	config.Engine  `embed:""`
 	config.Sandbox `embed:""`
@@ -35,21 +38,51 @@ type workerPoll struct {
 	official       `embed:""`
 
 	WorkerID string `help:"This worker's name at the control plane; empty makes one up." env:"ANTHROPIC_WORKER_ID" placeholder:"NAME"`
+	Replace  bool   `help:"Take the place of the worker that runs on --state-dir, with its sessions, sandboxes and running commands; start as usual when there is none."`
+}
+
+func (c *queueFlags) config(t *term) app.WorkerConfig {
+	c.warn(t)
+	return app.WorkerConfig{
+		Remote: c.Remote, Engine: c.Engine, Sandbox: c.Sandbox, Policy: c.Policy, StateDir: c.StateDir, Warm: c.Warm.Warm, WorkerID: c.WorkerID,
+		Replace: c.Replace, OnWork: c.OnWork, Log: t.log,
+	}
+}
+
+type workerPoll struct {
+	queueFlags `embed:""`
+
 	PollPace string `help:"auto: by what the control plane does; eager: always poll again at once; official: pause 1 to 3 s after an empty poll." enum:"auto,eager,official" default:"auto"`
 	Drain    bool   `help:"End when the queue is empty and every session is let go."`
-	Replace  bool   `help:"Take the place of the worker that runs on --state-dir, with its sessions, sandboxes and running commands; start as usual when there is none."`
 }
 
 func (c *workerPoll) Run(t *term) error {
 	if err := c.NeedQueue(); err != nil {
 		return err
 	}
-	c.warn(t)
 	taking, working, done := t.signals()
 	defer done()
-	err := app.WorkerPoll(taking, working, app.WorkerConfig{
-		Remote: c.Remote, Engine: c.Engine, Sandbox: c.Sandbox, Policy: c.Policy, StateDir: c.StateDir, Warm: c.Warm.Warm, WorkerID: c.WorkerID,
-		Pace: c.PollPace, Drain: c.Drain, Replace: c.Replace, OnWork: c.OnWork, Log: t.log,
+	w := c.config(t)
+	w.Pace, w.Drain = c.PollPace, c.Drain
+	if err := app.WorkerPoll(taking, working, w); err != nil {
+		return serving{err}
+	}
+	return nil
+}
+
+type workerWebhook struct {
+	config.Webhook `embed:""`
+	queueFlags     `embed:""`
+}
+
+func (c *workerWebhook) Run(t *term) error {
+	if err := c.NeedQueue(); err != nil {
+		return err
+	}
+	taking, working, done := t.signals()
+	defer done()
+	err := app.WorkerWebhook(taking, working, c.config(t), c.Webhook, func(url string) {
+		t.log.Info("taking webhook deliveries", "url", url)
 	})
 	if err != nil {
 		return serving{err}

@@ -33,7 +33,8 @@ type WorkerConfig struct {
 	Warm     int // sandboxes kept ready for new sessions
 	Drain    bool
 	OnWork   config.OnWork
-	Replace  bool // take the place of the worker that runs on StateDir
+	Replace  bool            // take the place of the worker that runs on StateDir
+	Wake     <-chan struct{} // polls only when told to; nil polls all the time
 	Log      *slog.Logger
 
 	http *http.Client // nil for TCP
@@ -117,7 +118,7 @@ func startWorker(ctx context.Context, c WorkerConfig) (_ *workerHalf, err error)
 		EnvironmentID: c.Remote.EnvironmentID, EnvironmentKey: c.Remote.EnvironmentKey.Reveal(), WorkerID: c.WorkerID,
 		Sandboxes: hosts{h.keeper, stager, copied, driver.Capabilities().Recover, c.Log}, Journal: h.journal, Ledger: h.journal,
 		MaxSessions: c.Engine.Slots(), MaxParked: orNone(c.Engine.MaxParked), MaxIdle: orForever(c.Engine.MaxIdle),
-		DrainLimit: c.Engine.DrainTimeout, Pace: worker.Pace(c.Pace), Drain: c.Drain, Logger: c.Log, At: crash.At,
+		DrainLimit: c.Engine.DrainTimeout, Pace: worker.Pace(c.Pace), Drain: c.Drain, Wake: c.Wake, Logger: c.Log, At: crash.At,
 	})
 	if err != nil {
 		return nil, err

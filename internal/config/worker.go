@@ -3,6 +3,7 @@ package config
 import (
 	"os"
 	"runtime"
+	"strings"
 	"time"
 )
 
@@ -115,6 +116,26 @@ type Item struct {
 	WorkID        string `help:"The item." env:"ANTHROPIC_WORK_ID" placeholder:"ID"`
 	WorkSecret    Secret `help:"The item's secret as it was polled; better given as the variable than as a flag." env:"ANTHROPIC_WORK_SECRET" placeholder:"SECRET"`
 	LastHeartbeat string `help:"The last beat of a lease that somebody else began." env:"ANTHROPIC_WORK_LAST_HEARTBEAT" placeholder:"BEAT"`
+}
+
+// Webhook is where the control plane's deliveries come in.
+type Webhook struct {
+	Addr        string `help:"Address to take deliveries at, at any path; port 0 picks a free one." default:"127.0.0.1:8410" placeholder:"HOST:PORT"`
+	SigningKeys Secret `name:"signing-keys" help:"The endpoint's signing key, whsec_…; several with commas between them while one replaces another. Better given as the variable than as a flag." env:"ANTHROPIC_WEBHOOK_SIGNING_KEY" placeholder:"KEYS"`
+}
+
+// Keys are the signing keys.
+func (w Webhook) Keys() ([]string, error) {
+	var keys []string
+	for k := range strings.SplitSeq(w.SigningKeys.Reveal(), ",") {
+		if k = strings.TrimSpace(k); k != "" {
+			keys = append(keys, k)
+		}
+	}
+	if keys == nil {
+		return nil, wrong("set ANTHROPIC_WEBHOOK_SIGNING_KEY to the key that was shown when the endpoint was registered", "the webhook's signing key is missing")
+	}
+	return keys, nil
 }
 
 // OnWork hands items to a script.
