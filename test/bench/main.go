@@ -56,6 +56,9 @@ var rows = []row{
 	{"gvisor claim", gvisorClaim},
 	{"gvisor true", gvisorTrue},
 	{"gvisor idle", gvisorIdle},
+	{"docker claim", dockerClaim},
+	{"docker true", dockerTrue},
+	{"docker run", dockerRun},
 }
 
 func main() {

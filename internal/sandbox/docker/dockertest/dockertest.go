@@ -23,7 +23,7 @@ import (
 // why, where none can run; under CI=true it fails.
 func Host(t testing.TB) string {
 	t.Helper()
-	s, err := start()
+	host, err := Start()
 	if errors.Is(err, errNone) {
 		if os.Getenv("CI") == "true" {
 			t.Fatal(err)
@@ -33,7 +33,16 @@ func Host(t testing.TB) string {
 	if err != nil {
 		t.Fatalf("start dockerd: %v", err)
 	}
-	return "unix://" + s.socket()
+	return host
+}
+
+// Start is Host for a program that is no test. The daemon ends with it.
+func Start() (host string, err error) {
+	s, err := start()
+	if err != nil {
+		return "", err
+	}
+	return "unix://" + s.socket(), nil
 }
 
 type server struct {
