@@ -264,10 +264,19 @@ func (h *held) session(take, work context.Context, secret api.WorkSecret) (End, 
 	defer release()
 
 	place := newPlace(w.cfg.Sandboxes, w.tools, h.log)
+	place.warned = w.cfg.Counters.Warned
+	if p := w.cfg.Preparer; p != nil {
+		place.prepare = func(ctx context.Context, s api.Session) (*Prepared, error) {
+			return p.Prepare(ctx, PrepareInput{Session: s, Client: h.client, Log: h.log})
+		}
+	}
 	end, err := h.run(take, work, place, secret)
 	h.status.set(StateClosing, "")
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(work), closeTimeout)
 	defer cancel()
+	if ferr := place.finish(ctx); ferr != nil {
+		h.log.Error("what was prepared for the session did not end well", "error", ferr)
+	}
 	if cerr := place.close(ctx, end == EndTerminated); cerr != nil {
 		h.log.Error("the sandbox could not be closed", "error", cerr)
 	}
@@ -317,7 +326,7 @@ func (h *held) run(take, work context.Context, place *place, secret api.WorkSecr
 	}
 	r.refused = h.ask
 	r.tools, r.wanted, r.state = place.get, place.start, h.status.set
-	r.birth, r.gate = place.birth, w.gate
+	r.birth, r.after, r.gate = place.birth, place.after, w.gate
 	r.abort = func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(work), closeTimeout)
 		defer cancel()

@@ -199,6 +199,8 @@ func (k *kit) ran(id string) int {
 type boxes struct {
 	mu     sync.Mutex
 	opened []string
+	mounts []worker.Mount // of the last one
+	warn   string         // told by Open
 	closed []string
 	forgot []string
 	live   int
@@ -213,6 +215,10 @@ func (b *boxes) Open(ctx context.Context, o worker.Opening) (worker.Sandbox, boo
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.opened = append(b.opened, session)
+	b.mounts = o.Mounts
+	if b.warn != "" {
+		o.Warn(b.warn)
+	}
 	if len(b.fail) > 0 {
 		err := b.fail[0]
 		b.fail = b.fail[1:]

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/berthdev/berth/api"
 	"github.com/berthdev/berth/toolset"
 )
 
@@ -31,10 +33,14 @@ type place struct {
 	cancel  context.CancelFunc
 	known   chan struct{} // closed when opening is set
 	opening Opening
+	prepare func(context.Context, api.Session) (*Prepared, error)
+	warned  func() // counts a warning
 
-	mu     sync.Mutex
-	try    *opening // the running or last try, nil before the first
-	closed bool
+	mu       sync.Mutex
+	try      *opening  // the running or last try, nil before the first
+	prepared *Prepared // nil until that has been done
+	news     []string  // not told yet
+	closed   bool
 }
 
 // opening is one try to open a sandbox; its fields are set when done closes.
@@ -42,13 +48,13 @@ type opening struct {
 	done   chan struct{}
 	box    Sandbox
 	tools  Tools
-	lost   atomic.Bool // until it has been told
 	broken atomic.Bool // the host failed under a call
 	err    error
 }
 
 func newPlace(boxes Sandboxes, tools func(toolset.Host) Tools, log *slog.Logger) *place {
-	p := &place{boxes: boxes, tools: tools, log: log, known: make(chan struct{})}
+	p := &place{boxes: boxes, tools: tools, log: log, known: make(chan struct{}), warned: func() {}}
+	p.prepare = func(context.Context, api.Session) (*Prepared, error) { return &Prepared{}, nil }
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	return p
 }
@@ -56,7 +62,65 @@ func newPlace(boxes Sandboxes, tools func(toolset.Host) Tools, log *slog.Logger)
 // know says what the sandbox is for. Call it once.
 func (p *place) know(o Opening) {
 	p.opening = o
+	p.opening.Warn = p.warn
 	close(p.known)
+}
+
+// warn tells the session something with its next result.
+func (p *place) warn(text string) {
+	p.log.Warn("the session is warned", "warning", text)
+	p.warned()
+	p.tell("[" + text + "]\n")
+}
+
+func (p *place) tell(news string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.news = append(p.news, news)
+}
+
+// ready prepares for the session unless that has been done.
+func (p *place) ready() error {
+	p.mu.Lock()
+	done := p.prepared != nil
+	p.mu.Unlock()
+	if done {
+		return nil
+	}
+	got, err := p.prepare(p.ctx, p.opening.Session)
+	if err != nil {
+		return err
+	}
+	p.opening.Mounts = append(p.opening.Mounts, got.Mounts...)
+	for _, w := range got.Warnings {
+		p.warn(w)
+	}
+	p.mu.Lock()
+	p.prepared = got
+	p.mu.Unlock()
+	return nil
+}
+
+// after does what follows a call.
+func (p *place) after(ctx context.Context) {
+	p.mu.Lock()
+	got := p.prepared
+	p.mu.Unlock()
+	if got != nil && got.After != nil {
+		got.After(ctx)
+	}
+}
+
+// finish opens no sandbox any more and ends what was prepared. Call it once.
+func (p *place) finish(ctx context.Context) error {
+	p.shut()
+	p.mu.Lock()
+	got := p.prepared
+	p.mu.Unlock()
+	if got == nil || got.Finish == nil {
+		return nil
+	}
+	return got.Finish(ctx)
 }
 
 // start opens the sandbox in the background unless that has been done.
@@ -87,14 +151,14 @@ func (p *place) begin() *opening {
 		}
 		pause := openPause
 		for i := 1; ; i++ {
-			box, lost, err := p.boxes.Open(p.ctx, p.opening)
+			err := p.ready()
 			if err == nil {
-				o.box = box
-				o.lost.Store(lost)
-				o.tools = p.tools(watchedHost{box, &o.broken})
-				return
+				err = p.open(o)
 			}
 			o.err = err
+			if err == nil {
+				return
+			}
 			oe, told := errors.AsType[*OpenError](err)
 			if i == openTries || p.ctx.Err() != nil || told && oe.Final {
 				return
@@ -109,9 +173,23 @@ func (p *place) begin() *opening {
 	return o
 }
 
-// get gives the session's tools. lost is true once, when the workspace the
-// session had is gone. After an error the next get tries anew.
-func (p *place) get(ctx context.Context) (t Tools, lost bool, err error) {
+// open makes one attempt.
+func (p *place) open(o *opening) error {
+	box, lost, err := p.boxes.Open(p.ctx, p.opening)
+	if err != nil {
+		return err
+	}
+	o.box = box
+	if lost {
+		p.tell(textNewWorkspace)
+	}
+	o.tools = p.tools(watchedHost{box, &o.broken})
+	return nil
+}
+
+// get gives the session's tools, and once what its next result shall begin
+// with. After an error the next get tries anew.
+func (p *place) get(ctx context.Context) (t Tools, news string, err error) {
 	p.mu.Lock()
 	o := p.try
 	if o == nil {
@@ -121,14 +199,18 @@ func (p *place) get(ctx context.Context) (t Tools, lost bool, err error) {
 	select {
 	case <-o.done:
 	case <-ctx.Done():
-		return nil, false, context.Cause(ctx)
+		return nil, "", context.Cause(ctx)
 	}
 	if o.err != nil || o.broken.Load() {
 		if o, err = p.renew(ctx, o); err != nil {
-			return nil, false, err
+			return nil, "", err
 		}
 	}
-	return o.tools, o.lost.Swap(false), nil
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	news = strings.Join(p.news, "")
+	p.news = nil
+	return o.tools, news, nil
 }
 
 // birth names the open sandbox, "" for none or one that does not last.
@@ -172,19 +254,25 @@ func (p *place) renew(ctx context.Context, old *opening) (*opening, error) {
 	return o, o.err
 }
 
-// close ends the sandbox, also one that is just being opened; with forget its
-// workspace goes too. Twice is fine.
-func (p *place) close(ctx context.Context, forget bool) error {
+// shut sees to it that no sandbox is opened any more, and gives the last try,
+// nil for none.
+func (p *place) shut() *opening {
 	p.mu.Lock()
 	p.closed = true
 	o := p.try
 	p.mu.Unlock()
 	p.cancel()
-	if o == nil {
-		return nil
+	if o != nil {
+		<-o.done
 	}
-	<-o.done
-	if o.box == nil {
+	return o
+}
+
+// close ends the sandbox, also one that is just being opened; with forget its
+// workspace goes too. Twice is fine.
+func (p *place) close(ctx context.Context, forget bool) error {
+	o := p.shut()
+	if o == nil || o.box == nil {
 		return nil
 	}
 	return o.box.Close(ctx, forget)

@@ -38,6 +38,9 @@ type Opening struct {
 	Session api.Session
 	// Mounts are directories of this host that the tools shall see.
 	Mounts []Mount
+	// Warn tells the session something with its next result, in one line that
+	// holds nothing the session may not know. It is never nil.
+	Warn func(text string)
 }
 
 // Mount shows a directory of this host inside a sandbox.

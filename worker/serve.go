@@ -48,7 +48,7 @@ func (r *run) serve(ctx context.Context, c *pending) callDone {
 		d.result = c.result
 		return d
 	}
-	tools, lost, err := r.tools(ctx)
+	tools, news, err := r.tools(ctx)
 	if err != nil && ctx.Err() != nil {
 		return done(callVoid, CallInterrupted) // nothing ran: whoever holds the session next may run it
 	}
@@ -72,7 +72,7 @@ func (r *run) serve(ctx context.Context, c *pending) callDone {
 		result, err = known.Result, nil
 	case known.State == CallStarted && birth != "" && known.Birth == birth:
 		r.log.Info("a call that a former worker started goes on", "call", c.ID)
-		result, err = r.perform(ctx, c, tools, birth, lost, pass)
+		result, err = r.perform(ctx, c, tools, birth, news, pass)
 	case known.State != CallNew || r.possibly[c.ID]:
 		r.log.Warn("a call may have been started before; answering it as interrupted", "call", c.ID)
 		result, err = resultEvent(c.Call, []api.Block{api.Text(textMayHaveRun)}, true)
@@ -81,7 +81,7 @@ func (r *run) serve(ctx context.Context, c *pending) callDone {
 		result, err = resultEvent(c.Call, []api.Block{api.Text(textOfOpening(err))}, true)
 	default:
 		r.at(PointJournaled)
-		result, err = r.perform(ctx, c, tools, birth, lost, pass)
+		result, err = r.perform(ctx, c, tools, birth, news, pass)
 	}
 	if err != nil && ctx.Err() != nil {
 		return done(callVoid, CallInterrupted)
@@ -106,7 +106,7 @@ func textOfOpening(err error) string {
 
 // perform runs a call. Of one that was cancelled and is not answered the error
 // is the cause.
-func (r *run) perform(ctx context.Context, c *pending, tools Tools, birth string, lost bool, p *pass) ([]byte, error) {
+func (r *run) perform(ctx context.Context, c *pending, tools Tools, birth, news string, p *pass) ([]byte, error) {
 	r.state(StateRunning, c.Name)
 	r.at(PointRunning)
 	if birth != "" { // whoever comes after this worker can ask for it
@@ -125,8 +125,9 @@ func (r *run) perform(ctx context.Context, c *pending, tools Tools, birth string
 		}
 		content, isError = append(content, api.Text(textCancelled)), true
 	}
-	if lost {
-		content = announced(content)
+	r.after(ctx)
+	if news != "" {
+		content = announced(news, content)
 	}
 	return resultEvent(c.Call, content, isError)
 }
@@ -199,14 +200,14 @@ func speaks(ctx context.Context) bool {
 	}
 }
 
-// announced is content that begins with the news of a new workspace.
-func announced(content []api.Block) []api.Block {
+// announced is content that begins with news.
+func announced(news string, content []api.Block) []api.Block {
 	content = filled(content)
 	if content[0].Type == "text" {
-		content[0].Text = textNewWorkspace + content[0].Text
+		content[0].Text = news + content[0].Text
 		return content
 	}
-	return append([]api.Block{api.Text(textNewWorkspace)}, content...)
+	return append([]api.Block{api.Text(news)}, content...)
 }
 
 // stopCause ends a context and says what a session's end is called for it.

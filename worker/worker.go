@@ -47,6 +47,9 @@ type Config struct {
 	// toolset (bash, read, write, edit, glob, grep).
 	Tools func(toolset.Host) Tools
 
+	// Preparer brings what comes with a session; nil brings nothing.
+	Preparer Preparer
+
 	// MaxSessions is how many sessions may have work to do at one time; 0 is 8.
 	MaxSessions int
 	// MaxParked is how many sessions whose turn is over may stay attached with
@@ -146,6 +149,8 @@ type Counters interface {
 	Called(tool string, outcome CallOutcome, ran time.Duration)
 	// Reconnected counts an event stream opened anew.
 	Reconnected()
+	// Warned counts a warning that a session is told with its results.
+	Warned()
 }
 
 // Defaults of Config.
@@ -336,6 +341,7 @@ func (noCounters) Claimed()                                  {}
 func (noCounters) Ended(End, time.Duration)                  {}
 func (noCounters) Called(string, CallOutcome, time.Duration) {}
 func (noCounters) Reconnected()                              {}
+func (noCounters) Warned()                                   {}
 
 type noLedger struct{}
 

@@ -1,0 +1,98 @@
+package worker_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/berthdev/berth/worker"
+	"github.com/berthdev/berth/worker/workertest"
+)
+
+// preparer notes what it is asked for.
+type preparer struct {
+	mu    sync.Mutex
+	notes []string
+	fail  []error
+}
+
+func (p *preparer) note(what string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.notes = append(p.notes, what)
+}
+
+func (p *preparer) get() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return strings.Join(p.notes, " ")
+}
+
+func (p *preparer) Prepare(ctx context.Context, in worker.PrepareInput) (*worker.Prepared, error) {
+	s, err := in.Client.Session(ctx, in.Session.ID) // by the item's credential
+	if err != nil {
+		return nil, err
+	}
+	p.note("prepare")
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.fail) > 0 {
+		err := p.fail[0]
+		p.fail = p.fail[1:]
+		return nil, err
+	}
+	return &worker.Prepared{
+		Mounts:   []worker.Mount{{Source: "/skills/" + s.ID, Target: "skills/x", ReadOnly: true}},
+		Warnings: []string{"one is missing"},
+		After:    func(context.Context) { p.note("after") },
+		Finish:   func(context.Context) error { p.note("finish"); return nil },
+	}, nil
+}
+
+func TestPrepare(t *testing.T) {
+	t.Parallel()
+	t.Run("mounts, warnings and hooks", func(t *testing.T) {
+		t.Parallel()
+		p := &preparer{}
+		l := newLab(t, workertest.New(t), func(c *worker.Config) { c.Preparer = p })
+		l.boxes.warn = "another too"
+		l.run()
+		s := l.plane.Session(workertest.Calls("first", "second"))
+		l.finished(s)
+		if got := texts(s); !slices.Equal(got, []string{"[one is missing]\n[another too]\nran first false", "ran second false"}) {
+			t.Errorf("answers %q", got)
+		}
+		l.boxes.mu.Lock()
+		m := l.boxes.mounts
+		l.boxes.mu.Unlock()
+		if len(m) != 1 || m[0].Source != "/skills/"+s.ID || !m[0].ReadOnly {
+			t.Errorf("mounts %v", m)
+		}
+		l.stop()
+		if err := l.ended(); err != nil {
+			t.Error(err)
+		}
+		if got := p.get(); got != "prepare after after finish" {
+			t.Errorf("hooks %q", got)
+		}
+	})
+	t.Run("a failure is an answer, and the next call tries again", func(t *testing.T) {
+		t.Parallel()
+		p := &preparer{fail: []error{&worker.OpenError{Text: "its store is gone", Final: true}, errors.New("a while"), errors.New("a while")}}
+		l := start(t, func(c *worker.Config) { c.Preparer = p })
+		s := l.plane.Session(workertest.Calls("first", "second"))
+		l.finished(s)
+		got := s.Answers()
+		if !got[0].IsError || !strings.Contains(got[0].Text, "its store is gone") || got[1].Text != "[one is missing]\nran second" {
+			t.Errorf("answers %q", texts(s))
+		}
+		l.stop()
+		_ = l.ended()
+		if got := p.get(); got != "prepare prepare prepare prepare after finish" {
+			t.Errorf("hooks %q", got)
+		}
+	})
+}
