@@ -121,6 +121,7 @@ var arrows = []struct {
 	{"internal/journal", []string{"api", "worker"}},
 	{"internal/onwork", []string{"api", "client", "worker"}},
 	{"internal/agentwire", nil},
+	{"internal/entry", nil},
 	{"internal/egress", nil},
 	{"internal/sandbox/sandboxtest", []string{"api", "toolset", "internal/sandbox", "internal/egress", "internal/agentwire", "internal/child"}},
 	{"internal/sandbox", []string{"api", "toolset", "internal/sandbox", "internal/agentwire", "internal/child"}},

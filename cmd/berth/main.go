@@ -4,12 +4,22 @@
 package main
 
 import (
+	"fmt"
 	"os"
+	"slices"
 
 	"github.com/berthdev/berth/internal/child"
+	"github.com/berthdev/berth/internal/config"
+	"github.com/berthdev/berth/internal/entry"
 )
 
 func main() {
 	child.Main() // on the far side of a re-exec it does not return
+	if slices.Contains(os.Args[1:], "worker") {
+		if err := entry.Hide(config.Environ(), config.SecretFlags); err != nil {
+			fmt.Fprintln(os.Stderr, "berth:", err)
+			os.Exit(1)
+		}
+	}
 	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }

@@ -115,6 +115,15 @@ var secretVariables = []string{
 	"ANTHROPIC_WEBHOOK_SIGNING_KEY", "BERTH_API_KEY", "BERTH_DATABASE",
 }
 
+// SecretFlags are the worker's flags that hold credentials, and the variables
+// that mean the same.
+var SecretFlags = map[string]string{
+	"--environment-key": "ANTHROPIC_ENVIRONMENT_KEY", "--work-secret": "ANTHROPIC_WORK_SECRET", "--signing-keys": "ANTHROPIC_WEBHOOK_SIGNING_KEY",
+}
+
+// Environ is the environment that this process was started with.
+func Environ() []string { return os.Environ() }
+
 // Scrub takes the credentials out of the process's environment, so that no
 // child inherits one. Call it when the flags have been read.
 func Scrub() {
