@@ -46,6 +46,9 @@ func (a attributes) sys() *syscall.SysProcAttr {
 		sys.UidMappings = []syscall.SysProcIDMap{{ContainerID: uid, HostID: uid, Size: 1}}
 		sys.GidMappings = []syscall.SysProcIDMap{{ContainerID: gid, HostID: gid, Size: 1}}
 		sys.AmbientCaps = []uintptr{unix.CAP_SYS_ADMIN}
+		// With a credential the spawner makes it: a process that is not
+		// dumpable cannot write its children's maps.
+		sys.Credential = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid), NoSetGroups: true}
 	}
 	return sys
 }
