@@ -11,14 +11,16 @@ import (
 type doctorCmd struct {
 	config.Plane   `embed:""`
 	config.Sandbox `embed:""`
-	Worker         bool `help:"Only what a worker needs."`
+	config.Remote  `embed:""`
+	config.State   `embed:""`
+	Worker         bool `help:"Only what a worker needs: its queue, key, state directory and sandboxes."`
 	JSON           bool `help:"Print JSON." name:"json"`
 }
 
 func (c *doctorCmd) Run(t *term) error {
 	ctx, _, end := t.signals()
 	defer end()
-	report := app.Doctor(ctx, c.Plane, c.Sandbox, c.Worker)
+	report := app.Doctor(ctx, c.Plane, c.Sandbox, c.Remote, c.StateDir, c.Worker)
 	if c.JSON {
 		if err := t.json(report); err != nil {
 			return err

@@ -15,14 +15,17 @@ import (
 )
 
 // Doctor looks at what a control plane and a worker need here, or at what a
-// worker needs.
-func Doctor(ctx context.Context, c config.Plane, ways config.Sandbox, workerOnly bool) doctor.Report {
+// worker needs, here and of the control plane that it serves.
+func Doctor(ctx context.Context, c config.Plane, ways config.Sandbox, remote config.Remote, state string, workerOnly bool) doctor.Report {
 	scratch, err := os.MkdirTemp("", "berth-doctor-")
 	if err == nil {
 		defer os.RemoveAll(scratch)
 	}
 	look := doctor.Config{Drivers: drivers(ways, "", scratch, slog.New(slog.DiscardHandler)), Sandbox: ways.Sandbox}
-	if !workerOnly {
+	if workerOnly {
+		look.StateDir = state
+		look.Remote = &doctor.Remote{BaseURL: remote.BaseURL, EnvironmentID: remote.EnvironmentID, Key: remote.EnvironmentKey.Reveal()}
+	} else {
 		look.DataDir, look.Addr = c.DataDir, c.Addr
 		look.Schema = func(ctx context.Context) (store.SchemaStatus, error) {
 			if c.Database == "" {

@@ -55,11 +55,15 @@ type Driver struct {
 // Config says what to look at. Zero fields are left out.
 type Config struct {
 	DataDir string
-	Schema  func(context.Context) (store.SchemaStatus, error) // how the database stands; nil when there is none yet
-	Addr    string                                            // where the control plane shall listen
-	Drivers []sandbox.Driver                                  // most isolating first
-	Sandbox string                                            // the driver asked for: a name or "auto"
-	Model   func(context.Context) (string, error)             // which model is used; an error when none can be
+	// StateDir is the worker's, and Remote the control plane it serves, when
+	// these are to be looked at.
+	StateDir string
+	Remote   *Remote
+	Schema   func(context.Context) (store.SchemaStatus, error) // how the database stands; nil when there is none yet
+	Addr     string                                            // where the control plane shall listen
+	Drivers  []sandbox.Driver                                  // most isolating first
+	Sandbox  string                                            // the driver asked for: a name or "auto"
+	Model    func(context.Context) (string, error)             // which model is used; an error when none can be
 }
 
 // Look tries everything. It changes nothing that lasts.
@@ -70,7 +74,16 @@ func Look(ctx context.Context, c Config) Report {
 		r.Findings = append(r.Findings, f)
 	}
 	if c.DataDir != "" {
-		add(writable(c.DataDir))
+		add(writable("data directory", "--data-dir", c.DataDir))
+	}
+	if c.Remote != nil {
+		for _, f := range c.Remote.queue(ctx) {
+			add(f)
+		}
+	}
+	if c.StateDir != "" {
+		add(writable("state directory", "--state-dir", c.StateDir))
+		add(space(c.StateDir))
 	}
 	if c.Schema != nil {
 		add(database(ctx, c.Schema))
@@ -94,13 +107,13 @@ func Look(ctx context.Context, c Config) Report {
 
 // writable tries to write below dir, or below the nearest parent that is
 // there.
-func writable(dir string) Finding {
-	f := Finding{Name: "data directory", Detail: dir}
+func writable(name, flag, dir string) Finding {
+	f := Finding{Name: name, Detail: dir}
 	at := dir
 	for {
 		info, err := os.Stat(at)
 		if err == nil && !info.IsDir() {
-			f.State, f.Detail, f.Cure = Bad, at+" is not a directory", "choose another directory with --data-dir"
+			f.State, f.Detail, f.Cure = Bad, at+" is not a directory", "choose another directory with "+flag
 			return f
 		}
 		if err == nil {
@@ -110,12 +123,12 @@ func writable(dir string) Finding {
 			at = parent
 			continue
 		}
-		f.State, f.Detail, f.Cure = Bad, err.Error(), "choose another directory with --data-dir"
+		f.State, f.Detail, f.Cure = Bad, err.Error(), "choose another directory with "+flag
 		return f
 	}
 	probe, err := os.CreateTemp(at, ".berth-doctor-")
 	if err != nil {
-		f.State, f.Detail, f.Cure = Bad, "cannot write to "+at+": "+reason(err), "make it writable, or choose another directory with --data-dir"
+		f.State, f.Detail, f.Cure = Bad, "cannot write to "+at+": "+reason(err), "make it writable, or choose another directory with "+flag
 		return f
 	}
 	probe.Close()
