@@ -135,10 +135,14 @@ type gate struct {
 
 func newKit() *kit { return &kit{runs: map[string]int{}, gates: map[string]*gate{}} }
 
+func newGate() *gate {
+	return &gate{entered: make(chan string, 100), open: make(chan struct{}), cancelled: make(chan string, 100)}
+}
+
 func (k *kit) gate(tool string) *gate {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	g := &gate{entered: make(chan string, 100), open: make(chan struct{}), cancelled: make(chan string, 100)}
+	g := newGate()
 	k.gates[tool] = g
 	return g
 }
@@ -208,6 +212,8 @@ type boxes struct {
 	fail   []error // of the next Opens
 	lost   bool
 	broken bool // the live ones fail
+
+	hold *gate // of Close, where there is one
 }
 
 func (b *boxes) Open(ctx context.Context, o worker.Opening) (worker.Sandbox, bool, error) {
@@ -257,6 +263,13 @@ func (b *box) Files() toolset.Files          { return nil }
 func (b *box) Workdir() string               { return "/workspace" }
 
 func (b *box) Close(_ context.Context, forget bool) error {
+	b.boxes.mu.Lock()
+	hold := b.boxes.hold
+	b.boxes.mu.Unlock()
+	if hold != nil {
+		hold.entered <- b.session
+		<-hold.open
+	}
 	b.boxes.mu.Lock()
 	defer b.boxes.mu.Unlock()
 	if forget {

@@ -23,7 +23,11 @@ func (w *Worker) resume(take, work context.Context, items *sync.WaitGroup) error
 		}
 		log.Info("going on with an item that a former worker held")
 		slot := w.slots.take(true)
-		items.Go(func() { _, _ = w.serve(take, work, h, slot, w.slots) })
+		w.slots.squeeze()
+		items.Go(func() {
+			defer w.slots.exit()
+			_, _ = w.serve(take, work, h, slot, w.slots)
+		})
 	}
 	return nil
 }

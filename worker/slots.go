@@ -7,17 +7,19 @@ import (
 	"time"
 )
 
-// slots bounds how many sessions have work to do, and how many more stay
-// attached without. Safe for concurrent use.
+// slots bounds how many sessions have work to do, how many more stay attached
+// without, and how many are attached at all. Safe for concurrent use.
 type slots struct {
 	maxParked int
+	room      int // of all attached sessions, 0 for no bound
 
-	mu      sync.Mutex
-	free    int
-	resumed []chan struct{} // parked sessions with a new turn: served first
-	claimed []chan struct{} // fresh items that found no slot
-	room    chan struct{}   // closed and replaced when a slot comes free for a poll
-	parked  []*parking      // oldest first
+	mu       sync.Mutex
+	free     int
+	attached int
+	resumed  []chan struct{} // parked sessions with a new turn: served first
+	claimed  []chan struct{} // fresh items that found no slot
+	changed  chan struct{}   // closed and replaced when a poll may have become possible
+	parked   []*parking      // oldest first
 }
 
 // parking is a session that stays attached without a slot.
@@ -25,10 +27,17 @@ type parking struct {
 	evict   chan struct{} // closed when the session must give way
 	waiting bool          // it waits for a person: others give way first
 	since   time.Time
+	resumed bool // its turn began before it gave way
 }
 
-func newSlots(max, maxParked int) *slots {
-	return &slots{free: max, maxParked: maxParked, room: make(chan struct{})}
+func newSlots(max, maxParked, room int) *slots {
+	return &slots{free: max, maxParked: maxParked, room: room, changed: make(chan struct{})}
+}
+
+// tell needs mu.
+func (s *slots) tell() {
+	close(s.changed)
+	s.changed = make(chan struct{})
 }
 
 // take asks for a slot; the channel is closed when it is there. A session
@@ -67,8 +76,7 @@ func (s *slots) give(ch chan struct{}) {
 		}
 	}
 	s.free++
-	close(s.room)
-	s.room = make(chan struct{})
+	s.tell()
 }
 
 // vacancy says whether a poll may be sent; else the channel is closed when
@@ -76,7 +84,49 @@ func (s *slots) give(ch chan struct{}) {
 func (s *slots) vacancy() (bool, <-chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.free > 0, s.room
+	return s.free > 0 && (s.fits() || len(s.parked) > 0), s.changed
+}
+
+// fits needs mu.
+func (s *slots) fits() bool { return s.room == 0 || s.attached < s.room }
+
+// enter attaches a session as soon as there is room; a parked one gives way
+// for it. False when ctx ended first.
+func (s *slots) enter(ctx context.Context) bool {
+	var leaving *parking
+	for {
+		s.mu.Lock()
+		if s.fits() {
+			s.attached++
+			s.mu.Unlock()
+			return true
+		}
+		if leaving == nil || leaving.resumed {
+			leaving = s.evict()
+		}
+		changed := s.changed
+		s.mu.Unlock()
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+// squeeze attaches a session that this host has already, room or not.
+func (s *slots) squeeze() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.attached++
+}
+
+// exit ends an enter or a squeeze.
+func (s *slots) exit() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.attached--
+	s.tell()
 }
 
 // park notes a session without work. The oldest one gives way when there are
@@ -87,10 +137,21 @@ func (s *slots) park(waiting bool) *parking {
 	p := &parking{evict: make(chan struct{}), waiting: waiting, since: time.Now()}
 	s.parked = append(s.parked, p)
 	if len(s.parked) > s.maxParked {
-		i := max(0, slices.IndexFunc(s.parked, func(p *parking) bool { return !p.waiting }))
-		close(s.parked[i].evict)
-		s.parked = slices.Delete(s.parked, i, i+1)
+		s.evict()
 	}
+	s.tell()
+	return p
+}
+
+// evict tells the oldest parked session to give way, nil for none. It needs mu.
+func (s *slots) evict() *parking {
+	if len(s.parked) == 0 {
+		return nil
+	}
+	i := max(0, slices.IndexFunc(s.parked, func(p *parking) bool { return !p.waiting }))
+	p := s.parked[i]
+	close(p.evict)
+	s.parked = slices.Delete(s.parked, i, i+1)
 	return p
 }
 
@@ -105,10 +166,14 @@ func (s *slots) drain() {
 	s.parked = nil
 }
 
-// unpark ends a park, whether the session was told to give way or not.
-func (s *slots) unpark(p *parking) {
+// unpark ends a park, whether the session was told to give way or not. One
+// that resumes keeps its room.
+func (s *slots) unpark(p *parking, resumes bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if p.resumed = resumes; resumes {
+		s.tell()
+	}
 	if i := slices.Index(s.parked, p); i >= 0 {
 		s.parked = slices.Delete(s.parked, i, i+1)
 	}

@@ -3,7 +3,7 @@ package worker
 import "testing"
 
 func TestResumedSessionsAreServedBeforeFreshOnes(t *testing.T) {
-	s := newSlots(1, 1)
+	s := newSlots(1, 1, 0)
 	held := s.take(false)
 	if !closed(held) {
 		t.Fatal("a free slot was not given")
@@ -29,14 +29,14 @@ func TestResumedSessionsAreServedBeforeFreshOnes(t *testing.T) {
 }
 
 func TestTheOldestParkedGivesWay(t *testing.T) {
-	s := newSlots(1, 2)
+	s := newSlots(1, 2, 0)
 	person := s.park(true)
 	first, second := s.park(false), s.park(false)
 	if closed(person.evict) || !closed(first.evict) || closed(second.evict) {
 		t.Error("not the oldest that waits for nobody gave way")
 	}
-	s.unpark(first)
-	s.unpark(second)
+	s.unpark(first, true)
+	s.unpark(second, true)
 	other := s.park(true)
 	third := s.park(true)
 	if !closed(person.evict) || closed(other.evict) || closed(third.evict) {

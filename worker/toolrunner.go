@@ -513,7 +513,7 @@ func (r *run) settleSlot() {
 	}
 	if r.busy() {
 		if r.parking != nil {
-			r.slots.unpark(r.parking)
+			r.slots.unpark(r.parking, true)
 			r.parking = nil
 		}
 		if r.slot == nil {
@@ -547,7 +547,7 @@ func (r *run) leaveSlots() {
 		r.slot = nil
 	}
 	if r.parking != nil {
-		r.slots.unpark(r.parking)
+		r.slots.unpark(r.parking, false)
 		r.parking = nil
 	}
 }

@@ -55,6 +55,10 @@ type Config struct {
 	// MaxParked is how many sessions whose turn is over may stay attached with
 	// their sandboxes, beside MaxSessions; 0 is 64, less than 0 none.
 	MaxParked int
+	// Room is how many sessions fit on this machine, at work and parked
+	// together: no more are attached, and a parked one gives way to work that
+	// waits. 0 is no bound of its own.
+	Room int
 	// MaxIdle is how long a session stays attached after its turn; 0 is 60 s,
 	// less than 0 for ever.
 	MaxIdle time.Duration
@@ -190,6 +194,8 @@ func New(cfg Config) (*Worker, error) {
 		return nil, fmt.Errorf("worker: Config.Block is %v; it must be between 1 and 999 ms", cfg.Block)
 	case cfg.MaxSessions < 0:
 		return nil, fmt.Errorf("worker: Config.MaxSessions is %d", cfg.MaxSessions)
+	case cfg.Room < 0:
+		return nil, fmt.Errorf("worker: Config.Room is %d", cfg.Room)
 	}
 	switch cfg.Pace {
 	case "":
@@ -228,7 +234,7 @@ func New(cfg Config) (*Worker, error) {
 		cfg:      cfg,
 		log:      cfg.Logger,
 		client:   client.New(cfg.BaseURL, client.Bearer(cfg.EnvironmentKey), cfg.HTTPClient).WithRetries(0),
-		slots:    newSlots(cfg.MaxSessions, cfg.MaxParked),
+		slots:    newSlots(cfg.MaxSessions, cfg.MaxParked, cfg.Room),
 		gate:     newGate(),
 		attached: map[*status]bool{},
 	}, nil
@@ -273,14 +279,21 @@ func (w *Worker) Run(take, work context.Context) error {
 			return err
 		}
 		slot := w.slots.take(false)
+		if !w.enter(take) {
+			w.slots.give(slot)
+			w.log.Info("no session has made room for an item; leaving it to the queue", "work", polled.ID)
+			continue
+		}
 		items.Go(func() {
+			defer w.slots.exit()
 			// What goes wrong with an item has been logged and is not the queue's end.
 			_, _ = w.serve(take, work, HeldItem{Item: Item{Work: *polled}}, slot, w.slots)
 		})
 	}
 }
 
-// vacancy waits until a slot is free; false when ctx ended first.
+// vacancy waits until a slot is free and there is room, or a parked session
+// to make some; false when ctx ended first.
 func (w *Worker) vacancy(ctx context.Context) bool {
 	for {
 		free, changed := w.slots.vacancy()
@@ -293,6 +306,13 @@ func (w *Worker) vacancy(ctx context.Context) bool {
 			return false
 		}
 	}
+}
+
+// enter waits for room as long as the queue waits for the ack of an item.
+func (w *Worker) enter(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, w.cfg.Reclaim)
+	defer cancel()
+	return w.slots.enter(ctx)
 }
 
 // HandleItem serves one item that is claimed already, or yet to be acked, and

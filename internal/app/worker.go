@@ -118,6 +118,7 @@ func startWorker(ctx context.Context, c WorkerConfig) (_ *workerHalf, err error)
 		EnvironmentID: c.Remote.EnvironmentID, EnvironmentKey: c.Remote.EnvironmentKey.Reveal(), WorkerID: c.WorkerID,
 		Sandboxes: hosts{h.keeper, stager, copied, driver.Capabilities().Recover, c.Log}, Journal: h.journal, Ledger: h.journal,
 		MaxSessions: c.Engine.Slots(), MaxParked: orNone(c.Engine.MaxParked), MaxIdle: orForever(c.Engine.MaxIdle),
+		Room:       room(spec.Limits, machineHere(c.StateDir), c.Warm, c.Log),
 		DrainLimit: c.Engine.DrainTimeout, Pace: worker.Pace(c.Pace), Drain: c.Drain, Wake: c.Wake, Logger: c.Log, At: crash.At,
 	})
 	if err != nil {
