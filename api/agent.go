@@ -179,6 +179,20 @@ type SkillRef struct {
 	Version string `json:"version,omitempty"`
 }
 
+// SkillVersion is one state of a skill's files. Version and Directory are in
+// the answers of planes of an older shape only; there Version, and not ID,
+// names it in paths.
+type SkillVersion struct {
+	ID          string `json:"id"`
+	Type        string `json:"type"` // "skill_version"
+	SkillID     string `json:"skill_id"`
+	Name        string `json:"name"`
+	Description string `json:"description"`
+	Version     string `json:"version,omitempty"`
+	Directory   string `json:"directory,omitempty"`
+	CreatedAt   Time   `json:"created_at"`
+}
+
 // ExecutionIdentity is service_account (the default) or aws_role.
 type ExecutionIdentity struct {
 	Type    string `json:"type"`

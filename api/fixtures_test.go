@@ -186,6 +186,10 @@ func objects() []object {
 			value: SessionThread{ID: threadID, Type: "session_thread", SessionID: sessionID, Agent: threadAgent(sessionAgent(bareAgent())), Status: SessionIdle, CreatedAt: noon, UpdatedAt: noon},
 		},
 		{
+			name: "skill_version", sdk: func() any { return &anthropic.BetaSkillVersion{} },
+			value: SkillVersion{ID: "1759178010641129", Type: "skill_version", SkillID: "skill_01a", Name: "pdf-forms", Description: "Fills forms.", CreatedAt: noon},
+		},
+		{
 			name: "model", sdk: func() any { return &anthropic.BetaModelInfo{} },
 			value: Model{
 				ID: "claude-opus-5-5", Type: "model", DisplayName: "Claude Opus 5.5", CreatedAt: noon, MaxInputTokens: 200000, MaxTokens: 64000, Lifecycle: "active",

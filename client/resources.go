@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"io"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -168,6 +169,37 @@ func (c *Client) Models(ctx context.Context, after string, limit int) (*api.IDPa
 
 func (c *Client) Model(ctx context.Context, id string) (*api.Model, error) {
 	return must[api.Model](ctx, c, request{method: http.MethodGet, path: []string{"models", id}})
+}
+
+// SkillVersion gets a version of a skill by its id, or "latest".
+func (c *Client) SkillVersion(ctx context.Context, skill, version string) (*api.SkillVersion, error) {
+	return must[api.SkillVersion](ctx, c, request{method: http.MethodGet, path: []string{"skills", skill, "versions", version}})
+}
+
+// SkillVersions lists a skill's versions.
+func (c *Client) SkillVersions(ctx context.Context, skill string, p PageQuery) (*api.Page[api.SkillVersion], error) {
+	return must[api.Page[api.SkillVersion]](ctx, c, request{method: http.MethodGet, path: []string{"skills", skill, "versions"}, query: p.values()})
+}
+
+// SkillContent opens the archive (zip or tar) of a skill's version. The
+// context ends the reading, too; it is not retried, and as long as the server
+// makes it. Close it.
+func (c *Client) SkillContent(ctx context.Context, skill, version string) (io.ReadCloser, error) {
+	req, err := c.newRequest(ctx, request{
+		method: http.MethodGet, path: []string{"skills", skill, "versions", version, "content"}, header: http.Header{"Accept": {"application/octet-stream"}},
+	}, nil)
+	if err != nil {
+		return nil, err
+	}
+	res, err := c.http.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	if res.StatusCode < 200 || res.StatusCode > 299 {
+		defer res.Body.Close()
+		return nil, errorFrom(res)
+	}
+	return res.Body, nil
 }
 
 // CreateKey makes an API key or an environment key. The answer's Key is shown

@@ -137,6 +137,7 @@ func (h hosts) Open(ctx context.Context, o worker.Opening) (worker.Sandbox, bool
 		}
 		return nil, false, err
 	}
+	h.lend(ctx, o, held)
 	return host{held, h.lasts}, lost, nil
 }
 

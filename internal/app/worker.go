@@ -16,6 +16,7 @@ import (
 	"github.com/berthdev/berth/internal/journal"
 	"github.com/berthdev/berth/internal/sandbox"
 	"github.com/berthdev/berth/internal/sandbox/command"
+	"github.com/berthdev/berth/internal/skills"
 	"github.com/berthdev/berth/worker"
 )
 
@@ -113,10 +114,14 @@ func startWorker(ctx context.Context, c WorkerConfig) (_ *workerHalf, err error)
 	if err != nil {
 		return nil, err
 	}
+	preparer, err := skills.New(filepath.Join(c.StateDir, "cache", "skills"))
+	if err != nil {
+		return nil, err
+	}
 	h.worker, err = worker.New(worker.Config{
 		BaseURL: c.Remote.BaseURL, HTTPClient: c.http,
 		EnvironmentID: c.Remote.EnvironmentID, EnvironmentKey: c.Remote.EnvironmentKey.Reveal(), WorkerID: c.WorkerID,
-		Sandboxes: hosts{h.keeper, stager, copied, driver.Capabilities().Recover, c.Log}, Journal: h.journal, Ledger: h.journal,
+		Sandboxes: hosts{h.keeper, stager, copied, driver.Capabilities().Recover, c.Log}, Journal: h.journal, Ledger: h.journal, Preparer: preparer,
 		MaxSessions: c.Engine.Slots(), MaxParked: orNone(c.Engine.MaxParked), MaxIdle: orForever(c.Engine.MaxIdle),
 		Room:       room(spec.Limits, machineHere(c.StateDir), c.Warm, c.Log),
 		DrainLimit: c.Engine.DrainTimeout, Pace: worker.Pace(c.Pace), Drain: c.Drain, Wake: c.Wake, Logger: c.Log, At: crash.At,

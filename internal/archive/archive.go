@@ -20,6 +20,9 @@ type Limits struct {
 	Members int   // 10,000
 	Bytes   int64 // of all files together as they say of themselves; 1 GiB
 	Depth   int   // directories within each other; 128
+	// Plain passes over links, devices and the like, which are no part of what
+	// is unpacked then, and gives every file mode 0755. For Untar and Unzip.
+	Plain bool
 }
 
 func (l Limits) filled() Limits {

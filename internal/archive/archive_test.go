@@ -447,3 +447,27 @@ func TestPlace(t *testing.T) {
 		t.Errorf("%s", shape(t, dir))
 	}
 }
+
+// Plain leaves files and directories, all of them executable.
+func TestPlain(t *testing.T) {
+	all := []member{
+		{name: "skill/SKILL.md", body: "text"},
+		{name: "skill/out", kind: tar.TypeSymlink, body: "/etc/passwd"},
+		{name: "skill/pipe", kind: tar.TypeFifo},
+		{name: "skill/in", kind: tar.TypeSymlink, body: "SKILL.md"},
+	}
+	lim := small
+	lim.Plain = true
+	const want = "skill/\nskill/SKILL.md text x"
+	root, dir := target(t)
+	if err := Untar(root, bytes.NewReader(packTar(t, all...)), lim); err != nil || shape(t, dir) != want {
+		t.Errorf("tar: %v, %s", err, shape(t, dir))
+	}
+	root, dir = target(t)
+	b := packZip(t, all...)
+	if err := Unzip(root, bytes.NewReader(b), int64(len(b)), lim); err != nil || shape(t, dir) != want {
+		t.Errorf("zip: %v, %s", err, shape(t, dir))
+	}
+	root, _ = target(t)
+	check(t, "a way out", Untar(root, bytes.NewReader(packTar(t, member{name: "../x", kind: tar.TypeSymlink, body: "y"})), lim), "has .. in its name")
+}

@@ -82,6 +82,13 @@ func (t *tree) strictMember(h *tar.Header, r io.Reader) error {
 		}
 		return bad(h.Name, "has no name")
 	}
+	switch h.Typeflag {
+	case tar.TypeDir, tar.TypeReg, tar.TypeGNUSparse:
+	default:
+		if t.lim.Plain {
+			return nil
+		}
+	}
 	p, err := t.place(h.Name, parts)
 	if err != nil {
 		return err
@@ -90,7 +97,7 @@ func (t *tree) strictMember(h *tar.Header, r io.Reader) error {
 	case tar.TypeDir:
 		return t.dir(h.Name, p, 0o755)
 	case tar.TypeReg, tar.TypeGNUSparse:
-		return t.file(h.Name, p, plainMode(h.FileInfo().Mode()), h.ModTime, h.Size, r)
+		return t.file(h.Name, p, t.plainMode(h.FileInfo().Mode()), h.ModTime, h.Size, r)
 	case tar.TypeSymlink:
 		if err := checkTarget(h.Name, parts, h.Linkname); err != nil {
 			return err
@@ -102,8 +109,8 @@ func (t *tree) strictMember(h *tar.Header, r io.Reader) error {
 	return bad(h.Name, "is a device, a FIFO or something unknown")
 }
 
-func plainMode(m fs.FileMode) fs.FileMode {
-	if m&0o111 != 0 {
+func (t *tree) plainMode(m fs.FileMode) fs.FileMode {
+	if m&0o111 != 0 || t.lim.Plain {
 		return 0o755
 	}
 	return 0o644

@@ -62,6 +62,9 @@ func (t *tree) zipMember(f *zip.File) error {
 		}
 		return bad(f.Name, "has no name")
 	}
+	if t.lim.Plain && mode.Type()&^fs.ModeDir != 0 {
+		return nil
+	}
 	p, err := t.place(f.Name, parts)
 	if err != nil {
 		return err
@@ -90,7 +93,7 @@ func (t *tree) zipMember(f *zip.File) error {
 		}
 		return t.symlink(f.Name, p, string(to))
 	}
-	return t.file(f.Name, p, plainMode(mode), f.Modified, int64(f.UncompressedSize64), in)
+	return t.file(f.Name, p, t.plainMode(mode), f.Modified, int64(f.UncompressedSize64), in)
 }
 
 // boundAt ends the reading of a list that is longer than it may be.

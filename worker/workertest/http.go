@@ -37,6 +37,9 @@ func (p *Plane) handler() http.Handler {
 		return s.send(sent.Events)
 	})))
 	mux.HandleFunc("GET /v1/sessions/{s}/events/stream", p.stream)
+	mux.HandleFunc("GET /v1/skills/{k}/versions", p.serve(GetSkill, p.skillVersions))
+	mux.HandleFunc("GET /v1/skills/{k}/versions/{v}", p.serve(GetSkill, p.onSkill(func(s Skill) any { return s.wire() })))
+	mux.HandleFunc("GET /v1/skills/{k}/versions/{v}/content", p.serve(LoadSkill, p.onSkill(func(s Skill) any { return s.Archive })))
 	return mux
 }
 
@@ -92,6 +95,11 @@ func (p *Plane) serve(route Route, do answer) http.HandlerFunc {
 		}
 		req.Status = http.StatusOK
 		p.note(req)
+		if raw, ok := out.([]byte); ok {
+			w.Header().Set("Content-Type", "application/octet-stream")
+			_, _ = w.Write(raw)
+			return
+		}
 		raw, err := json.Marshal(out)
 		if err != nil {
 			panic(err) // wire types marshal

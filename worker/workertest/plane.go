@@ -39,6 +39,8 @@ type Plane struct {
 	ids      int
 	ttl      time.Duration
 	sessions map[string]*Session
+	agent    api.SessionAgent
+	skills   []Skill
 	order    []*Session
 	items    []*item // oldest first
 	faults   []*Fault
@@ -70,6 +72,8 @@ const (
 	Stop       Route = "stop"
 	ListWork   Route = "list work"
 	GetSession Route = "get session"
+	GetSkill   Route = "get skill"
+	LoadSkill  Route = "load skill"
 	List       Route = "list"
 	Stream     Route = "stream"
 	Send       Route = "send"

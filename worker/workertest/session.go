@@ -373,7 +373,7 @@ func (s *Session) send(events []json.RawMessage) (any, *failure) {
 // wire needs mu.
 func (s *Session) wire() *api.Session {
 	return &api.Session{
-		ID: s.ID, Type: "session", EnvironmentID: EnvironmentID, Status: s.status, Metadata: api.Metadata{},
+		ID: s.ID, Type: "session", EnvironmentID: EnvironmentID, Status: s.status, Metadata: api.Metadata{}, Agent: s.plane.agent,
 		Resources: []json.RawMessage{}, VaultIDs: []string{}, OutcomeEvaluations: []json.RawMessage{},
 	}
 }

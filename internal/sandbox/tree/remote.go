@@ -49,6 +49,12 @@ func Over(r Remote, c Config) (*Tree, error) {
 	return t, nil
 }
 
+// Far says that the files are on a machine that can only be asked.
+func (t *Tree) Far() bool {
+	_, far := t.hold.(far)
+	return far
+}
+
 // far is a hold on files somewhere else.
 type far struct{ Remote }
 

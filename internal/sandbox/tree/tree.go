@@ -11,6 +11,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 
 	"github.com/berthdev/berth/toolset"
@@ -52,6 +53,8 @@ type Tree struct {
 	workdir  string
 	uid, gid int
 	places   []string // what can be reached, absolute inside
+
+	mu       sync.RWMutex
 	readOnly []string
 }
 
@@ -284,7 +287,7 @@ func (t *Tree) Stat(name string) (info fs.FileInfo, err error) {
 // The same holds in a directory that takes no new files.
 func (t *Tree) WriteFile(name string, data []byte) error {
 	err := t.reach(name, func(rel string, exists bool) error {
-		if within("/"+rel, t.readOnly) {
+		if t.guarded(rel) {
 			return toolset.ErrReadOnly
 		}
 		if strings.HasSuffix(name, "/") || slices.Contains(t.places, "/"+rel) {
