@@ -123,7 +123,7 @@ var arrows = []struct {
 	{"internal/agentwire", nil},
 	{"internal/entry", nil},
 	{"internal/egress", nil},
-	{"internal/sandbox/sandboxtest", []string{"api", "toolset", "internal/sandbox", "internal/egress", "internal/agentwire", "internal/child"}},
+	{"internal/sandbox/sandboxtest", []string{"api", "toolset", "internal/sandbox", "internal/archive", "internal/egress", "internal/agentwire", "internal/child"}},
 	{"internal/sandbox", []string{"api", "toolset", "internal/sandbox", "internal/agentwire", "internal/child"}},
 	{"internal/archive", nil},
 	{"internal/images", []string{"api", "internal/sandbox", "internal/archive"}},

@@ -19,6 +19,9 @@ var shared string // a directory for the binary's life
 
 func TestMain(m *testing.M) {
 	child.Main()
+	if shared = os.Getenv(sharedName); shared != "" {
+		os.Exit(m.Run())
+	}
 	var err error
 	if shared, err = os.MkdirTemp("", "berth-docker-test-"); err != nil {
 		panic(err)
@@ -28,9 +31,15 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
+// Variables by which a worker that is to be killed gets what its test has.
+const sharedName, hostName = "BERTH_TEST_DOCKER_SHARED", "BERTH_TEST_DOCKER_HOST"
+
 // program is the agent as it is shipped.
 var program = sync.OnceValues(func() (*agent.Program, error) {
 	path := filepath.Join(shared, "berth-agent")
+	if _, err := os.Stat(path); err == nil {
+		return agent.Open(path)
+	}
 	build := exec.Command("go", "build", "-o", path, "github.com/berthdev/berth/cmd/berth-agent")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
@@ -46,13 +55,38 @@ func newDriver(t testing.TB, change func(*docker.Config)) *docker.Driver {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg := docker.Config{Host: dockertest.Host(t), Dir: filepath.Join(shared, "agent"), Program: p}
+	host := os.Getenv(hostName)
+	if host == "" {
+		host = dockertest.Host(t)
+	}
+	cfg := docker.Config{Host: host, Dir: filepath.Join(shared, "agent"), Program: p}
 	if change != nil {
 		change(&cfg)
 	}
 	return docker.New(cfg)
 }
 
+// lend has the workers that a test starts use its daemon and its agent.
+func lend(t *testing.T) {
+	if os.Getenv(sharedName) != "" {
+		return // this is one
+	}
+	newDriver(t, nil)
+	t.Setenv(hostName, dockertest.Host(t))
+	t.Setenv(sharedName, shared)
+}
+
 func TestDriver(t *testing.T) {
+	lend(t)
 	sandboxtest.Run(t, func() sandbox.Driver { return newDriver(t, nil) })
+}
+
+// TestNothingSurvives has sessions a fifth of which lose their worker.
+func TestNothingSurvives(t *testing.T) {
+	n := 50
+	if os.Getenv("BERTH_SOAK") != "" {
+		n = 1000
+	}
+	lend(t)
+	sandboxtest.NothingSurvives(t, func() sandbox.Driver { return newDriver(t, nil) }, n)
 }

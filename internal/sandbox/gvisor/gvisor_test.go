@@ -32,6 +32,15 @@ func newDriver() sandbox.Driver {
 
 func TestDriver(t *testing.T) { sandboxtest.Run(t, newDriver) }
 
+// TestNothingSurvives has sessions a fifth of which lose their worker.
+func TestNothingSurvives(t *testing.T) {
+	n := 50
+	if os.Getenv("BERTH_SOAK") != "" {
+		n = 1000
+	}
+	sandboxtest.NothingSurvives(t, newDriver, n)
+}
+
 // TestImage has an image's programs, and nothing of the host's.
 func TestImage(t *testing.T) {
 	d := newDriver()

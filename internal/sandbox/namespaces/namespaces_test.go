@@ -25,6 +25,9 @@ func newDriver() sandbox.Driver { return namespaces.New(namespaces.Config{}) }
 
 func TestDriver(t *testing.T) { sandboxtest.Run(t, newDriver) }
 
+// TestNothingSurvives has a thousand sessions, a fifth of which lose their worker.
+func TestNothingSurvives(t *testing.T) { sandboxtest.NothingSurvives(t, newDriver, 1000) }
+
 // TestOrdinaryUser runs the whole suite again as a user without privileges.
 func TestOrdinaryUser(t *testing.T) {
 	if os.Getuid() != 0 {

@@ -22,6 +22,15 @@ func newDriver() sandbox.Driver { return process.New(process.Config{}) }
 
 func TestDriver(t *testing.T) { sandboxtest.Run(t, newDriver) }
 
+// TestNothingSurvives has sessions a fifth of which lose their worker.
+func TestNothingSurvives(t *testing.T) {
+	n := 50
+	if os.Getenv("BERTH_SOAK") != "" {
+		n = 1000
+	}
+	sandboxtest.NothingSurvives(t, newDriver, n)
+}
+
 // TestOrdinaryUser runs the whole suite again as a user without privileges.
 func TestOrdinaryUser(t *testing.T) {
 	if os.Getuid() != 0 {

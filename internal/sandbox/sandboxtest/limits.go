@@ -21,8 +21,6 @@ func testLimits(t *testing.T, d sandbox.Driver) {
 		limit sandbox.Limit
 		run   func(*testing.T, sandbox.Driver)
 	}{
-		{sandbox.LimitMemory, testMemory},
-		{sandbox.LimitPIDs, testProcesses},
 		{sandbox.LimitOpenFiles, testOpenFiles},
 		{sandbox.LimitCPU, testProcessors},
 		{sandbox.LimitCallTime, testCallTime},

@@ -26,27 +26,17 @@ func Run(t *testing.T, driver func() sandbox.Driver) {
 	}
 	t.Run("shell", func(t *testing.T) { testShell(t, d) })
 	t.Run("ends", func(t *testing.T) { testEnds(t, d) })
-	t.Run("flood", func(t *testing.T) { testFlood(t, d) })
 	t.Run("life", func(t *testing.T) { testLife(t, driver) })
 	t.Run("proof", func(t *testing.T) { testProof(t, d) })
 	t.Run("limits", func(t *testing.T) { testLimits(t, d) })
-	t.Run("disk", func(t *testing.T) {
-		if os.Getuid() != 0 || !d.Capabilities().Tree {
-			t.Log("disks are root's, and for drivers that show the tree")
-			return
-		}
-		testDisk(t, driver)
-	})
 	t.Run("claim", func(t *testing.T) { testClaim(t, driver) })
-	t.Run("isolation", func(t *testing.T) { testIsolation(t, d) })
 	if d.Capabilities().View {
 		t.Run("view", func(t *testing.T) { testView(t, driver) })
 	}
 	if d.Capabilities().Egress {
 		t.Run("egress", func(t *testing.T) { testEgress(t, driver) })
-		t.Run("attack 13", func(t *testing.T) { testAttack13(t, d) })
-		t.Run("no egress by variable", func(t *testing.T) { testNoEgressByVariable(t, d) })
 	}
+	t.Run("attacks", func(t *testing.T) { Attacks(t, d, driver) })
 }
 
 var sessions atomic.Int64
