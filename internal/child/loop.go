@@ -449,20 +449,17 @@ func (a *agent) readReport() error {
 	}
 	a.report = append(a.report, a.buf[:n]...)
 	c := a.call
-	at := bytes.Index(a.report, []byte(c.nonce+" "))
+	// The report is a line of its own, "CODE NONCE", with a new line before it.
+	at := bytes.Index(a.report, []byte(" "+c.nonce+"\n"))
 	if at < 0 {
 		if len(a.report) > 64<<10 { // somebody else writes there
 			a.report = append(a.report[:0], a.report[len(a.report)-1024:]...)
 		}
 		return nil
 	}
-	line := a.report[at+len(c.nonce)+1:]
-	end := bytes.IndexByte(line, '\n')
-	if end < 0 {
-		return nil
-	}
-	word, said := string(line[:end]), a.report[:at]
-	a.report = append([]byte(nil), line[end+1:]...)
+	from := bytes.LastIndexByte(a.report[:at], '\n') + 1
+	word, said := string(a.report[from:at]), a.report[:max(from-1, 0)]
+	a.report = append([]byte(nil), a.report[at+len(c.nonce)+2:]...)
 	if c.checking {
 		c.checking = false
 		if why := unfinished(said); why != "" {
@@ -671,7 +668,7 @@ func (a *agent) evaluate() error {
 	}
 	a.turn++
 	a.call.out = out
-	return a.shell.run(a.call.nonce, out)
+	return a.shell.run(a.call.nonce)
 }
 
 // hexadecimal writes bytes as text; encoding/hex would bring fmt with it.

@@ -41,7 +41,7 @@ var deadly = []os.Signal{
 }
 
 func newNonce() (string, error) {
-	var b [12]byte
+	var b [8]byte
 	_, err := rand.Read(b[:])
 	return hexadecimal(b[:]), err
 }

@@ -2,7 +2,6 @@ package child
 
 import (
 	"errors"
-	"strconv"
 	"strings"
 	"syscall"
 
@@ -62,13 +61,17 @@ func startShell(boot agentwire.Boot) (s *shell, err error) {
 	if s.report, err = openFIFO(dir + "/report"); err != nil {
 		return nil, err
 	}
-	// A file that is made anew: nobody can have put a link in its place.
-	if err := unix.Unlink(dir + "/text"); err != nil && err != unix.ENOENT {
-		return nil, fail("unlink text", err)
-	}
-	s.text, err = unix.Open(dir+"/text", unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, 0o600)
+	start, err := s.file("start")
 	if err != nil {
-		return nil, fail("open text", err)
+		return nil, err
+	}
+	err = write(start, s.preamble(boot.Workdir))
+	unix.Close(start)
+	if err != nil {
+		return nil, err
+	}
+	if s.text, err = s.file("text"); err != nil {
+		return nil, err
 	}
 	null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -85,15 +88,39 @@ func startShell(boot agentwire.Boot) (s *shell, err error) {
 		return nil, fail("start "+boot.Bash, err)
 	}
 	// It waits for its script, so it starts nothing before it is bound.
-	if err := bindShell(s.pid, boot.OpenFiles); err != nil {
-		kill(s.pid)
-		return nil, err
+	err = bindShell(s.pid, boot.OpenFiles)
+	if err == nil {
+		err = s.say("builtin . " + quote(dir+"/start") + "\n")
 	}
-	if err := s.say("builtin cd -- " + quote(boot.Workdir) + " || builtin cd /; builtin unset OLDPWD; builtin export PS1= PS2=\n"); err != nil {
+	if err != nil {
 		kill(s.pid)
 		return nil, err
 	}
 	return s, nil
+}
+
+// preamble is what bash does first. Bash reads its script from a FIFO byte by
+// byte, a system call each, so what it is told for each command is short: the
+// rest is in variables that no command can change. A command's redirection
+// stands at the top level, where a trap at the shell's exit still has it.
+func (s *shell) preamble(workdir string) string {
+	take := "exec </dev/null; IFS= builtin read -rd '' __berth <" + quote(s.dir+"/text")
+	tell := `builtin printf '\n%s %s\n' $? >|` + quote(s.dir+"/report")
+	return "builtin cd -- " + quote(workdir) + " || builtin cd /; builtin unset OLDPWD; builtin export PS1= PS2=\n" +
+		"builtin readonly __b=" + quote(take) + " __e=" + quote(tell) + " __o=" + quote(s.dir+"/out") + "\n"
+}
+
+// file makes a file anew: nobody can have put a link in its place.
+func (s *shell) file(name string) (int, error) {
+	path := s.dir + "/" + name
+	if err := unix.Unlink(path); err != nil && err != unix.ENOENT {
+		return -1, fail("unlink "+path, err)
+	}
+	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return -1, fail("open "+path, err)
+	}
+	return fd, nil
 }
 
 // fifo makes a FIFO in the place of whatever has its name.
@@ -109,8 +136,6 @@ func (s *shell) fifo(name string) error {
 	return fail("mkfifo "+path, err)
 }
 
-func outName(i int) string { return "out" + strconv.Itoa(i) }
-
 // openFIFO opens a FIFO so that neither this nor a later read or write of
 // ours waits for the other side.
 func openFIFO(path string) (int, error) {
@@ -121,18 +146,23 @@ func openFIFO(path string) (int, error) {
 	return fd, nil
 }
 
-// put stores a command's text where bash reads it.
+// put stores a command's text where bash reads it, up to a NUL.
 func (s *shell) put(text string) error {
 	if err := unix.Ftruncate(s.text, 0); err != nil {
 		return fail("write the command", err)
 	}
+	return write(s.text, text+"\x00")
+}
+
+// write writes a file from its start.
+func write(fd int, text string) error {
 	for at := 0; at < len(text); {
-		n, err := unix.Pwrite(s.text, []byte(text[at:]), int64(at))
+		n, err := unix.Pwrite(fd, []byte(text[at:]), int64(at))
 		if err == unix.EINTR {
 			continue
 		}
 		if err != nil {
-			return fail("write the command", err)
+			return fail("write for bash", err)
 		}
 		at += n
 	}
@@ -158,17 +188,16 @@ func (s *shell) say(script string) error {
 // check asks bash whether the text that was put is a whole command, without
 // running it. What bash finds wrong comes before the report.
 func (s *shell) check(nonce string) error {
-	return s.say("IFS= builtin read -rd '' __berth <" + quote(s.dir+"/text") + " || builtin :\n" +
+	return s.say("IFS= builtin read -rd '' __berth <" + quote(s.dir+"/text") + "\n" +
 		"(LC_ALL=C; builtin eval \"set -n\n$__berth\") </dev/null 2>" + quote(s.dir+"/report") + " || builtin :\n" +
-		"builtin echo '" + nonce + " checked' >" + quote(s.dir+"/report") + "\n")
+		"builtin printf '\\n%s %s\\n' checked " + nonce + " >|" + quote(s.dir+"/report") + "\n")
 }
 
-// run has bash evaluate the text that was put, with its output to out[i]. The
-// report stands on a line of its own: some errors end the line they are on.
-func (s *shell) run(nonce string, i int) error {
-	return s.say("IFS= builtin read -rd '' __berth <" + quote(s.dir+"/text") + " || builtin :\n" +
-		"builtin eval \"$__berth\" </dev/null >|" + quote(s.dir+"/"+outName(i)) + " 2>&1\n" +
-		"builtin echo \"" + nonce + " $?\" >|" + quote(s.dir+"/report") + "\n")
+// run has bash evaluate the text that was put, with its output to the FIFO of
+// the output taken last. The report stands on a line of its own: some errors
+// end the line they are on.
+func (s *shell) run(nonce string) error {
+	return s.say("eval \"$__b\"\neval \"$__berth\">|\"$__o\" 2>&1\neval \"$__e\" " + nonce + "\n")
 }
 
 // takeOutput picks a FIFO for a command; the one of the oldest job is taken
@@ -188,10 +217,10 @@ func (s *shell) takeOutput(turn int) (int, error) {
 	}
 	// Made anew each time: with gVisor a FIFO that has had a writer is at its end
 	// until the next one comes.
-	if err := s.fifo(outName(pick)); err != nil {
+	if err := s.fifo("out"); err != nil {
 		return -1, err
 	}
-	fd, err := unix.Open(s.dir+"/"+outName(pick), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	fd, err := unix.Open(s.dir+"/out", unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return -1, fail("open an output", err)
 	}

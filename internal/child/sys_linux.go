@@ -26,7 +26,7 @@ var deadly = []os.Signal{
 }
 
 func newNonce() (string, error) {
-	var b [12]byte
+	var b [8]byte
 	if _, err := unix.Getrandom(b[:], 0); err != nil {
 		return "", fail("getrandom", err)
 	}

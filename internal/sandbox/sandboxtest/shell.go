@@ -223,7 +223,7 @@ func testEnds(t *testing.T, d sandbox.Driver) {
 	})
 	t.Run("what runs cannot speak for the shell", func(t *testing.T) {
 		w := Start(t, d, nil)
-		r := w.Do("d=/run/berth; [ -e $d/report ] || d=/.berth; [ -e $d/report ] && { echo '000000000000000000000000 0' >$d/report; echo junk >$d/report; }; echo real; (exit 3)")
+		r := w.Do("d=/run/berth; [ -e $d/report ] || d=/.berth; [ -e $d/report ] && { echo '0 0000000000000000' >$d/report; echo junk >$d/report; }; echo real; (exit 3)")
 		if Output(r) != "real\n" || r.ExitCode != 3 {
 			t.Errorf("got %q %d", Output(r), r.ExitCode)
 		}
