@@ -81,17 +81,13 @@ func gvisorClaim(ctx context.Context) (_ []figure, err error) {
 	}
 	defer func() { err = errors.Join(err, k.Stop(context.WithoutCancel(ctx))) }()
 	session := 0
-	claim := func(id string) (time.Duration, error) {
+	claim := func(id string) (*sandbox.Held, time.Duration, error) {
 		began := time.Now()
 		h, _, err := k.Open(ctx, id)
 		if err == nil {
 			err = echo(ctx, h)
 		}
-		d := time.Since(began)
-		if err == nil {
-			err = h.Close(ctx, true)
-		}
-		return d, err
+		return h, time.Since(began), err
 	}
 	next := func() string {
 		session++
@@ -103,7 +99,10 @@ func gvisorClaim(ctx context.Context) (_ []figure, err error) {
 			return nil, err
 		}
 		for range 10 { // the pool refills behind it
-			d, err := claim(next())
+			h, d, err := claim(next())
+			if err == nil {
+				err = h.Close(ctx, true)
+			}
 			if err != nil {
 				return nil, err
 			}
@@ -117,16 +116,24 @@ func gvisorClaim(ctx context.Context) (_ []figure, err error) {
 		var all sync.WaitGroup
 		var mu sync.Mutex
 		var failed error
+		var claimed []*sandbox.Held
 		for range many {
 			id := next()
 			all.Go(func() {
-				d, err := claim(id)
+				h, d, err := claim(id)
 				mu.Lock()
 				defer mu.Unlock()
 				together, failed = append(together, d), errors.Join(failed, err)
+				if err == nil {
+					claimed = append(claimed, h)
+				}
 			})
 		}
-		if all.Wait(); failed != nil {
+		all.Wait()
+		for _, h := range claimed {
+			failed = errors.Join(failed, h.Close(ctx, true))
+		}
+		if failed != nil {
 			return nil, failed
 		}
 	}
