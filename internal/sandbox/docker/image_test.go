@@ -52,6 +52,7 @@ func TestImageSuite(t *testing.T) {
 	if os.Getenv("BERTH_SOAK") == "" {
 		t.Skip("by design: make soak runs the suite on an image too")
 	}
+	lend(t)
 	path := dockertest.Tarball(t, dockertest.Image(t, nil))
 	sandboxtest.Run(t, func() sandbox.Driver { return imaged{newDriver(t, nil), path} })
 }

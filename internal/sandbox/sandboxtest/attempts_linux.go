@@ -76,7 +76,7 @@ while True:
 }
 
 // testNoise prints what could be taken for something else: by a terminal, by
-// a program that looks for the end of the output, by the agent.
+// a program that looks for the end of the output.
 func testNoise(t *testing.T, d sandbox.Driver) {
 	w := Start(t, d, func(s *sandbox.Spec) { s.OutputBytes = 1000 })
 	for text, want := range map[string]string{
@@ -90,6 +90,11 @@ func testNoise(t *testing.T, d sandbox.Driver) {
 	if int64(len(r.Head)+len(r.Tail))+r.Dropped != 100_000_000 || len(r.Head)+len(r.Tail) > 1000 || r.ExitCode != 4 {
 		t.Errorf("100 MB of NULs: kept %d and %d, dropped %d, code %d", len(r.Head), len(r.Tail), r.Dropped, r.ExitCode)
 	}
+}
+
+// testJunk has a session write into all that the agent holds open.
+func testJunk(t *testing.T, d sandbox.Driver) {
+	w := Start(t, d, nil)
 	w.quick("for p in 1 $PPID; do for f in /proc/$p/fd/*; do [ -c $f ] || echo junk 2>&- >$f & done; done; sleep 0.5; kill $(jobs -p)")
 	w.Want("echo next", "next\n", toolset.Exited, 0)
 }

@@ -22,6 +22,7 @@ const (
 	stopped = "stopped"
 	through = "**not stopped**"
 	void    = "n/a"
+	depends = "depends"
 )
 
 // cardPage is the page with the card, from a driver's folder. The table and
