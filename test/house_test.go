@@ -122,6 +122,7 @@ var arrows = []struct {
 	{"internal/onwork", []string{"api", "client", "worker"}},
 	{"internal/agentwire", nil},
 	{"internal/entry", nil},
+	{"internal/awsauth", nil},
 	{"internal/egress", nil},
 	{"internal/sandbox/sandboxtest", []string{"api", "toolset", "internal/sandbox", "internal/archive", "internal/egress", "internal/agentwire", "internal/child"}},
 	{"internal/sandbox", []string{"api", "toolset", "internal/sandbox", "internal/agentwire", "internal/child"}},

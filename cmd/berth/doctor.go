@@ -12,6 +12,7 @@ type doctorCmd struct {
 	config.Plane   `embed:""`
 	config.Sandbox `embed:""`
 	config.Remote  `embed:""`
+	config.Login   `embed:""`
 	config.State   `embed:""`
 	Worker         bool `help:"Only what a worker needs: its queue, key, state directory and sandboxes."`
 	JSON           bool `help:"Print JSON." name:"json"`
@@ -20,7 +21,7 @@ type doctorCmd struct {
 func (c *doctorCmd) Run(t *term) error {
 	ctx, _, end := t.signals()
 	defer end()
-	report := app.Doctor(ctx, c.Plane, c.Sandbox, c.Remote, c.StateDir, c.Worker)
+	report := app.Doctor(ctx, c.Plane, c.Sandbox, c.Remote, c.Login, c.StateDir, c.Worker)
 	if c.JSON {
 		if err := t.json(report); err != nil {
 			return err

@@ -29,6 +29,7 @@ func (o official) warn(t *term) {
 // queueFlags are of the verbs that serve a queue.
 type queueFlags struct {
 	config.Remote  `embed:""`
+	config.Login   `embed:""`
 	config.Engine  `embed:""`
 	config.Sandbox `embed:""`
 	config.Policy  `embed:""`
@@ -44,7 +45,7 @@ type queueFlags struct {
 func (c *queueFlags) config(t *term) app.WorkerConfig {
 	c.warn(t)
 	return app.WorkerConfig{
-		Remote: c.Remote, Engine: c.Engine, Sandbox: c.Sandbox, Policy: c.Policy, StateDir: c.StateDir, Warm: c.Warm.Warm, WorkerID: c.WorkerID,
+		Remote: c.Remote, Login: c.Login, Engine: c.Engine, Sandbox: c.Sandbox, Policy: c.Policy, StateDir: c.StateDir, Warm: c.Warm.Warm, WorkerID: c.WorkerID,
 		Replace: c.Replace, OnWork: c.OnWork, Log: t.log,
 	}
 }
@@ -57,7 +58,7 @@ type workerPoll struct {
 }
 
 func (c *workerPoll) Run(t *term) error {
-	if err := c.NeedQueue(); err != nil {
+	if err := c.NeedQueue(c.Login); err != nil {
 		return err
 	}
 	taking, working, done := t.signals()
@@ -76,7 +77,7 @@ type workerWebhook struct {
 }
 
 func (c *workerWebhook) Run(t *term) error {
-	if err := c.NeedQueue(); err != nil {
+	if err := c.NeedQueue(c.Login); err != nil {
 		return err
 	}
 	taking, working, done := t.signals()
@@ -92,6 +93,7 @@ func (c *workerWebhook) Run(t *term) error {
 
 type workerRun struct {
 	config.Remote `embed:""`
+	config.Login  `embed:""`
 	config.Item   `embed:""`
 	config.Engine `embed:""`
 	config.Policy `embed:""`
@@ -102,14 +104,14 @@ type workerRun struct {
 }
 
 func (c *workerRun) Run(t *term) error {
-	if err := c.NeedItem(c.Remote); err != nil {
+	if err := c.NeedItem(c.Remote, c.Login); err != nil {
 		return err
 	}
 	c.warn(t)
 	taking, working, done := t.signals()
 	defer done()
 	end, err := app.WorkerRun(taking, working, app.WorkerConfig{
-		Remote: c.Remote, Engine: c.Engine, Sandbox: config.Sandbox{Sandbox: c.Sandbox}, Policy: c.Policy, StateDir: c.StateDir, Log: t.log,
+		Remote: c.Remote, Login: c.Login, Engine: c.Engine, Sandbox: config.Sandbox{Sandbox: c.Sandbox}, Policy: c.Policy, StateDir: c.StateDir, Log: t.log,
 	}, c.Item)
 	if err != nil {
 		return serving{err}

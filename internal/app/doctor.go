@@ -16,7 +16,7 @@ import (
 
 // Doctor looks at what a control plane and a worker need here, or at what a
 // worker needs, here and of the control plane that it serves.
-func Doctor(ctx context.Context, c config.Plane, ways config.Sandbox, remote config.Remote, state string, workerOnly bool) doctor.Report {
+func Doctor(ctx context.Context, c config.Plane, ways config.Sandbox, remote config.Remote, in config.Login, state string, workerOnly bool) doctor.Report {
 	scratch, err := os.MkdirTemp("", "berth-doctor-")
 	if err == nil {
 		defer os.RemoveAll(scratch)
@@ -24,7 +24,13 @@ func Doctor(ctx context.Context, c config.Plane, ways config.Sandbox, remote con
 	look := doctor.Config{Drivers: drivers(ways, "", scratch, slog.New(slog.DiscardHandler)), Sandbox: ways.Sandbox}
 	if workerOnly {
 		look.StateDir = state
-		look.Remote = &doctor.Remote{BaseURL: remote.BaseURL, EnvironmentID: remote.EnvironmentID, Key: remote.EnvironmentKey.Reveal()}
+		look.Remote = &doctor.Remote{BaseURL: remote.BaseURL, EnvironmentID: remote.EnvironmentID, Key: remote.EnvironmentKey.Reveal(), Keyless: in.OnAWS()}
+		hc, base, err := login(ctx, in, remote.BaseURL)
+		if err != nil {
+			look.Remote.Refused = err
+		} else {
+			look.Remote.HTTP, look.Remote.BaseURL = hc, base
+		}
 	} else {
 		look.DataDir, look.Addr = c.DataDir, c.Addr
 		look.Schema = func(ctx context.Context) (store.SchemaStatus, error) {

@@ -24,6 +24,7 @@ import (
 // half.
 type WorkerConfig struct {
 	Remote   config.Remote
+	Login    config.Login
 	Engine   config.Engine
 	Sandbox  config.Sandbox
 	Policy   config.Policy
@@ -39,6 +40,15 @@ type WorkerConfig struct {
 	Log      *slog.Logger
 
 	http *http.Client // nil for TCP
+}
+
+// enter makes the configuration one whose requests are let in.
+func (c *WorkerConfig) enter(ctx context.Context) error {
+	hc, base, err := login(ctx, c.Login, c.Remote.BaseURL)
+	if hc != nil {
+		c.http, c.Remote.BaseURL = hc, base
+	}
+	return err
 }
 
 // workerHalf is a worker with its sandboxes.
@@ -176,6 +186,9 @@ func (h *workerHalf) leave(ctx context.Context) (sessions int, err error) {
 // WorkerPoll serves an environment's queue until taking ends, another worker
 // takes its place or, with Drain, the queue is empty.
 func WorkerPoll(taking, working context.Context, c WorkerConfig) error {
+	if err := c.enter(taking); err != nil {
+		return err
+	}
 	if c.OnWork.Script() != "" {
 		return onWork(taking, working, c)
 	}
@@ -221,6 +234,9 @@ func own(ctx context.Context) (context.Context, func() bool) {
 
 // WorkerRun serves one claimed item and says why it was let go.
 func WorkerRun(taking, working context.Context, c WorkerConfig, item config.Item) (worker.End, error) {
+	if err := c.enter(taking); err != nil {
+		return worker.EndFailed, err
+	}
 	// Each item has a directory of its own: the container may be shared.
 	c.StateDir = filepath.Join(c.StateDir, "run", sandbox.Folder(item.WorkID))
 	h, err := startWorker(taking, c)

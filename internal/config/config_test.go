@@ -39,10 +39,12 @@ func TestSettingsThatCannotBe(t *testing.T) {
 		"a model URL that is none":     Provider{ModelBaseURL: "localhost:11434"}.Validate(),
 		"a model URL with a password":  Provider{ModelBaseURL: "http://u:p@h"}.Validate(),
 		"a public URL with a query":    Plane{PublicURL: "http://h?x=1"}.Validate(),
-		"no environment to poll":       Remote{EnvironmentKey: "k"}.NeedQueue(),
-		"no key to poll with":          Remote{EnvironmentID: "env_1"}.NeedQueue(),
-		"no session to run":            Item{WorkID: "w", WorkSecret: "s"}.NeedItem(Remote{EnvironmentID: "e"}),
-		"no credential to run with":    Item{WorkID: "w", SessionID: "s"}.NeedItem(Remote{EnvironmentID: "e"}),
+		"no environment to poll":       Remote{EnvironmentKey: "k"}.NeedQueue(Login{}),
+		"no key to poll with":          Remote{EnvironmentID: "env_1"}.NeedQueue(Login{}),
+		"no session to run":            Item{WorkID: "w", WorkSecret: "s"}.NeedItem(Remote{EnvironmentID: "e"}, Login{}),
+		"no credential to run with":    Item{WorkID: "w", SessionID: "s"}.NeedItem(Remote{EnvironmentID: "e"}, Login{}),
+		"no workspace on AWS":          Remote{EnvironmentID: "e"}.NeedQueue(Login{Auth: "aws"}),
+		"no console key":               Remote{EnvironmentID: "e"}.NeedQueue(Login{Auth: "api-key", AWSWorkspace: "w"}),
 		"a negative limit":             Engine{MaxSessions: -1}.Validate(),
 		"no API key":                   Client{}.NeedKey(),
 	} {
@@ -57,8 +59,9 @@ func TestSettingsThatCannotBe(t *testing.T) {
 	}
 	for name, err := range map[string]error{
 		"a provider":        Provider{ModelKey: "sk-ant-x", ModelBaseURL: "http://127.0.0.1:11434/v1"}.Validate(),
-		"an item by secret": Item{WorkID: "w", SessionID: "s", WorkSecret: "x"}.NeedItem(Remote{EnvironmentID: "e"}),
-		"an item by key":    Item{WorkID: "w", SessionID: "s"}.NeedItem(Remote{EnvironmentID: "e", EnvironmentKey: "k"}),
+		"AWS without a key": Remote{EnvironmentID: "e"}.NeedQueue(Login{Auth: "aws", AWSWorkspace: "w"}),
+		"an item by secret": Item{WorkID: "w", SessionID: "s", WorkSecret: "x"}.NeedItem(Remote{EnvironmentID: "e"}, Login{}),
+		"an item by key":    Item{WorkID: "w", SessionID: "s"}.NeedItem(Remote{EnvironmentID: "e", EnvironmentKey: "k"}, Login{}),
 	} {
 		if err != nil {
 			t.Errorf("%s: %v", name, err)

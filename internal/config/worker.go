@@ -99,11 +99,37 @@ type State struct {
 	StateDir string `help:"Directory of the worker's sandboxes and workspaces." default:"${state_dir}" type:"path" placeholder:"DIR"`
 }
 
+// AnthropicURL is the control plane that is served unless another is named.
+const AnthropicURL = "https://api.anthropic.com"
+
 // Remote is the control plane a worker serves, under the official names.
 type Remote struct {
 	BaseURL        string `help:"The control plane." env:"ANTHROPIC_BASE_URL" default:"https://api.anthropic.com" placeholder:"URL"`
 	EnvironmentID  string `help:"The environment whose queue is served." env:"ANTHROPIC_ENVIRONMENT_ID" placeholder:"ID"`
 	EnvironmentKey Secret `help:"Its key; better given as the variable than as a flag." env:"ANTHROPIC_ENVIRONMENT_KEY" placeholder:"KEY"`
+}
+
+// Login is how a worker's requests are let in.
+type Login struct {
+	Auth         string `help:"key: the environment's key and items' tokens; aws: signed with this machine's AWS credentials, for Claude Platform on AWS; api-key: that platform's console key." enum:"key,aws,api-key" default:"key"`
+	AWSRegion    string `name:"aws-region" help:"Region of Claude Platform on AWS; empty is what AWS's own settings say." env:"AWS_REGION" placeholder:"REGION"`
+	AWSService   string `name:"aws-service" help:"Service name that requests are signed for." default:"aws-external-anthropic" placeholder:"NAME"`
+	AWSWorkspace string `name:"aws-workspace" help:"Workspace of Claude Platform on AWS." env:"ANTHROPIC_AWS_WORKSPACE_ID" placeholder:"ID"`
+	AWSAPIKey    Secret `name:"aws-api-key" help:"Its console key for --auth api-key; better given as the variable than as a flag." env:"ANTHROPIC_AWS_API_KEY" placeholder:"KEY"`
+}
+
+// OnAWS says that neither the environment's key nor an item's token is sent.
+func (l Login) OnAWS() bool { return l.Auth == "aws" || l.Auth == "api-key" }
+
+// NeedLogin checks what a way to be let in needs.
+func (l Login) NeedLogin() error {
+	switch {
+	case l.OnAWS() && l.AWSWorkspace == "":
+		return wrong("set ANTHROPIC_AWS_WORKSPACE_ID or --aws-workspace", "--auth %s: the workspace is not named", l.Auth)
+	case l.Auth == "api-key" && l.AWSAPIKey == "":
+		return wrong("set ANTHROPIC_AWS_API_KEY", "--auth api-key: the console key is missing")
+	}
+	return nil
 }
 
 // Validate checks that the address is one.
@@ -162,18 +188,18 @@ func ScriptEnv() []string { return os.Environ() }
 func LeaseKept() bool { return os.Getenv("BERTH_WORK_LEASE") == "parent" }
 
 // NeedQueue checks what polling needs.
-func (r Remote) NeedQueue() error {
+func (r Remote) NeedQueue(l Login) error {
 	switch {
 	case r.EnvironmentID == "":
 		return wrong("set ANTHROPIC_ENVIRONMENT_ID or --environment-id", "the environment to serve is not named")
-	case r.EnvironmentKey == "":
+	case r.EnvironmentKey == "" && !l.OnAWS():
 		return wrong("set ANTHROPIC_ENVIRONMENT_KEY (berth keys create --environment "+r.EnvironmentID+" makes one)", "the environment's key is missing")
 	}
-	return nil
+	return l.NeedLogin()
 }
 
 // NeedItem checks what serving one claimed item needs.
-func (i Item) NeedItem(r Remote) error {
+func (i Item) NeedItem(r Remote, l Login) error {
 	switch {
 	case r.EnvironmentID == "":
 		return wrong("set ANTHROPIC_ENVIRONMENT_ID or --environment-id", "the item's environment is not named")
@@ -181,8 +207,8 @@ func (i Item) NeedItem(r Remote) error {
 		return wrong("set ANTHROPIC_SESSION_ID or --session-id", "the item's session is not named")
 	case i.WorkID == "":
 		return wrong("set ANTHROPIC_WORK_ID or --work-id", "the work item is not named")
-	case i.WorkSecret == "" && r.EnvironmentKey == "":
+	case i.WorkSecret == "" && r.EnvironmentKey == "" && !l.OnAWS():
 		return wrong("set ANTHROPIC_WORK_SECRET (preferred) or ANTHROPIC_ENVIRONMENT_KEY", "a credential for the item is missing")
 	}
-	return nil
+	return l.NeedLogin()
 }

@@ -17,6 +17,10 @@ import (
 // nobody has set.
 type Remote struct {
 	BaseURL, EnvironmentID, Key string
+	// Keyless says that HTTP lets requests in without the key; Refused, where
+	// set, why there can be none.
+	Keyless bool
+	Refused error
 	// HTTP carries the request; nil is a client of its own.
 	HTTP *http.Client
 }
@@ -33,6 +37,9 @@ const (
 func (r Remote) queue(ctx context.Context) []Finding {
 	f := Finding{Name: "queue", State: Bad}
 	switch {
+	case r.Refused != nil:
+		f.Detail, f.Cure = r.Refused.Error(), "see berth doctor --help for what --auth needs"
+		return []Finding{f}
 	case r.EnvironmentID == "" && r.Key == "":
 		f.State, f.Detail = Absent, "no environment is named, so no control plane was asked"
 		f.Cure = "set ANTHROPIC_BASE_URL, ANTHROPIC_ENVIRONMENT_ID and ANTHROPIC_ENVIRONMENT_KEY as for the worker"
@@ -40,7 +47,7 @@ func (r Remote) queue(ctx context.Context) []Finding {
 	case r.EnvironmentID == "":
 		f.Detail, f.Cure = "the environment is not named", "set ANTHROPIC_ENVIRONMENT_ID or --environment-id"
 		return []Finding{f}
-	case r.Key == "":
+	case r.Key == "" && !r.Keyless:
 		f.Detail, f.Cure = "the environment's key is missing", "set ANTHROPIC_ENVIRONMENT_KEY; berth keys create --environment "+r.EnvironmentID+" makes one"
 		return []Finding{f}
 	case strings.HasPrefix(r.Key, "sk-ant-api"):
