@@ -119,6 +119,7 @@ var arrows = []struct {
 	{"internal/turn", []string{"api", "internal/plane", "internal/store", "internal/queue", "internal/events", "internal/model", "internal/crash"}},
 	{"internal/httpapi", []string{"api", "internal/plane", "internal/store", "internal/queue", "internal/events", "internal/turn", "internal/auth", "internal/model"}},
 	{"internal/journal", []string{"api", "worker"}},
+	{"internal/metrics", []string{"api", "worker"}},
 	{"internal/onwork", []string{"api", "client", "worker"}},
 	{"internal/agentwire", nil},
 	{"internal/entry", nil},

@@ -36,6 +36,7 @@ type queueFlags struct {
 	config.Warm    `embed:""`
 	config.State   `embed:""`
 	config.OnWork  `embed:""`
+	config.Watch   `embed:""`
 	official       `embed:""`
 
 	WorkerID string `help:"This worker's name at the control plane; empty makes one up." env:"ANTHROPIC_WORKER_ID" placeholder:"NAME"`
@@ -46,7 +47,7 @@ func (c *queueFlags) config(t *term) app.WorkerConfig {
 	c.warn(t)
 	return app.WorkerConfig{
 		Remote: c.Remote, Login: c.Login, Engine: c.Engine, Sandbox: c.Sandbox, Policy: c.Policy, StateDir: c.StateDir, Warm: c.Warm.Warm, WorkerID: c.WorkerID,
-		Replace: c.Replace, OnWork: c.OnWork, Log: t.log,
+		Replace: c.Replace, OnWork: c.OnWork, Watch: c.Watch, Log: t.log,
 	}
 }
 

@@ -14,6 +14,9 @@ import (
 // onWork hands an environment's items to a script. It needs no state
 // directory: sandboxes and journals are the script's matter.
 func onWork(taking, working context.Context, c WorkerConfig) error {
+	if c.Watch.MetricsAddr != "" {
+		return &config.Error{Problem: "--metrics-addr shows the built-in runner and cannot go with --on-work", Cure: "leave one of them out"}
+	}
 	script := c.OnWork.Script()
 	if err := onwork.Check(script); err != nil {
 		return &config.Error{Problem: "--on-work: " + reason(err), Cure: "name an executable file"}

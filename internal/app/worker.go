@@ -14,6 +14,7 @@ import (
 	"github.com/berthdev/berth/internal/crash"
 	"github.com/berthdev/berth/internal/egress"
 	"github.com/berthdev/berth/internal/journal"
+	"github.com/berthdev/berth/internal/metrics"
 	"github.com/berthdev/berth/internal/sandbox"
 	"github.com/berthdev/berth/internal/sandbox/command"
 	"github.com/berthdev/berth/internal/skills"
@@ -35,6 +36,7 @@ type WorkerConfig struct {
 	Warm     int // sandboxes kept ready for new sessions
 	Drain    bool
 	OnWork   config.OnWork
+	Watch    config.Watch
 	Replace  bool            // take the place of the worker that runs on StateDir
 	Wake     <-chan struct{} // polls only when told to; nil polls all the time
 	Log      *slog.Logger
@@ -58,7 +60,9 @@ type workerHalf struct {
 	egress  *egress.Proxy // nil where no host is allowed
 	driver  string
 	journal *journal.File
-	release func() // lets go of the sandboxes' image
+	counts  *metrics.Worker // nil when nobody looks
+	seen    *metrics.Server // likewise
+	release func()          // lets go of the sandboxes' image
 	lock    *dirLock
 	log     *slog.Logger
 }
@@ -99,6 +103,7 @@ func startWorker(ctx context.Context, c WorkerConfig) (_ *workerHalf, err error)
 			if h.release != nil {
 				h.release()
 			}
+			h.hide()
 			h.lock.Release()
 		}
 	}()
@@ -128,16 +133,26 @@ func startWorker(ctx context.Context, c WorkerConfig) (_ *workerHalf, err error)
 	if err != nil {
 		return nil, err
 	}
+	var counters worker.Counters
+	if c.Watch.MetricsAddr != "" {
+		h.counts = metrics.NewWorker(config.Version)
+		counters = h.counts
+	}
 	h.worker, err = worker.New(worker.Config{
 		BaseURL: c.Remote.BaseURL, HTTPClient: c.http,
 		EnvironmentID: c.Remote.EnvironmentID, EnvironmentKey: c.Remote.EnvironmentKey.Reveal(), WorkerID: c.WorkerID,
 		Sandboxes: hosts{h.keeper, stager, copied, driver.Capabilities().Recover, c.Log}, Journal: h.journal, Ledger: h.journal, Preparer: preparer,
 		MaxSessions: c.Engine.Slots(), MaxParked: orNone(c.Engine.MaxParked), MaxIdle: orForever(c.Engine.MaxIdle),
 		Room:       room(spec.Limits, machineHere(c.StateDir), c.Warm, c.Log),
-		DrainLimit: c.Engine.DrainTimeout, Pace: worker.Pace(c.Pace), Drain: c.Drain, Wake: c.Wake, Logger: c.Log, At: crash.At,
+		DrainLimit: c.Engine.DrainTimeout, Pace: worker.Pace(c.Pace), Drain: c.Drain, Wake: c.Wake, Logger: c.Log, Counters: counters, At: crash.At,
 	})
 	if err != nil {
 		return nil, err
+	}
+	if h.counts != nil {
+		if err := h.show(c.Watch.MetricsAddr, c.Wake != nil); err != nil {
+			return nil, err
+		}
 	}
 	return h, h.keeper.Start(ctx)
 }
@@ -157,6 +172,7 @@ func (h *workerHalf) stop(ctx context.Context) {
 		h.log.Warn("the journal did not close well", "err", err)
 	}
 	h.release()
+	h.hide()
 	h.lock.Release()
 }
 
@@ -179,6 +195,7 @@ func (h *workerHalf) leave(ctx context.Context) (sessions int, err error) {
 		}
 	}
 	h.release()
+	h.hide()
 	h.lock.Release()
 	return sessions, nil
 }
@@ -210,6 +227,9 @@ func WorkerPoll(taking, working context.Context, c WorkerConfig) error {
 		defer context.AfterFunc(taking, func() {
 			c.Log.Info("stopping: no more work is taken; running calls may end, a second signal cuts them off",
 				"cause", context.Cause(taking), "limit", c.Engine.DrainTimeout)
+			if h.counts != nil {
+				h.counts.Drain()
+			}
 		})()
 		err := h.worker.Run(taking, working)
 		h.stop(context.WithoutCancel(working))

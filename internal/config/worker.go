@@ -172,6 +172,11 @@ type OnWork struct {
 	OnWorkTimeout    time.Duration `help:"How long a script may run before it is stopped; 0 means as long as it likes." default:"0s"`
 }
 
+// Watch is how a worker is seen from outside.
+type Watch struct {
+	MetricsAddr string `help:"Address to answer at with metrics, health and a status page (docs/metrics.md), to anybody who reaches it; none by default." placeholder:"HOST:PORT"`
+}
+
 // Script is the program to run, "" for the built-in runner.
 func (o OnWork) Script() string {
 	if o.OnWork == "in-process" {

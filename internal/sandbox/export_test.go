@@ -5,13 +5,6 @@ import (
 	"time"
 )
 
-// Places is how many sessions a keeper has in mind.
-func (k *Keeper) Places() int {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return len(k.places)
-}
-
 // Take takes one for a spec.
 func (k *Keeper) Take(ctx context.Context, s Spec) (Sandbox, bool) { return k.pool.take(ctx, s) }
 

@@ -181,8 +181,8 @@ func TestKeeperForgets(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if k.Places() != 1 {
-		t.Errorf("%d places while one is open", k.Places())
+	if k.Live() != 1 {
+		t.Errorf("%d places while one is open", k.Live())
 	}
 	if err := h.Close(t.Context(), true); err != nil {
 		t.Error(err)
@@ -190,7 +190,7 @@ func TestKeeperForgets(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(dir, "sesn_1")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the session's files are still there: %v", err)
 	}
-	if k.Places() != 0 {
-		t.Errorf("%d places are left", k.Places())
+	if k.Live() != 0 {
+		t.Errorf("%d places are left", k.Live())
 	}
 }

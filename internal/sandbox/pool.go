@@ -63,6 +63,13 @@ type warm struct {
 	key     string
 }
 
+// Live is how many sessions have a sandbox, or one that starts or ends.
+func (k *Keeper) Live() int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return len(k.places)
+}
+
 // Ready is how many sandboxes wait for a session.
 func (k *Keeper) Ready() int {
 	if k.pool == nil {
