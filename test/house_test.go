@@ -131,6 +131,7 @@ var arrows = []struct {
 	{"internal/images", []string{"api", "internal/sandbox", "internal/archive"}},
 	{"internal/policy", []string{"internal/sandbox", "internal/egress"}},
 	{"internal/stage", []string{"api", "internal/egress"}},
+	{"internal/tools", []string{"api", "toolset", "worker"}},
 	{"internal/skills", []string{"api", "client", "worker", "internal/archive"}},
 	{"internal/outputs", []string{"api", "toolset"}},
 	{"internal/child", []string{"internal/agentwire", "internal/child"}},

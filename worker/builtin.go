@@ -11,7 +11,10 @@ import (
 // builtin is the agent toolset as Tools.
 type builtin struct{ set *toolset.Set }
 
-func newBuiltin(h toolset.Host) Tools { return builtin{toolset.New(h, toolset.Options{})} }
+// AgentTools is what a Config without Tools gives a session: the agent toolset
+// over its sandbox. It is a Rememberer, of bash commands; Tools that wrap it
+// should be one, too.
+func AgentTools(h toolset.Host) Tools { return builtin{toolset.New(h, toolset.Options{})} }
 
 func (b builtin) Owns(name string, custom bool) bool { return !custom && b.set.Has(name) }
 

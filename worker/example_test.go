@@ -24,6 +24,9 @@ func (greeter) Run(_ context.Context, c worker.Call) ([]api.Block, bool) {
 	return []api.Block{api.Text("Hello!")}, false
 }
 
+// desk would be a session's shell and files.
+type desk struct{ box }
+
 // mine would open containers, or shells on another machine.
 var mine worker.Sandboxes = &boxes{}
 
@@ -100,6 +103,38 @@ func ExampleWorker_HandleItem() {
 	})
 	fmt.Println(end, err)
 	// Output: cancelled <nil>
+}
+
+// withGreeter is the agent toolset and one tool more.
+type withGreeter struct{ worker.Tools }
+
+func (t withGreeter) Owns(name string, custom bool) bool {
+	return greeter{}.Owns(name, custom) || t.Tools.Owns(name, custom)
+}
+
+func (t withGreeter) Run(ctx context.Context, c worker.Call) ([]api.Block, bool) {
+	if c.Custom {
+		return greeter{}.Run(ctx, c)
+	}
+	return t.Tools.Run(ctx, c)
+}
+
+// Remembers lets bash commands outlive the worker, as without the greeter.
+func (t withGreeter) Remembers(c worker.Call) bool {
+	r, ok := t.Tools.(worker.Rememberer)
+	return ok && r.Remembers(c)
+}
+
+// A session's tools may be the agent toolset and one's own custom tools.
+func ExampleAgentTools() {
+	tools := func(h toolset.Host) worker.Tools { return withGreeter{worker.AgentTools(h)} }
+	_, err := worker.New(worker.Config{EnvironmentID: "env_01example", Sandboxes: mine, Tools: tools})
+	if err != nil {
+		log.Fatal(err)
+	}
+	t := tools(&desk{})
+	fmt.Println(t.Owns("bash", false), t.Owns("greet", true), t.Owns("greet", false))
+	// Output: true true false
 }
 
 // A poller gives claimed items to a program that serves them by itself.

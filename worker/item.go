@@ -364,5 +364,5 @@ func (w *Worker) tools(h toolset.Host) Tools {
 	if w.cfg.Tools != nil {
 		return w.cfg.Tools(h)
 	}
-	return newBuiltin(h)
+	return AgentTools(h)
 }

@@ -37,6 +37,7 @@ type queueFlags struct {
 	config.State   `embed:""`
 	config.OnWork  `embed:""`
 	config.Watch   `embed:""`
+	config.Tools   `embed:""`
 	official       `embed:""`
 
 	WorkerID string `help:"This worker's name at the control plane; empty makes one up." env:"ANTHROPIC_WORKER_ID" placeholder:"NAME"`
@@ -47,7 +48,7 @@ func (c *queueFlags) config(t *term) app.WorkerConfig {
 	c.warn(t)
 	return app.WorkerConfig{
 		Remote: c.Remote, Login: c.Login, Engine: c.Engine, Sandbox: c.Sandbox, Policy: c.Policy, StateDir: c.StateDir, Warm: c.Warm.Warm, WorkerID: c.WorkerID,
-		Replace: c.Replace, OnWork: c.OnWork, Watch: c.Watch, Log: t.log,
+		Replace: c.Replace, OnWork: c.OnWork, Watch: c.Watch, Tools: c.Tools.Tools, Log: t.log,
 	}
 }
 
@@ -99,6 +100,7 @@ type workerRun struct {
 	config.Engine `embed:""`
 	config.Policy `embed:""`
 	config.State  `embed:""`
+	config.Tools  `embed:""`
 	official      `embed:""`
 
 	Sandbox string `help:"How tools are isolated: process (the container is the sandbox), auto or namespaces." default:"process" placeholder:"WAY"`
@@ -112,7 +114,7 @@ func (c *workerRun) Run(t *term) error {
 	taking, working, done := t.signals()
 	defer done()
 	end, err := app.WorkerRun(taking, working, app.WorkerConfig{
-		Remote: c.Remote, Login: c.Login, Engine: c.Engine, Sandbox: config.Sandbox{Sandbox: c.Sandbox}, Policy: c.Policy, StateDir: c.StateDir, Log: t.log,
+		Remote: c.Remote, Login: c.Login, Engine: c.Engine, Sandbox: config.Sandbox{Sandbox: c.Sandbox}, Policy: c.Policy, StateDir: c.StateDir, Tools: c.Tools.Tools, Log: t.log,
 	}, c.Item)
 	if err != nil {
 		return serving{err}

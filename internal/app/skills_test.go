@@ -8,22 +8,35 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/berthdev/berth/api"
 	"github.com/berthdev/berth/internal/config"
+	"github.com/berthdev/berth/internal/sandbox/gvisor"
 	"github.com/berthdev/berth/internal/sandbox/namespaces"
 	"github.com/berthdev/berth/worker/workertest"
 )
 
-// TestSkillsInASandbox: what a skill brings can be read and run inside, and not
-// be changed.
+// TestSkillsInASandbox: what a skill brings can be read and run inside, by
+// custom tools too, and not be changed.
 func TestSkillsInASandbox(t *testing.T) {
-	if p := namespaces.New(namespaces.Config{}).Probe(t.Context()); !p.OK {
-		t.Skipf("namespaces cannot run here: %s", p.Reason)
+	for _, d := range drivers(config.Sandbox{}, "", t.TempDir(), slog.New(slog.DiscardHandler)) {
+		if !slices.Contains([]string{namespaces.Name, gvisor.Name}, d.Name()) {
+			continue
+		}
+		t.Run(d.Name(), func(t *testing.T) {
+			if p := d.Probe(t.Context()); !p.OK {
+				t.Skipf("%s cannot run here: %s", d.Name(), p.Reason)
+			}
+			skillsIn(t, d.Name())
+		})
 	}
+}
+
+func skillsIn(t *testing.T, way string) {
 	var b bytes.Buffer
 	z := zip.NewWriter(&b)
 	for name, text := range map[string]string{"greet/SKILL.md": "how to greet\n", "greet/bin/hello": "#!/bin/bash\necho hello from $0\n"} {
@@ -48,15 +61,20 @@ func TestSkillsInASandbox(t *testing.T) {
 		bash("echo x >> skills/greet/SKILL.md; rm -f skills/greet/SKILL.md; touch skills/greet/new; mv skills/greet skills/g; touch skills/new"),
 		{Name: "write", Input: `{"file_path":"skills/greet/SKILL.md","content":"mine"}`},
 		bash("touch own && ls -R skills"),
+		{Name: "greeting", Custom: true},
 	}})
 	state := t.TempDir()
+	declared := filepath.Join(state, "tools.yaml")
+	if err := os.WriteFile(declared, []byte("tools: [{name: greeting, command: [skills/greet/bin/hello]}]"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	taking, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() {
 		ended <- WorkerPoll(taking, t.Context(), WorkerConfig{
 			Remote:  config.Remote{BaseURL: plane.URL, EnvironmentID: workertest.EnvironmentID, EnvironmentKey: config.Secret(workertest.EnvironmentKey)},
-			Sandbox: config.Sandbox{Sandbox: "namespaces"}, Engine: config.Engine{MaxSessions: 2, MaxIdle: time.Second}, Pace: "eager", Warm: 1,
-			StateDir: state, Log: slog.New(slog.DiscardHandler),
+			Sandbox: config.Sandbox{Sandbox: way}, Engine: config.Engine{MaxSessions: 2, MaxIdle: time.Second}, Pace: "eager", Warm: 1,
+			StateDir: state, Tools: declared, Log: slog.New(slog.DiscardHandler),
 		})
 	}()
 	plane.Wait(t, "the session's end", time.Minute, s.Done)
@@ -79,6 +97,9 @@ func TestSkillsInASandbox(t *testing.T) {
 	}
 	if want := "skills:\ngreet\n\nskills/greet:\nSKILL.md\nbin\n\nskills/greet/bin:\nhello"; strings.TrimSpace(got[4].Text) != want {
 		t.Errorf("ls: %q", got[4].Text)
+	}
+	if want := "hello from skills/greet/bin/hello"; got[5].Text != want || got[5].IsError {
+		t.Errorf("custom tool: %q", got[5].Text)
 	}
 	kept, err := filepath.Glob(filepath.Join(state, "cache/skills/sha256/*/files/SKILL.md"))
 	if err != nil || len(kept) != 1 {

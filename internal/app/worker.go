@@ -18,6 +18,8 @@ import (
 	"github.com/berthdev/berth/internal/sandbox"
 	"github.com/berthdev/berth/internal/sandbox/command"
 	"github.com/berthdev/berth/internal/skills"
+	"github.com/berthdev/berth/internal/tools"
+	"github.com/berthdev/berth/toolset"
 	"github.com/berthdev/berth/worker"
 )
 
@@ -37,6 +39,7 @@ type WorkerConfig struct {
 	Drain    bool
 	OnWork   config.OnWork
 	Watch    config.Watch
+	Tools    string          // file with custom tools, "" for none
 	Replace  bool            // take the place of the worker that runs on StateDir
 	Wake     <-chan struct{} // polls only when told to; nil polls all the time
 	Log      *slog.Logger
@@ -70,6 +73,10 @@ type workerHalf struct {
 // startWorker locks the state directory and takes over the sandboxes in it.
 func startWorker(ctx context.Context, c WorkerConfig) (_ *workerHalf, err error) {
 	pol, err := readPolicy(c.Policy)
+	if err != nil {
+		return nil, err
+	}
+	with, err := customTools(c.Tools)
 	if err != nil {
 		return nil, err
 	}
@@ -141,7 +148,7 @@ func startWorker(ctx context.Context, c WorkerConfig) (_ *workerHalf, err error)
 	h.worker, err = worker.New(worker.Config{
 		BaseURL: c.Remote.BaseURL, HTTPClient: c.http,
 		EnvironmentID: c.Remote.EnvironmentID, EnvironmentKey: c.Remote.EnvironmentKey.Reveal(), WorkerID: c.WorkerID,
-		Sandboxes: hosts{h.keeper, stager, copied, driver.Capabilities().Recover, c.Log}, Journal: h.journal, Ledger: h.journal, Preparer: preparer,
+		Sandboxes: hosts{h.keeper, stager, copied, driver.Capabilities().Recover, c.Log}, Journal: h.journal, Ledger: h.journal, Preparer: preparer, Tools: with,
 		MaxSessions: c.Engine.Slots(), MaxParked: orNone(c.Engine.MaxParked), MaxIdle: orForever(c.Engine.MaxIdle),
 		Room:       room(spec.Limits, machineHere(c.StateDir), c.Warm, c.Log),
 		DrainLimit: c.Engine.DrainTimeout, Pace: worker.Pace(c.Pace), Drain: c.Drain, Wake: c.Wake, Logger: c.Log, Counters: counters, At: crash.At,
@@ -155,6 +162,19 @@ func startWorker(ctx context.Context, c WorkerConfig) (_ *workerHalf, err error)
 		}
 	}
 	return h, h.keeper.Start(ctx)
+}
+
+// customTools makes the tools of a file beside the agent toolset, nil for no
+// file.
+func customTools(file string) (func(toolset.Host) worker.Tools, error) {
+	if file == "" {
+		return nil, nil
+	}
+	own, err := tools.Read(file)
+	if err != nil {
+		return nil, err
+	}
+	return tools.Over(own), nil
 }
 
 // stop ends the sandboxes; the sessions' files stay. Call it when the worker

@@ -164,6 +164,11 @@ func (w Webhook) Keys() ([]string, error) {
 	return keys, nil
 }
 
+// Tools are custom tools that this worker answers.
+type Tools struct {
+	Tools string `help:"YAML or JSON file with custom tools to answer by commands, in the sandbox or on this machine; see docs/tools.md." type:"path" placeholder:"FILE"`
+}
+
 // OnWork hands items to a script.
 type OnWork struct {
 	OnWork           string        `help:"Run this program for each item in place of the built-in runner, the item as JSON on its standard input; in-process means the built-in one." placeholder:"SCRIPT"`
