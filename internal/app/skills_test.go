@@ -23,7 +23,8 @@ import (
 // TestSkillsInASandbox: what a skill brings can be read and run inside, by
 // custom tools too, and not be changed.
 func TestSkillsInASandbox(t *testing.T) {
-	for _, d := range drivers(config.Sandbox{}, "", t.TempDir(), slog.New(slog.DiscardHandler)) {
+	c := config.Sandbox{Runsc: builtRunsc(t)}
+	for _, d := range drivers(c, "", t.TempDir(), slog.New(slog.DiscardHandler)) {
 		if !slices.Contains([]string{namespaces.Name, gvisor.Name}, d.Name()) {
 			continue
 		}
@@ -31,12 +32,25 @@ func TestSkillsInASandbox(t *testing.T) {
 			if p := d.Probe(t.Context()); !p.OK {
 				t.Skipf("%s cannot run here: %s", d.Name(), p.Reason)
 			}
-			skillsIn(t, d.Name())
+			c.Sandbox = d.Name()
+			skillsIn(t, c)
 		})
 	}
 }
 
-func skillsIn(t *testing.T, way string) {
+// builtRunsc is the runsc that test/setup built, "" for none.
+func builtRunsc(t *testing.T) string {
+	at, err := filepath.Abs("../../bin/runsc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(at); err != nil {
+		return ""
+	}
+	return at
+}
+
+func skillsIn(t *testing.T, way config.Sandbox) {
 	var b bytes.Buffer
 	z := zip.NewWriter(&b)
 	for name, text := range map[string]string{"greet/SKILL.md": "how to greet\n", "greet/bin/hello": "#!/bin/bash\necho hello from $0\n"} {
@@ -73,7 +87,7 @@ func skillsIn(t *testing.T, way string) {
 	go func() {
 		ended <- WorkerPoll(taking, t.Context(), WorkerConfig{
 			Remote:  config.Remote{BaseURL: plane.URL, EnvironmentID: workertest.EnvironmentID, EnvironmentKey: config.Secret(workertest.EnvironmentKey)},
-			Sandbox: config.Sandbox{Sandbox: way}, Engine: config.Engine{MaxSessions: 2, MaxIdle: time.Second}, Pace: "eager", Warm: 1,
+			Sandbox: way, Engine: config.Engine{MaxSessions: 2, MaxIdle: time.Second}, Pace: "eager", Warm: 1,
 			StateDir: state, Tools: declared, Log: slog.New(slog.DiscardHandler),
 		})
 	}()
