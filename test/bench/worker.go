@@ -95,9 +95,9 @@ func claim(ctx context.Context) ([]figure, error) {
 	if err != nil {
 		return nil, err
 	}
-	measure := func(env string, n int, most time.Duration) (asked, queued []time.Duration, err error) {
+	measure := func(env string, n int, least, most time.Duration) (asked, queued []time.Duration, err error) {
 		for i := range n {
-			if err := wait(ctx, rand.N(most)); err != nil {
+			if err := wait(ctx, least+rand.N(most-least)); err != nil {
 				return nil, nil, err
 			}
 			a, q, err := w.claimed(ctx, env)
@@ -114,7 +114,7 @@ func claim(ctx context.Context) ([]figure, error) {
 	if err != nil {
 		return nil, err
 	}
-	asked, queued, err := measure(s.EnvID, 41, 300*time.Millisecond)
+	asked, queued, err := measure(s.EnvID, 41, 0, 300*time.Millisecond)
 	end(ours)
 	if err != nil {
 		return nil, err
@@ -123,7 +123,7 @@ func claim(ctx context.Context) ([]figure, error) {
 	if err != nil {
 		return nil, err
 	}
-	official, _, err := measure(env, 13, 4*time.Second)
+	official, _, err := measure(env, 18, time.Second, 5*time.Second) // it is deaf for part of every few seconds
 	end(theirs)
 	if err != nil {
 		return nil, fmt.Errorf("official worker: %w", err)
