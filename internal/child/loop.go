@@ -36,6 +36,7 @@ type agent struct {
 	conn   int    // -1 when nobody is connected
 	reply  int    // where answers go; conn itself but for a pipe
 	guard  bool   // who comes from inside is turned away
+	door   int    // the socket's directory, where the agent made the socket
 	home   string // goes with the agent, "" for none
 	wake   int    // readable after a signal
 

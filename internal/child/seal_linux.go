@@ -13,11 +13,13 @@ import (
 
 // resumeVar marks the second start of an agent that had to start itself again
 // to be rid of its threads' privileges. The connection is then at connFD (and
-// at replyFD, for a pipe) and the Boot at bootFD.
+// at replyFD, for a pipe), the Boot at bootFD and the socket's directory at
+// doorFD.
 const (
 	resumeVar = "BERTH_AGENT_SEALED=1"
 	connFD    = 4
 	bootFD    = 5
+	doorFD    = 7
 	replyFD   = 6
 )
 
@@ -172,6 +174,7 @@ func (a *agent) again(boot []byte) error {
 		args = append(args, "stdio", a.home)
 	}
 	if a.guard {
+		moves[doorFD] = high(a.door)
 		args = append(args, "listen")
 	}
 	for to, from := range moves {
@@ -191,8 +194,11 @@ func (a *agent) resume() (bool, error) {
 	if len(os.Args) > 2 && os.Args[1] == "stdio" {
 		a.reply, a.listen, a.home = replyFD, -1, os.Args[2]
 	}
-	a.guard = len(os.Args) > 1 && os.Args[1] == "listen"
-	for _, fd := range []int{a.conn, a.reply, a.listen} {
+	a.door = -1
+	if a.guard = len(os.Args) > 1 && os.Args[1] == "listen"; a.guard {
+		a.door = doorFD
+	}
+	for _, fd := range []int{a.conn, a.reply, a.listen, a.door} {
 		if fd >= 0 {
 			unix.CloseOnExec(fd)
 		}

@@ -80,7 +80,8 @@ func (a *agent) standardStreams() error {
 func (a *agent) listenAt(path string) error {
 	// Held for good: the socket's file system may be unmounted by a step, and
 	// with gVisor it takes what was accepted with it when it is let go.
-	if _, err := unix.Open(filepath.Dir(path), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+	var err error
+	if a.door, err = unix.Open(filepath.Dir(path), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
 		return fail("open "+filepath.Dir(path), err)
 	}
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM, 0)
