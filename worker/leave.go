@@ -120,7 +120,7 @@ func (g *gate) leave(ctx context.Context) error {
 	for (g.calls > 0 || g.beats > 0) && ctx.Err() == nil {
 		g.changed.Wait()
 	}
-	if g.calls > 0 || g.beats > 0 {
+	if ctx.Err() != nil {
 		g.leaving = false
 		g.changed.Broadcast()
 		return context.Cause(ctx)

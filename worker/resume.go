@@ -10,6 +10,7 @@ import (
 // resume goes on with the items that a former worker held, as long as their
 // leases last; all others are the queue's to offer again.
 func (w *Worker) resume(take, work context.Context, items *sync.WaitGroup) error {
+	defer w.gate.enter()()
 	held, err := w.cfg.Ledger.Items(take)
 	if err != nil {
 		return fmt.Errorf("read what a former worker held: %w", err)

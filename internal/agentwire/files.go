@@ -120,7 +120,11 @@ func DecodeFileReply(b []byte) (FileReply, error) {
 	if len(m.Data) > MaxChunk {
 		return FileReply{}, ErrTooLarge
 	}
-	for range p.count() {
+	n := p.count()
+	if n > MaxChunk/2 { // each takes two bytes of a chunk at least
+		return FileReply{}, ErrTooLarge
+	}
+	for range n {
 		m.Entries = append(m.Entries, FileEntry{Name: p.str(), Type: uint8(p.num())})
 		if p.bad {
 			return FileReply{}, ErrBad

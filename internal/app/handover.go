@@ -111,8 +111,13 @@ func (c *control) serve(conn *net.UnixConn, leave func(context.Context) (int, er
 		return false
 	}
 	log.Info("another worker takes this one's place", "version", ask.Version)
-	ctx, cancel := context.WithTimeout(context.Background(), leaveTime-5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), leaveTime-15*time.Second)
 	defer cancel()
+	go func() { // who asks says nothing more: whatever comes is its end
+		if _, err := conn.Read(make([]byte, 1)); err != nil {
+			cancel()
+		}
+	}()
 	sessions, err := leave(ctx)
 	if err != nil {
 		log.Warn("not replaced: going on", "error", err)
@@ -139,7 +144,7 @@ const busyPause = 50 * time.Millisecond
 // takeOver locks the state directory, from the worker that has it if there is
 // one.
 func takeOver(ctx context.Context, state string, log *slog.Logger) (*dirLock, error) {
-	ctx, cancel := context.WithTimeout(ctx, leaveTime)
+	ctx, cancel := context.WithTimeout(ctx, 2*leaveTime)
 	defer cancel()
 	for asked := false; ; {
 		lock, err := lockDir(state, "--state-dir")

@@ -18,6 +18,9 @@ func onWork(taking, working context.Context, c WorkerConfig) error {
 		return &config.Error{Problem: "--metrics-addr shows the built-in runner and cannot go with --on-work", Cure: "leave one of them out"}
 	}
 	script := c.OnWork.Script()
+	if c.Replace || c.Tools != "" {
+		return &config.Error{Problem: "--replace and --tools belong to the built-in runner", Cure: "leave them out, or give them to the worker that the script starts"}
+	}
 	if err := onwork.Check(script); err != nil {
 		return &config.Error{Problem: "--on-work: " + reason(err), Cure: "name an executable file"}
 	}

@@ -121,5 +121,8 @@ func unusedImages(state string, log *slog.Logger) ([]sandbox.Leftover, error) {
 	return left, err
 }
 
+// skillsHere is where a state directory has its skills.
+func skillsHere(state string) string { return filepath.Join(state, "cache", "skills") }
+
 // imagesIn is where a state directory has its unpacked images.
 func imagesIn(state string) string { return filepath.Join(state, "cache", "images") }

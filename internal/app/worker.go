@@ -33,6 +33,7 @@ type WorkerConfig struct {
 	Policy   config.Policy
 	StateDir string
 	Images   string // where unpacked images are; "" is in StateDir
+	Skills   string // where skills are kept; "" is in StateDir
 	WorkerID string
 	Pace     string
 	Warm     int // sandboxes kept ready for new sessions
@@ -91,12 +92,28 @@ func startWorker(ctx context.Context, c WorkerConfig) (_ *workerHalf, err error)
 		c.Log.Warn("tools are not isolated: they run as this user and see this machine", "sandbox", driver.Name())
 	}
 	h := &workerHalf{driver: driver.Name(), log: c.Log}
+	// What can fail by a setting fails before a running worker is asked to leave.
+	stager, err := newStager(c.Engine.Inputs, c.Log.With("part", "inputs"))
+	if err != nil {
+		return nil, err
+	}
+	if err := makeDir(c.StateDir, "--state-dir"); err != nil {
+		return nil, err
+	}
+	if c.Images == "" {
+		c.Images = imagesIn(c.StateDir)
+	}
+	var spec sandbox.Spec
+	if spec, h.release, err = policySpec(ctx, pol, driver, c.Images, c.Log); err != nil {
+		return nil, err
+	}
 	if c.Replace {
 		h.lock, err = takeOver(ctx, c.StateDir, c.Log)
 	} else {
 		h.lock, err = lockDir(c.StateDir, "--state-dir")
 	}
 	if err != nil {
+		h.release()
 		return nil, err
 	}
 	defer func() {
@@ -107,21 +124,12 @@ func startWorker(ctx context.Context, c WorkerConfig) (_ *workerHalf, err error)
 			if h.egress != nil {
 				h.egress.Close()
 			}
-			if h.release != nil {
-				h.release()
-			}
+			h.release()
 			h.hide()
 			h.lock.Release()
 		}
 	}()
 	if h.journal, err = journal.Open(filepath.Join(c.StateDir, "journal.db"), c.Remote.EnvironmentKey.Reveal()); err != nil {
-		return nil, err
-	}
-	if c.Images == "" {
-		c.Images = imagesIn(c.StateDir)
-	}
-	var spec sandbox.Spec
-	if spec, h.release, err = policySpec(ctx, pol, driver, c.Images, c.Log); err != nil {
 		return nil, err
 	}
 	var ways sandbox.Ways
@@ -132,11 +140,10 @@ func startWorker(ctx context.Context, c WorkerConfig) (_ *workerHalf, err error)
 	if h.keeper, copied, err = newKeeper(ctx, c.Engine, spec, ways, driver, version, c.StateDir, c.Warm, c.Log); err != nil {
 		return nil, err
 	}
-	stager, err := newStager(c.Engine.Inputs, c.Log.With("part", "inputs"))
-	if err != nil {
-		return nil, err
+	if c.Skills == "" {
+		c.Skills = skillsHere(c.StateDir)
 	}
-	preparer, err := skills.New(filepath.Join(c.StateDir, "cache", "skills"))
+	preparer, err := skills.New(c.Skills)
 	if err != nil {
 		return nil, err
 	}
@@ -277,7 +284,9 @@ func WorkerRun(taking, working context.Context, c WorkerConfig, item config.Item
 	if err := c.enter(taking); err != nil {
 		return worker.EndFailed, err
 	}
-	// Each item has a directory of its own: the container may be shared.
+	// Each item has a directory of its own, the container may be shared; what is
+	// by content is for all of them.
+	c.Images, c.Skills = imagesIn(c.StateDir), skillsHere(c.StateDir)
 	c.StateDir = filepath.Join(c.StateDir, "run", sandbox.Folder(item.WorkID))
 	h, err := startWorker(taking, c)
 	if err != nil {

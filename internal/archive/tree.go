@@ -156,6 +156,9 @@ func (t *tree) follow(member string, parts []string, build bool) (string, error)
 			if strings.Count(next, "/") >= t.lim.Depth {
 				return "", bad(member, "lies deeper than %d directories", t.lim.Depth)
 			}
+			if err := t.count(member, 0); err != nil { // one that is made for it is one that it has
+				return "", err
+			}
 			if err := t.root.Mkdir(next, 0o755); err != nil {
 				return "", err
 			}

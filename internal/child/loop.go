@@ -21,6 +21,11 @@ const (
 	maxDrains = 64
 	// maxSeen is how many ids are remembered after their results are gone.
 	maxSeen = 8192
+	// crowdedTries bounds the tries to start a shell among too many processes,
+	// 10 ms apart and each after a sweep of up to two seconds.
+	crowdedTries = 20
+	// spares is how many threads are kept ready.
+	spares = 3
 	// readSize is the largest single read of output.
 	readSize = 256 << 10
 	// maxBehind is how far a reader of streamed output may be behind before
@@ -95,6 +100,7 @@ func agentMain() int {
 	if stage == doneStage {
 		return 0
 	}
+	spareThreads()
 	a.orphanAt = time.Now().Add(a.boot.OrphanTTL)
 	a.heard = time.Now()
 	a.send(agentwire.KindReady, agentwire.EncodeReady(os.Getpid()))
@@ -257,12 +263,53 @@ func (a *agent) freshShell() error {
 		a.shell = nil
 	}
 	a.report = a.report[:0]
-	s, err := startShell(a.boot)
-	if err != nil {
-		return err
+	for try := 0; ; try++ {
+		s, err := startShell(a.boot)
+		if err == nil {
+			a.shell = s
+			return nil
+		}
+		if err != errCrowded || try == crowdedTries {
+			return err
+		}
+		// A storm of processes that outlived its shell has every place.
+		sweep(0, 0, a.forward)
+		a.bury()
+		time.Sleep(10 * time.Millisecond)
 	}
-	a.shell = s
-	return nil
+}
+
+// bury collects what has ended while there is no shell.
+func (a *agent) bury() {
+	for {
+		var ws unix.WaitStatus
+		pid, err := unix.Wait4(-1, &ws, unix.WNOHANG, nil)
+		if err == unix.EINTR {
+			continue
+		}
+		if pid <= 0 {
+			return
+		}
+		a.forward.ended(pid)
+	}
+}
+
+// spareThreads has the runtime make the threads that it may come to need:
+// later a storm may have taken every place, and it does not live without.
+func spareThreads() {
+	made, leave := make(chan struct{}), make(chan struct{})
+	for range spares {
+		go func() {
+			runtime.LockOSThread()
+			made <- struct{}{}
+			<-leave
+			runtime.UnlockOSThread()
+		}()
+	}
+	for range spares {
+		<-made
+	}
+	close(leave)
 }
 
 // loop serves until it is told to end, nobody has come for too long, or nobody

@@ -84,6 +84,9 @@ func startShell(boot agentwire.Boot) (s *shell, err error) {
 		Files: []uintptr{uintptr(null), uintptr(null), uintptr(null)},
 		Sys:   &syscall.SysProcAttr{Setsid: true},
 	})
+	if err == syscall.EAGAIN {
+		return nil, errCrowded
+	}
 	if err != nil {
 		return nil, fail("start "+boot.Bash, err)
 	}
@@ -98,6 +101,10 @@ func startShell(boot agentwire.Boot) (s *shell, err error) {
 	}
 	return s, nil
 }
+
+// errCrowded is a shell that could not be started for want of a place among
+// the processes.
+var errCrowded = errors.New("start bash: there are too many processes")
 
 // preamble is what bash does first. Bash reads its script from a FIFO byte by
 // byte, a system call each, so what it is told for each command is short: the

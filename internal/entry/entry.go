@@ -6,7 +6,10 @@
 // signals on and reaps.
 package entry
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // Marker names the variable by which a re-exec is told of its descriptor.
 const Marker = "BERTH_ENTRY"
@@ -35,4 +38,7 @@ func takeFlags(args, env []string, variables map[string]string) (rest, all []str
 }
 
 // keep says whether the Go runtime reads a variable before main does.
-func keep(variable string) bool { return strings.HasPrefix(variable, "GO") }
+func keep(variable string) bool {
+	name, _, _ := strings.Cut(variable, "=")
+	return slices.Contains([]string{"GODEBUG", "GOGC", "GOMAXPROCS", "GOMEMLIMIT", "GOTRACEBACK"}, name)
+}

@@ -111,7 +111,7 @@ func initial(self string, fd int) (int, error) {
 	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2)
 	// In a group of its own a terminal's interrupt reaches it once, from here.
 	child, err := syscall.ForkExec(self, os.Args, &syscall.ProcAttr{
-		Env: block(nil, 3), Files: []uintptr{0, 1, 2, uintptr(fd)}, Sys: &syscall.SysProcAttr{Setpgid: true},
+		Env: block(os.Environ(), 3), Files: []uintptr{0, 1, 2, uintptr(fd)}, Sys: &syscall.SysProcAttr{Setpgid: true},
 	})
 	if err != nil {
 		return 0, fmt.Errorf("start the worker below this init: %w", err)

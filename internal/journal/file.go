@@ -25,8 +25,8 @@ const (
 	schema = 1
 	// maxGroup bounds how many writes share a sync.
 	maxGroup = 64
-	// keepCalls is how long a call that is over is remembered, so that one
-	// which comes back is not run again.
+	// keepCalls is how long a call is remembered after its last change, so
+	// that one which comes back is not run again.
 	keepCalls = 7 * 24 * time.Hour
 	// sweepEvery is how often older ones are removed.
 	sweepEvery = time.Hour
@@ -36,7 +36,7 @@ const tables = `
 CREATE TABLE calls (
 	session TEXT NOT NULL, call TEXT NOT NULL, state TEXT NOT NULL, result BLOB, birth TEXT NOT NULL DEFAULT '', at INTEGER NOT NULL,
 	PRIMARY KEY (session, call)) WITHOUT ROWID;
-CREATE INDEX calls_over ON calls (at) WHERE state = 'posted';
+CREATE INDEX calls_age ON calls (at);
 CREATE TABLE items (
 	work TEXT PRIMARY KEY, session TEXT NOT NULL, environment TEXT NOT NULL,
 	last_beat TEXT NOT NULL, beat_at INTEGER NOT NULL, ttl INTEGER NOT NULL, secret BLOB) WITHOUT ROWID;
@@ -187,7 +187,7 @@ func (f *File) write() {
 		f.commit(group)
 		if now := time.Now(); now.Sub(swept) > sweepEvery {
 			swept = now
-			_, _ = f.exec("DELETE FROM calls WHERE state = 'posted' AND at < ?", now.Add(-keepCalls).UnixMicro())
+			_, _ = f.exec("DELETE FROM calls WHERE at < ?", now.Add(-keepCalls).UnixMicro())
 		}
 	}
 }

@@ -95,7 +95,11 @@ func Run(taking, working context.Context, c Config) error {
 		item, err := c.Next(taking)
 		if err != nil {
 			if taking.Err() == nil && !errors.Is(err, io.EOF) {
-				return err
+				c.Log.Error("the queue refuses this worker; the scripts are told to end", "error", err)
+				mu.Lock()
+				failed = errors.Join(failed, err)
+				mu.Unlock()
+				stop(err)
 			}
 			break
 		}
@@ -158,8 +162,7 @@ func (c Config) serve(taking, working context.Context, item worker.Item) error {
 		log.Info("the script ended", "ran", time.Since(began).Round(time.Millisecond))
 	case errors.As(err, &exit):
 		log.Warn("the script failed", "status", exit.String(), "ran", time.Since(began).Round(time.Millisecond))
-	default:
-		c.stop(c.Client, item.Work, false, log)
+	default: // nobody has begun: the item is offered again when its lease lapses
 		return fmt.Errorf("the script cannot be started: %w", err)
 	}
 	switch {

@@ -96,6 +96,9 @@ func NewKeeper(cfg KeeperConfig) (*Keeper, error) {
 		return nil, fmt.Errorf("sandbox: %w", err)
 	}
 	keepApart(dir)
+	if cfg.Dir, err = filepath.EvalSymlinks(dir); err != nil { // as the kernel names mounts in it
+		return nil, fmt.Errorf("sandbox: %w", err)
+	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}

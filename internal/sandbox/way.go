@@ -54,15 +54,19 @@ func (o outward) Start(ctx context.Context, spec Spec) (Sandbox, error) {
 // change under it.
 func (o outward) Recover(ctx context.Context, rec Record) (Sandbox, error) {
 	sb, err := o.Driver.Recover(ctx, rec)
-	if err != nil || rec.Spec.Network.Mode != NetworkAllow {
-		return sb, err
+	if err != nil {
+		return nil, err
 	}
+	allow := rec.Spec.Network.Mode == NetworkAllow
 	stop := func(why error) error { return errors.Join(why, sb.Stop(context.WithoutCancel(ctx))) }
-	if o.ways == nil || rec.Spec.Policy != o.policy {
+	if rec.Spec.Policy != o.policy || allow && o.ways == nil {
 		if err := sb.Stop(ctx); err != nil {
 			return nil, fmt.Errorf("it follows another policy and cannot be stopped: %w", err)
 		}
 		return nil, ErrGone
+	}
+	if !allow {
+		return sb, nil
 	}
 	spec := rec.Spec
 	way, err := o.ways(&spec)

@@ -29,18 +29,31 @@ func lab(t testing.TB) (*Pool, string) {
 		if err := p.Stop(); err != nil {
 			t.Error(err)
 		}
-		if names, _ := filepath.Glob("/sys/block/loop*/loop/backing_file"); len(names) > 0 {
-			for _, n := range names {
-				if b, _ := os.ReadFile(n); strings.Contains(string(b), dir) {
-					t.Errorf("%s is still attached to %s", n, b)
-				}
-			}
+		// The kernel lets go of a device when nobody has its mount any more, and
+		// a sandbox that another test starts has a copy of it for a moment.
+		left := attachedTo(dir)
+		for end := time.Now().Add(time.Minute); left != "" && time.Now().Before(end); left = attachedTo(dir) {
+			<-time.After(50 * time.Millisecond)
+		}
+		if left != "" {
+			t.Errorf("still attached: %s", left)
 		}
 	})
 	if err := p.Able(); err != nil {
 		t.Skipf("no disks here: %v", err)
 	}
 	return p, dir
+}
+
+// attachedTo names a loop device that is attached to a file in dir.
+func attachedTo(dir string) string {
+	names, _ := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	for _, n := range names {
+		if b, _ := os.ReadFile(n); strings.Contains(string(b), dir) {
+			return n + " to " + string(b)
+		}
+	}
+	return ""
 }
 
 func folder(t testing.TB, dir, name string) string {

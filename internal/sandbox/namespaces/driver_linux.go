@@ -261,7 +261,7 @@ var (
 func (b *box) Assign(session, dir string) error { return b.Box.Assign(session, dir, "") }
 
 // Recover takes a sandbox over.
-func (d *Driver) Recover(_ context.Context, rec sandbox.Record) (sandbox.Sandbox, error) {
+func (d *Driver) Recover(ctx context.Context, rec sandbox.Record) (sandbox.Sandbox, error) {
 	var h handle
 	if err := json.Unmarshal(rec.Handle, &h); err != nil {
 		return nil, fmt.Errorf("record: %w", err)
@@ -277,14 +277,21 @@ func (d *Driver) Recover(_ context.Context, rec sandbox.Record) (sandbox.Sandbox
 	if d.power {
 		d.ids.Keep(h.UID)
 	}
-	if err := agent.CheckView(rec.Spec); err != nil {
+	// What cannot be taken over is ended: nobody else could.
+	abandon := func(why error) error {
+		if err := d.end(h, group)(ctx, live); err != nil {
+			live.Close()
+			return errors.Join(why, err)
+		}
 		live.Close()
-		return nil, err
+		return errors.Join(sandbox.ErrGone, why, agent.HideView(rec.Spec), sandbox.Sweep(rec.Spec.Dir))
+	}
+	if err := agent.CheckView(rec.Spec); err != nil {
+		return nil, abandon(err)
 	}
 	files, err := tree.Open(tree.Config{Root: rec.Spec.Tree, Workdir: rec.Spec.Workdir, Share: rec.Spec.Share, UID: h.UID, GID: h.GID})
 	if err != nil {
-		live.Close()
-		return nil, err
+		return nil, abandon(err)
 	}
 	held, _ := group.Held(rec.Spec.Limits, h.PID)
 	return d.box(live, files, rec, h, group, held), nil

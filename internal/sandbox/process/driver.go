@@ -187,7 +187,7 @@ func (m *mounted) Assign(session, dir string) error { return m.Box.Assign(sessio
 func mark(label string) string { return "BERTH_SANDBOX=" + label }
 
 // Recover takes a shell over.
-func (d *Driver) Recover(_ context.Context, rec sandbox.Record) (sandbox.Sandbox, error) {
+func (d *Driver) Recover(ctx context.Context, rec sandbox.Record) (sandbox.Sandbox, error) {
 	var h handle
 	if err := json.Unmarshal(rec.Handle, &h); err != nil {
 		return nil, fmt.Errorf("record: %w", err)
@@ -201,14 +201,21 @@ func (d *Driver) Recover(_ context.Context, rec sandbox.Record) (sandbox.Sandbox
 		}
 		return nil, err
 	}
-	if err := agent.CheckView(rec.Spec); err != nil {
+	// What cannot be taken over is ended: nobody else could.
+	abandon := func(why error) error {
+		if err := end(group, mark(rec.Label))(ctx, live); err != nil {
+			live.Close()
+			return errors.Join(why, err)
+		}
 		live.Close()
-		return nil, err
+		return errors.Join(sandbox.ErrGone, why, agent.HideView(rec.Spec), sandbox.Sweep(rec.Spec.Dir))
+	}
+	if err := agent.CheckView(rec.Spec); err != nil {
+		return nil, abandon(err)
 	}
 	files, err := tree.Open(tree.Config{Root: rec.Spec.Tree, Workdir: rec.Spec.Workdir, Share: rec.Spec.Share, UID: -1, GID: -1})
 	if err != nil {
-		live.Close()
-		return nil, err
+		return nil, abandon(err)
 	}
 	held, _ := group.Held(rec.Spec.Limits, h.PID)
 	return d.box(live, files, rec, group, held), nil

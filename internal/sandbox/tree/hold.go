@@ -2,12 +2,21 @@ package tree
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"syscall"
 
 	"github.com/berthdev/berth/toolset"
 )
+
+// Bounds of a walk, whatever a session has made.
+const (
+	maxListed = 1 << 19 // entries of one directory
+	maxPath   = 4095    // bytes of a path; no kernel takes a longer one
+)
+
+var errListed = fmt.Errorf("it has more than %d entries", maxListed)
 
 // hold reaches what is below one directory of the host, by paths relative to
 // it that have no links and no ".." in them. When a part of a path but the

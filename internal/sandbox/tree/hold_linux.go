@@ -318,7 +318,9 @@ func (l *beneathListing) read() error {
 			slices.SortFunc(l.ents, func(a, b dirent) int { return cmp.Compare(a.name, b.name) })
 			return nil
 		}
-		l.parse((*buf)[:n])
+		if l.parse((*buf)[:n]); len(l.ents) > maxListed {
+			return errListed
+		}
 	}
 }
 

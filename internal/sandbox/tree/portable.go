@@ -209,9 +209,12 @@ func (p *portable) list(rel string) (listing, error) {
 	if is, err := f.Stat(); err != nil || !os.SameFile(was, is) {
 		return nil, errMoved
 	}
-	found, err := f.ReadDir(-1)
-	if err != nil {
+	found, err := f.ReadDir(maxListed + 1)
+	if err != nil && err != io.EOF {
 		return nil, plain(err)
+	}
+	if len(found) > maxListed {
+		return nil, errListed
 	}
 	l := &portableListing{hold: p, rel: rel}
 	for _, d := range found {

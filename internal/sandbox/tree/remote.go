@@ -183,9 +183,6 @@ func (h far) overwrite(path string, data []byte) error {
 	return err
 }
 
-// maxListed bounds what is taken of one directory.
-const maxListed = 1 << 20
-
 func (h far) list(rel string) (listing, error) {
 	l := &farListing{h: h, rel: rel}
 	for {
@@ -200,7 +197,7 @@ func (h far) list(rel string) (listing, error) {
 			l.ents = append(l.ents, dirent{e.Name, direntMode(e.Type)})
 		}
 		if len(l.ents) > maxListed {
-			return nil, fmt.Errorf("it has more than %d entries", maxListed)
+			return nil, errListed
 		}
 		if !reply.More || len(reply.Entries) == 0 {
 			slices.SortFunc(l.ents, func(a, b dirent) int { return strings.Compare(a.name, b.name) })

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"syscall"
 
 	"github.com/berthdev/berth/toolset"
 )
@@ -76,6 +77,10 @@ func (w *walker) visit(rel string, l listing) error {
 	l.close()
 	l = nil
 	for _, p := range dirs {
+		if len(p) > maxPath {
+			w.left.Add("/"+p, syscall.ENAMETOOLONG)
+			continue
+		}
 		below, err := w.tree.hold.list(p)
 		if err == nil {
 			if err := w.visit(p, below); err != nil {
