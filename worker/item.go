@@ -264,6 +264,7 @@ func (h *held) session(take, work context.Context, secret api.WorkSecret) (End, 
 	defer release()
 
 	place := newPlace(w.cfg.Sandboxes, w.tools, h.log)
+	place.inside = w.gate.beat
 	place.warned = w.cfg.Counters.Warned
 	if p := w.cfg.Preparer; p != nil {
 		place.prepare = func(ctx context.Context, s api.Session) (*Prepared, error) {
@@ -325,7 +326,7 @@ func (h *held) run(take, work context.Context, place *place, secret api.WorkSecr
 		r.owns = ownsBuiltin
 	}
 	r.refused = h.ask
-	r.tools, r.wanted, r.state = place.get, place.start, h.status.set
+	r.tools, r.news, r.wanted, r.state = place.get, place.untold, place.start, h.status.set
 	r.birth, r.after, r.gate = place.birth, place.after, w.gate
 	r.abort = func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(work), closeTimeout)

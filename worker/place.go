@@ -34,7 +34,8 @@ type place struct {
 	known   chan struct{} // closed when opening is set
 	opening Opening
 	prepare func(context.Context, api.Session) (*Prepared, error)
-	warned  func() // counts a warning
+	warned  func()        // counts a warning
+	inside  func() func() // what must not be cut in two comes in, until the returned func is called
 
 	mu       sync.Mutex
 	try      *opening  // the running or last try, nil before the first
@@ -53,7 +54,7 @@ type opening struct {
 }
 
 func newPlace(boxes Sandboxes, tools func(toolset.Host) Tools, log *slog.Logger) *place {
-	p := &place{boxes: boxes, tools: tools, log: log, known: make(chan struct{}), warned: func() {}}
+	p := &place{boxes: boxes, tools: tools, log: log, known: make(chan struct{}), warned: func() {}, inside: func() func() { return func() {} }}
 	p.prepare = func(context.Context, api.Session) (*Prepared, error) { return &Prepared{}, nil }
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	return p
@@ -175,6 +176,7 @@ func (p *place) begin() *opening {
 
 // open makes one attempt.
 func (p *place) open(o *opening) error {
+	defer p.inside()()
 	box, lost, err := p.boxes.Open(p.ctx, p.opening)
 	if err != nil {
 		return err
@@ -187,9 +189,8 @@ func (p *place) open(o *opening) error {
 	return nil
 }
 
-// get gives the session's tools, and once what its next result shall begin
-// with. After an error the next get tries anew.
-func (p *place) get(ctx context.Context) (t Tools, news string, err error) {
+// get gives the session's tools. After an error the next get tries anew.
+func (p *place) get(ctx context.Context) (Tools, error) {
 	p.mu.Lock()
 	o := p.try
 	if o == nil {
@@ -199,18 +200,24 @@ func (p *place) get(ctx context.Context) (t Tools, news string, err error) {
 	select {
 	case <-o.done:
 	case <-ctx.Done():
-		return nil, "", context.Cause(ctx)
+		return nil, context.Cause(ctx)
 	}
 	if o.err != nil || o.broken.Load() {
+		var err error
 		if o, err = p.renew(ctx, o); err != nil {
-			return nil, "", err
+			return nil, err
 		}
 	}
+	return o.tools, nil
+}
+
+// untold gives, once, what the session's next result shall begin with.
+func (p *place) untold() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	news = strings.Join(p.news, "")
+	news := strings.Join(p.news, "")
 	p.news = nil
-	return o.tools, news, nil
+	return news
 }
 
 // birth names the open sandbox, "" for none or one that does not last.

@@ -54,6 +54,16 @@ func (p *preparer) Prepare(ctx context.Context, in worker.PrepareInput) (*worker
 
 func TestPrepare(t *testing.T) {
 	t.Parallel()
+	t.Run("warnings wait for a result of this worker's", func(t *testing.T) {
+		t.Parallel()
+		l := newLab(t, workertest.New(t), func(c *worker.Config) { c.Preparer = &preparer{} })
+		l.run()
+		s := l.plane.Session(workertest.Calls("foreign", "mine"))
+		l.wait("an answer", func() bool { return len(s.Answers()) == 1 })
+		if got := texts(s); !slices.Equal(got, []string{"[one is missing]\nran mine false"}) {
+			t.Errorf("answers %q", got)
+		}
+	})
 	t.Run("mounts, warnings and hooks", func(t *testing.T) {
 		t.Parallel()
 		p := &preparer{}

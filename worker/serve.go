@@ -48,7 +48,7 @@ func (r *run) serve(ctx context.Context, c *pending) callDone {
 		d.result = c.result
 		return d
 	}
-	tools, news, err := r.tools(ctx)
+	tools, err := r.tools(ctx)
 	if err != nil && ctx.Err() != nil {
 		return done(callVoid, CallInterrupted) // nothing ran: whoever holds the session next may run it
 	}
@@ -72,16 +72,16 @@ func (r *run) serve(ctx context.Context, c *pending) callDone {
 		result, err = known.Result, nil
 	case known.State == CallStarted && birth != "" && known.Birth == birth:
 		r.log.Info("a call that a former worker started goes on", "call", c.ID)
-		result, err = r.perform(ctx, c, tools, birth, news, pass)
+		result, err = r.perform(ctx, c, tools, birth, pass)
 	case known.State != CallNew || r.possibly[c.ID]:
 		r.log.Warn("a call may have been started before; answering it as interrupted", "call", c.ID)
-		result, err = resultEvent(c.Call, []api.Block{api.Text(textMayHaveRun)}, true)
+		result, err = resultEvent(c.Call, announced(r.news(), []api.Block{api.Text(textMayHaveRun)}), true)
 	case err != nil:
 		r.log.Error("no sandbox for a call", "call", c.ID, "error", err)
 		result, err = resultEvent(c.Call, []api.Block{api.Text(textOfOpening(err))}, true)
 	default:
 		r.at(PointJournaled)
-		result, err = r.perform(ctx, c, tools, birth, news, pass)
+		result, err = r.perform(ctx, c, tools, birth, pass)
 	}
 	if err != nil && ctx.Err() != nil {
 		return done(callVoid, CallInterrupted)
@@ -106,7 +106,7 @@ func textOfOpening(err error) string {
 
 // perform runs a call. Of one that was cancelled and is not answered the error
 // is the cause.
-func (r *run) perform(ctx context.Context, c *pending, tools Tools, birth, news string, p *pass) ([]byte, error) {
+func (r *run) perform(ctx context.Context, c *pending, tools Tools, birth string, p *pass) ([]byte, error) {
 	r.state(StateRunning, c.Name)
 	r.at(PointRunning)
 	if birth != "" { // whoever comes after this worker can ask for it
@@ -126,10 +126,7 @@ func (r *run) perform(ctx context.Context, c *pending, tools Tools, birth, news 
 		content, isError = append(content, api.Text(textCancelled)), true
 	}
 	r.after(ctx)
-	if news != "" {
-		content = announced(news, content)
-	}
-	return resultEvent(c.Call, content, isError)
+	return resultEvent(c.Call, announced(r.news(), content), isError)
 }
 
 // deliver records and posts a result.
@@ -200,8 +197,11 @@ func speaks(ctx context.Context) bool {
 	}
 }
 
-// announced is content that begins with news.
+// announced is content that begins with news, where there is any.
 func announced(news string, content []api.Block) []api.Block {
+	if news == "" {
+		return content
+	}
 	content = filled(content)
 	if content[0].Type == "text" {
 		content[0].Text = news + content[0].Text

@@ -47,7 +47,7 @@ func NewToolRunner(cfg RunnerConfig) (*ToolRunner, error) {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	r := newRun(cfg.Client, cfg.SessionID, cfg.Logger.With("session", cfg.SessionID))
-	r.tools = func(context.Context) (Tools, string, error) { return cfg.Tools, "", nil }
+	r.tools = func(context.Context) (Tools, error) { return cfg.Tools, nil }
 	r.owns = cfg.Tools.Owns
 	r.poster.window = func() time.Duration { return cfg.SendWindow }
 	if cfg.Journal != nil {
@@ -90,13 +90,14 @@ type run struct {
 
 	// What an item lends to its run; the zero values are those of a
 	// ToolRunner that stands alone.
-	tools   func(context.Context) (Tools, string, error) // waits for the sandbox
-	owns    func(name string, custom bool) bool          // before there are tools
-	wanted  func()                                       // the sandbox will be needed
-	birth   func() string                                // of the sandbox, "" for one that does not last
-	after   func(context.Context)                        // what follows a call
-	abort   func()                                       // kill the sandbox
-	refused func(context.Context)                        // a request was refused for good: is the lease still ours?
+	tools   func(context.Context) (Tools, error) // waits for the sandbox
+	news    func() string                        // what the next result shall begin with, once
+	owns    func(name string, custom bool) bool  // before there are tools
+	wanted  func()                               // the sandbox will be needed
+	birth   func() string                        // of the sandbox, "" for one that does not last
+	after   func(context.Context)                // what follows a call
+	abort   func()                               // kill the sandbox
+	refused func(context.Context)                // a request was refused for good: is the lease still ours?
 	at      func(point string)
 	state   func(SlotState, string) // what the session is doing now
 	slots   *slots
@@ -133,6 +134,7 @@ func newRun(c *client.Client, session string, log *slog.Logger) *run {
 		possibly: map[string]bool{},
 		wanted:   func() {},
 		birth:    func() string { return "" },
+		news:     func() string { return "" },
 		after:    func(context.Context) {},
 		gate:     newGate(),
 		abort:    func() {},
