@@ -25,6 +25,9 @@ func WorkerWebhook(taking, working context.Context, c WorkerConfig, at config.We
 	if err != nil {
 		return &config.Error{Problem: "ANTHROPIC_WEBHOOK_SIGNING_KEY: " + err.Error(), Cure: "give the keys as they were shown, with commas between them"}
 	}
+	if c.Replace {
+		return &config.Error{Problem: "--replace cannot take over a webhook's address", Cure: "stop the running worker first, or serve the queue with worker poll"}
+	}
 	l, err := listen(at.Addr)
 	if err != nil {
 		return err
