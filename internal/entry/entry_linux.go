@@ -40,7 +40,7 @@ func Hide(env []string, flags map[string]string) error {
 		return fmt.Errorf("keep this process's memory from others: %w", err)
 	}
 	if os.Getpid() == 1 {
-		status, err := initial(self, fd)
+		status, err := initial(self, env, fd)
 		if err != nil {
 			return err
 		}
@@ -106,12 +106,12 @@ func block(env []string, fd int) []string {
 // initial is the first process of a container: it starts this program once
 // more, hands signals on, reaps whatever is left to it, and gives the status
 // to end with when the child has ended.
-func initial(self string, fd int) (int, error) {
+func initial(self string, env []string, fd int) (int, error) {
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2)
 	// In a group of its own a terminal's interrupt reaches it once, from here.
 	child, err := syscall.ForkExec(self, os.Args, &syscall.ProcAttr{
-		Env: block(os.Environ(), 3), Files: []uintptr{0, 1, 2, uintptr(fd)}, Sys: &syscall.SysProcAttr{Setpgid: true},
+		Env: block(env, 3), Files: []uintptr{0, 1, 2, uintptr(fd)}, Sys: &syscall.SysProcAttr{Setpgid: true},
 	})
 	if err != nil {
 		return 0, fmt.Errorf("start the worker below this init: %w", err)
