@@ -10,6 +10,7 @@ import (
 
 	"github.com/berthdev/berth/internal/config"
 	"github.com/berthdev/berth/internal/doctor"
+	"github.com/berthdev/berth/internal/stage"
 	"github.com/berthdev/berth/internal/store"
 	"github.com/berthdev/berth/internal/store/open"
 )
@@ -21,7 +22,7 @@ func Doctor(ctx context.Context, c config.Plane, ways config.Sandbox, remote con
 	if err == nil {
 		defer os.RemoveAll(scratch)
 	}
-	look := doctor.Config{Drivers: drivers(ways, "", scratch, slog.New(slog.DiscardHandler)), Sandbox: ways.Sandbox}
+	look := doctor.Config{Drivers: drivers(ways, "", scratch, slog.New(slog.DiscardHandler)), Sandbox: ways.Sandbox, Git: stage.Git}
 	if workerOnly {
 		look.StateDir = state
 		look.Remote = &doctor.Remote{BaseURL: remote.BaseURL, EnvironmentID: remote.EnvironmentID, Key: remote.EnvironmentKey.Reveal(), Keyless: in.OnAWS()}

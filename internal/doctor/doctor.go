@@ -64,6 +64,7 @@ type Config struct {
 	Drivers  []sandbox.Driver                                  // most isolating first
 	Sandbox  string                                            // the driver asked for: a name or "auto"
 	Model    func(context.Context) (string, error)             // which model is used; an error when none can be
+	Git      func(context.Context) (string, error)             // which git fetches inputs; an error when none can
 }
 
 // Look tries everything. It changes nothing that lasts.
@@ -101,6 +102,9 @@ func Look(ctx context.Context, c Config) Report {
 		add(f)
 	}
 	add(bash(ctx))
+	if c.Git != nil {
+		add(git(ctx, c.Git))
+	}
 	add(clock(time.Now(), buildTime))
 	return r
 }
@@ -279,6 +283,16 @@ func bash(ctx context.Context) Finding {
 	}
 	f.Detail = "/bin/bash " + strings.TrimSpace(string(out))
 	return f
+}
+
+// git is needed by sessions with repositories among their inputs alone.
+func git(ctx context.Context, look func(context.Context) (string, error)) Finding {
+	version, err := look(ctx)
+	if err == nil {
+		return Finding{Name: "git", State: Good, Detail: version + ", for inputs"}
+	}
+	why, cure, _ := strings.Cut(err.Error(), "; ")
+	return Finding{Name: "git", State: Absent, Detail: why, Cure: cure + ", or do without repositories among the inputs"}
 }
 
 // buildTime is a time that any right clock is past.

@@ -22,7 +22,9 @@ import (
 
 const (
 	maxLinkTarget = 4095
-	maxGitWords   = 200 // of git's own complaint
+	maxGitWords   = 200      // of git's own complaint
+	maxGitAnswer  = 64 << 10 // of what git says that is kept
+	maxNames      = 64 << 20 // of one repository's paths together
 )
 
 // repository fetches one commit by the host's git and writes its files
@@ -30,15 +32,24 @@ const (
 // filters, attributes, links) has a say in how. What is written is a
 // repository with that commit alone.
 func (s *Stager) repository(ctx context.Context, in Input, j *load) error {
-	if _, err := exec.LookPath("git"); err != nil {
-		return refused("the worker's host has no git")
+	select {
+	case s.gits <- struct{}{}:
+		defer func() { <-s.gits }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	host, err := findGit(ctx)
+	if err != nil {
+		return refused("%s", err)
 	}
 	dir, err := os.MkdirTemp(s.cfg.Dir, "berth-git-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	g := &git{dir: dir, repo: filepath.Join(dir, "repo"), limit: j.left.Load()}
+	bounds := s.bounds
+	bounds.file = j.left.Load()
+	g := &git{path: host.path, dir: dir, repo: filepath.Join(dir, "repo"), bounds: bounds}
 	if err := g.settle(s.cfg); err != nil {
 		return err
 	}
@@ -56,9 +67,9 @@ func (s *Stager) repository(ctx context.Context, in Input, j *load) error {
 
 // git runs the host's git in a folder of its own, with no settings but these.
 type git struct {
-	dir, repo string
-	config    []string
-	limit     int64 // bytes of any file it writes
+	path, dir, repo string
+	config          []string
+	bounds          bounds
 }
 
 func (g *git) settle(cfg Config) error {
@@ -68,7 +79,8 @@ func (g *git) settle(cfg Config) error {
 	g.config = []string{
 		"protocol.allow=never", "protocol.https.allow=always", "http.followRedirects=false", "http.sslVerify=true",
 		"http.userAgent=" + userAgent, "http.lowSpeedLimit=1", "http.lowSpeedTime=60",
-		"core.hooksPath=/dev/null", "core.fsmonitor=false", "core.attributesFile=/dev/null", "core.bigFileThreshold=16m",
+		"core.hooksPath=/dev/null", "core.fsmonitor=false", "core.attributesFile=/dev/null",
+		"core.bigFileThreshold=16m", "core.packedGitWindowSize=16m", "core.packedGitLimit=128m", "core.deltaBaseCacheLimit=64m",
 		"credential.helper=", "credential.interactive=false", "core.askPass=", "fetch.recurseSubmodules=false", "submodule.recurse=false",
 		"transfer.bundleURI=false", "transfer.fsckObjects=true", "fetch.unpackLimit=1", "gc.auto=0", "maintenance.auto=false",
 		"pack.threads=1", "index.version=2", "safe.directory=*",
@@ -124,16 +136,14 @@ func bracketed(a netip.Addr) string {
 }
 
 func (g *git) command(ctx context.Context, args ...string) *exec.Cmd {
-	var all []string
+	all := []string{"-c", g.bounds.script(), g.path}
 	for _, c := range g.config {
 		all = append(all, "-c", c)
 	}
-	// The shell sets the limit on what is written to one file, in blocks.
-	limit := strconv.FormatInt(g.limit/512+1, 10)
-	cmd := exec.CommandContext(ctx, "/bin/sh", append([]string{"-c", `ulimit -f "$0" && exec git "$@"`, limit}, append(all, args...)...)...)
+	cmd := exec.CommandContext(ctx, "/bin/sh", append(all, args...)...)
 	cmd.Dir = g.dir
 	cmd.Env = []string{
-		"PATH=/usr/local/bin:/usr/bin:/bin", "HOME=" + g.dir, "LC_ALL=C", "GIT_DIR=" + g.repo,
+		gitPath, "HOME=" + g.dir, "LC_ALL=C", "GIT_DIR=" + g.repo,
 		"GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=/dev/null", "GIT_ATTR_NOSYSTEM=1", "GIT_TERMINAL_PROMPT=0", "GIT_ASKPASS=/bin/false", "SSH_ASKPASS=/bin/false",
 		"GIT_ALLOW_PROTOCOL=https", "GIT_PROTOCOL_FROM_USER=0", "GIT_LFS_SKIP_SMUDGE=1", "GIT_NO_REPLACE_OBJECTS=1", "GIT_OPTIONAL_LOCKS=0", "GIT_NO_LAZY_FETCH=1",
 	}
@@ -144,14 +154,17 @@ func (g *git) command(ctx context.Context, args ...string) *exec.Cmd {
 
 // run runs git to its end and gives its output, of which there is little.
 func (g *git) run(ctx context.Context, args ...string) ([]byte, error) {
-	var out, complaint bytes.Buffer
+	var out, complaint tail
 	cmd := g.command(ctx, args...)
-	cmd.Stdout, cmd.Stderr = &out, &tail{&complaint}
+	cmd.Stdout, cmd.Stderr = &out, &complaint
 	if err := cmd.Run(); err == nil {
 		return out.Bytes(), nil
 	}
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
+	}
+	if err := g.bounds.reached(complaint.String()); err != nil {
+		return nil, err
 	}
 	words := lastComplaint(complaint.String())
 	if strings.Contains(words, "not our ref") || strings.Contains(words, "unadvertised object") {
@@ -161,13 +174,12 @@ func (g *git) run(ctx context.Context, args ...string) ([]byte, error) {
 }
 
 // tail keeps the end of what git says.
-type tail struct{ b *bytes.Buffer }
+type tail struct{ bytes.Buffer }
 
 func (t *tail) Write(p []byte) (int, error) {
-	const most = 16 << 10
-	t.b.Write(p)
-	if t.b.Len() > 2*most {
-		t.b.Next(t.b.Len() - most)
+	t.Buffer.Write(p)
+	if t.Len() > 2*maxGitAnswer {
+		t.Next(t.Len() - maxGitAnswer)
 	}
 	return len(p), nil
 }
@@ -286,6 +298,7 @@ func (g *git) list(ctx context.Context, in Input) ([]blob, error) {
 		return 0, nil, nil
 	})
 	var all []blob
+	names := 0
 	for scan.Scan() {
 		meta, name, ok := strings.Cut(scan.Text(), "\t")
 		f := strings.Fields(meta)
@@ -294,6 +307,9 @@ func (g *git) list(ctx context.Context, in Input) ([]blob, error) {
 		}
 		if all = append(all, blob{f[0], f[2], name}); len(all) > maxFiles {
 			return nil, refused("it has more than %d files", maxFiles)
+		}
+		if names += len(name); names > maxNames {
+			return nil, refused("the names of its files take more than %d bytes", maxNames)
 		}
 	}
 	if err := scan.Err(); err != nil {

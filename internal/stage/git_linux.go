@@ -31,3 +31,12 @@ func confine(cmd *exec.Cmd) {
 	}
 	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
 }
+
+// memoryBound is gitMemory, or an eighth of a small machine's.
+func memoryBound() int64 {
+	var info unix.Sysinfo_t
+	if unix.Sysinfo(&info) != nil {
+		return gitMemory
+	}
+	return max(min(gitMemory, int64(info.Totalram)*int64(info.Unit)/8), 128<<20)
+}

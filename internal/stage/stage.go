@@ -66,9 +66,11 @@ type Draft interface {
 
 // Stager fetches inputs. Safe for concurrent use.
 type Stager struct {
-	cfg   Config
-	web   *web
-	store *objects
+	cfg    Config
+	web    *web
+	store  *objects
+	gits   chan struct{} // room for gits at work
+	bounds bounds        // of each of them
 }
 
 // New makes a Stager. It fails when a root or the CA cannot be read.
@@ -91,7 +93,10 @@ func New(cfg Config) (*Stager, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Stager{cfg: cfg, web: web, store: &objects{endpoint: cfg.S3Endpoint}}, nil
+	return &Stager{
+		cfg: cfg, web: web, store: &objects{endpoint: cfg.S3Endpoint},
+		gits: make(chan struct{}, atOnce), bounds: bounds{memory: memoryBound(), time: gitTime},
+	}, nil
 }
 
 // Error is why a session's inputs could not be had, for the session to read:

@@ -67,6 +67,11 @@ func (w *world) stage(c Config, m api.Metadata) error {
 	c.Log = slog.New(slog.NewTextHandler(&w.log, nil))
 	s, err := New(c)
 	must(w, err)
+	return w.with(s, m)
+}
+
+func (w *world) with(s *Stager, m api.Metadata) error {
+	w.Helper()
 	inputs, err := Parse(m)
 	must(w, err)
 	d, err := w.files.Draft("/workspace")
@@ -78,7 +83,15 @@ func (w *world) stage(c Config, m api.Metadata) error {
 // it in the working directory.
 func (w *world) fails(c Config, m api.Metadata, passing bool, words string) {
 	w.Helper()
-	err := w.stage(c, m)
+	c.Log = slog.New(slog.NewTextHandler(&w.log, nil))
+	s, err := New(c)
+	must(w, err)
+	w.failsWith(s, m, passing, words)
+}
+
+func (w *world) failsWith(s *Stager, m api.Metadata, passing bool, words string) {
+	w.Helper()
+	err := w.with(s, m)
 	e, ok := errors.AsType[*Error](err)
 	if !ok || !strings.Contains(e.Error(), words) || e.Passing != passing {
 		w.Errorf("got %v (%+v), want %q, passing %v", err, e, words, passing)
@@ -323,7 +336,7 @@ func TestRepository(t *testing.T) {
 	w.fails(c, api.Metadata{"git": url + "/repo.git#commit=" + commit}, false, "does not have the commit")
 	w.fails(c, api.Metadata{"git": url + "/none.git#commit=" + first}, true, "git fetch failed")
 	w.fails(Config{CA: ca}, api.Metadata{"git": url + "/repo.git#commit=" + first}, false, "--input-private")
-	w.fails(Config{Private: true, CA: ca, MaxBytes: 20}, api.Metadata{"git": url + "/repo.git#commit=" + first}, true, "")
+	w.fails(Config{Private: true, CA: ca, MaxBytes: 20}, api.Metadata{"git": url + "/repo.git#commit=" + first}, false, "--input-bytes")
 	tip := gitIn(t, src, "rev-parse", "HEAD^{tree}")
 	w.fails(c, api.Metadata{"git": url + "/repo.git#commit=" + tip}, false, "")
 	if left, _ := filepath.Glob(filepath.Join(os.TempDir(), "berth-git-*")); len(left) > 0 {

@@ -1,0 +1,164 @@
+package stage
+
+import (
+	"bytes"
+	"compress/zlib"
+	"crypto/sha1"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/berthdev/berth/api"
+)
+
+// packServer is a git server that answers every fetch with the same pack.
+func packServer(t *testing.T, pack func(io.Writer)) (url, ca string) {
+	line := func(w io.Writer, text string) { fmt.Fprintf(w, "%04x%s", len(text)+4, text) }
+	return site(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodGet {
+			w.Header().Set("Content-Type", "application/x-git-upload-pack-advertisement")
+			line(w, "# service=git-upload-pack\n")
+			io.WriteString(w, "0000")
+			for _, l := range []string{"version 2\n", "fetch=shallow\n", "object-format=sha1\n"} {
+				line(w, l)
+			}
+			io.WriteString(w, "0000")
+			return
+		}
+		body, _ := io.ReadAll(r.Body)
+		w.Header().Set("Content-Type", "application/x-git-upload-pack-result")
+		if bytes.Contains(body, []byte("command=ls-refs")) {
+			io.WriteString(w, "0000")
+			return
+		}
+		line(w, "shallow-info\n")
+		line(w, "shallow "+commit+"\n")
+		io.WriteString(w, "0001")
+		line(w, "packfile\n")
+		pack(band{w})
+		io.WriteString(w, "0000")
+	}))
+}
+
+// band is the data of a fetch.
+type band struct{ w io.Writer }
+
+func (b band) Write(p []byte) (int, error) {
+	for n := 0; n < len(p); n += 60000 {
+		part := p[n:min(n+60000, len(p))]
+		if _, err := fmt.Fprintf(b.w, "%04x\x01%s", len(part)+5, part); err != nil {
+			return n, err
+		}
+	}
+	return len(p), nil
+}
+
+// burst is a pack of 16 KB with objects of `each` 16 MiB copied `times` over.
+func burst(each, times int) []byte {
+	head := func(kind, size int) (b []byte) {
+		c := kind<<4 | size&15
+		for size >>= 4; size > 0; size >>= 7 {
+			b = append(b, byte(c|0x80))
+			c = size & 0x7f
+		}
+		return append(b, byte(c))
+	}
+	squeezed := func(p []byte) []byte {
+		var b bytes.Buffer
+		z := zlib.NewWriter(&b)
+		z.Write(p)
+		z.Close()
+		return b.Bytes()
+	}
+	const size = 1<<24 - 1
+	pack := binary.BigEndian.AppendUint32([]byte("PACK\x00\x00\x00\x02"), uint32(1+each))
+	first := len(pack)
+	pack = append(append(pack, head(3, size)...), squeezed(make([]byte, size))...)
+	for i := range each {
+		delta := binary.AppendUvarint(binary.AppendUvarint(nil, size), uint64(size*times+1))
+		delta = append(append(delta, bytes.Repeat([]byte("\xf0\xff\xff\xff"), times)...), 1, byte(i))
+		back := len(pack) - first
+		offset := []byte{byte(back & 0x7f)}
+		for back >>= 7; back > 0; back >>= 7 {
+			back--
+			offset = append([]byte{byte(0x80 | back&0x7f)}, offset...)
+		}
+		pack = append(append(append(pack, head(6, len(delta))...), offset...), squeezed(delta)...)
+	}
+	sum := sha1.Sum(pack)
+	return append(pack, sum[:]...)
+}
+
+// TestBurstingRepository has repositories that are small on the wire and want
+// everything of the machine.
+func TestBurstingRepository(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("by design: processes have these bounds on Linux")
+	}
+	if _, err := Git(t.Context()); err != nil {
+		t.Skip(err)
+	}
+	for name, c := range map[string]struct {
+		pack  func(io.Writer)
+		set   func(*Stager)
+		words string
+	}{
+		"memory": {func(w io.Writer) { w.Write(burst(1, 100)) }, func(*Stager) {}, "more memory than git is given"},
+		"time":   {func(w io.Writer) { w.Write(burst(200, 10)) }, func(s *Stager) { s.bounds.time = time.Second }, "in 1s of a processor's time"},
+		"disk": {func(w io.Writer) {
+			io.WriteString(w, "PACK\x00\x00\x00\x02\x00\x00\x00\x01\xbf\xff\xff\xff\x0f")
+			z, _ := zlib.NewWriterLevel(w, zlib.NoCompression)
+			for _, err := z.Write(make([]byte, 1<<16)); err == nil; _, err = z.Write(make([]byte, 1<<16)) {
+			}
+		}, func(s *Stager) { s.cfg.MaxBytes = 10 << 20 }, "--input-bytes"},
+		"heap": {func(w io.Writer) { io.WriteString(w, "PACK\x00\x00\x00\x02\x10\x00\x00\x00") }, func(*Stager) {}, "more memory than git is given"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			url, ca := packServer(t, c.pack)
+			w := newWorld(t)
+			s, err := New(Config{Private: true, CA: ca})
+			must(t, err)
+			c.set(s)
+			w.failsWith(s, api.Metadata{"git": url + "/repo.git#commit=" + commit}, false, c.words)
+			if left, _ := filepath.Glob(filepath.Join(os.TempDir(), "berth-git-*")); len(left) > 0 {
+				t.Errorf("left behind: %v", left)
+			}
+		})
+	}
+}
+
+// TestOldGit has a host whose git cannot be held to an address.
+func TestOldGit(t *testing.T) {
+	bin := t.TempDir()
+	t.Setenv("PATH", bin)
+	w := newWorld(t)
+	in := api.Metadata{"git": "https://example.com/repo.git#commit=" + commit}
+	w.fails(Config{}, in, false, "no git; install git 2.37 or newer")
+	for version, words := range map[string]string{
+		"git version 2.36.9":              `"2.36.9", which cannot be held to the address that was checked; install git 2.37 or newer`,
+		"git version 1.99.0.windows.1":    `"1.99.0.windows.1"`,
+		"git version x":                   `"x"`,
+		"nothing":                         "does not tell its version",
+		"git version 2.37.0 (Apple 1)":    "",
+		"git version 2.100":               "",
+		"git version 3.0.0-rc1":           "",
+		"git version " + long + " (more)": "install git",
+	} {
+		must(t, os.WriteFile(filepath.Join(bin, "git"), []byte("#!/bin/sh\necho "+"'"+version+"'\n"), 0o755))
+		if words != "" {
+			w.fails(Config{}, in, false, words)
+		}
+		if _, err := Git(t.Context()); (err != nil) != (words != "") {
+			t.Errorf("%s: %v", version, err)
+		}
+	}
+}
+
+var long = strings.Repeat("x", 1000)
