@@ -365,7 +365,7 @@ func live(states []api.WorkState) (all []bool) {
 func TestEventsThatComeTwiceRunOnce(t *testing.T) {
 	t.Parallel()
 	p := workertest.New(t)
-	p.RepeatEvents()
+	p.InjectFrames(workertest.FrameFault{Kind: workertest.FrameTwice})
 	p.CutStreams(10*time.Millisecond, 40*time.Millisecond)
 	l := startAt(t, p)
 	var turns []workertest.Turn
@@ -391,7 +391,7 @@ func TestAStreamCutInPlaceOfACall(t *testing.T) {
 	s := p.Session(workertest.Calls("a"))
 	l.finished(s)
 	began := time.Now()
-	p.CutStreamsAt(api.TypeAgentToolUse)
+	p.InjectFrames(workertest.FrameFault{Type: api.TypeAgentToolUse, Times: 1, Kind: workertest.FrameCut})
 	s.More(workertest.Calls("b"))
 	l.finished(s)
 	if diff := cmp.Diff([]string{"ran a false", "ran b false"}, texts(s)); diff != "" {

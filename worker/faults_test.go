@@ -40,8 +40,8 @@ func TestUnderFaults(t *testing.T) {
 		{name: "streams of 50 to 400 ms", trouble: func(p *workertest.Plane) { p.CutStreams(50*time.Millisecond, 400*time.Millisecond) }, slow: 20 * time.Millisecond},
 		{name: "streams of 1 to 20 ms", trouble: func(p *workertest.Plane) { p.CutStreams(time.Millisecond, 20*time.Millisecond) }, slow: 30 * time.Millisecond},
 		{name: "streams cut in place of a call, events twice", trouble: func(p *workertest.Plane) {
-			p.RepeatEvents()
-			p.CutStreamsAt(api.TypeAgentToolUse)
+			p.InjectFrames(workertest.FrameFault{Kind: workertest.FrameTwice})
+			p.InjectFrames(workertest.FrameFault{Type: api.TypeAgentToolUse, Times: 1, Kind: workertest.FrameCut})
 		}},
 		{name: "a little of everything", trouble: func(p *workertest.Plane) {
 			p.SetTTL(3 * time.Second)
@@ -49,7 +49,7 @@ func TestUnderFaults(t *testing.T) {
 			p.Inject(fault{Share: 0.05, Lost: true})
 			p.Inject(fault{Share: 0.05, Delay: 100 * time.Millisecond})
 			p.Inject(fault{Route: workertest.Stream, Share: 0.2, Status: 502})
-			p.RepeatEvents()
+			p.InjectFrames(workertest.FrameFault{Kind: workertest.FrameTwice})
 			p.CutStreams(20*time.Millisecond, 200*time.Millisecond)
 		}, slow: 5 * time.Millisecond},
 	}

@@ -1,9 +1,7 @@
 package workertest
 
 import (
-	"bytes"
 	"encoding/json"
-	"fmt"
 	"io"
 	"math/rand/v2"
 	"net/http"
@@ -62,25 +60,20 @@ func (p *Plane) serve(route Route, do answer) http.HandlerFunc {
 			Route: route, Credential: bearer(r), Work: r.PathValue("w"), Session: r.PathValue("s"), WorkerID: r.Header.Get("Anthropic-Worker-ID"),
 			Expected: r.URL.Query().Get("expected_last_heartbeat"), Force: route == Stop && forced(body), At: time.Now(),
 		}
-		p.mu.Lock()
-		f := p.fault(route)
-		p.mu.Unlock()
-		if f == nil {
-			f = &Fault{}
-		}
+		f := p.trouble(route, w, r)
 		if !pause(r, f.Delay) {
 			return
 		}
-		for k, v := range f.Header {
-			w.Header()[k] = v
-		}
-		if f.Status != 0 {
+		if f.Status != 0 || f.Reset {
 			req.Status = f.Status
 			p.note(req)
-			failf(f.Status, "injected").write(w)
+			p.refuse(f, w, r)
 			return
 		}
 		p.mu.Lock()
+		if route == Beat {
+			p.meddle(f, req.Work)
+		}
 		out, fail := do(r, body)
 		p.mu.Unlock()
 		if f.Lost {
@@ -107,6 +100,47 @@ func (p *Plane) serve(route Route, do answer) http.HandlerFunc {
 		w.Header().Set("Content-Type", "application/json")
 		_, _ = w.Write(raw)
 	}
+}
+
+// trouble is what a call meets, a Fault of nothing where all is well. It sets
+// the answer's headers.
+func (p *Plane) trouble(route Route, w http.ResponseWriter, r *http.Request) *Fault {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.jumps > 0 {
+		w.Header().Set("Date", p.clock().Format(http.TimeFormat))
+	}
+	f := p.fault(route, r)
+	if f == nil {
+		return &Fault{}
+	}
+	for k, v := range f.Header {
+		w.Header()[k] = v
+	}
+	return f
+}
+
+// refuse answers a call that is not done.
+func (p *Plane) refuse(f *Fault, w http.ResponseWriter, r *http.Request) {
+	if f.Reset {
+		reset(w)
+		return
+	}
+	if f.Status < 300 {
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(f.Status)
+		_, _ = io.WriteString(w, f.Body)
+		return
+	}
+	fail := failf(f.Status, "injected")
+	if f.Status == http.StatusPreconditionFailed {
+		p.mu.Lock()
+		if it := p.find(r.PathValue("w")); it != nil {
+			fail = p.precondition(it)
+		}
+		p.mu.Unlock()
+	}
+	fail.write(w)
 }
 
 func (p *Plane) note(r Request) {
@@ -259,35 +293,29 @@ func (s *Session) superseded(i int) bool {
 // stream tails a session from now on.
 func (p *Plane) stream(w http.ResponseWriter, r *http.Request) {
 	req := Request{Route: Stream, Credential: bearer(r), Session: r.PathValue("s"), Status: http.StatusOK, At: time.Now()}
+	f := p.trouble(Stream, w, r)
+	if !pause(r, f.Delay) {
+		return
+	}
+	if f.Status != 0 || f.Reset {
+		req.Status = f.Status
+		p.note(req)
+		p.refuse(f, w, r)
+		return
+	}
 	p.mu.Lock()
-	f := p.fault(Stream)
 	s := p.sessions[r.PathValue("s")]
 	var fail *failure
 	var it *item
+	at := 0
 	if s == nil {
 		fail = failf(http.StatusNotFound, "no such session")
-	} else {
-		it, fail = p.holder(s, bearer(r))
-	}
-	at := 0
-	if s != nil {
+	} else if it, fail = p.holder(s, bearer(r)); fail == nil {
 		at = len(s.log)
-		if it != nil { // what is listed is shown as well
-			for _, id := range s.open() {
-				it.streamed[id] = true
-			}
-		}
+		it.show(s.open()) // what is listed is shown as well
 	}
-	life := p.streamed
+	life := p.life
 	p.mu.Unlock()
-	if f != nil {
-		if !pause(r, f.Delay) {
-			return
-		}
-		if f.Status != 0 {
-			fail = failf(f.Status, "injected")
-		}
-	}
 	if fail != nil {
 		req.Status = fail.status
 		p.note(req)
@@ -297,8 +325,7 @@ func (p *Plane) stream(w http.ResponseWriter, r *http.Request) {
 	p.note(req)
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.WriteHeader(http.StatusOK)
-	flush := http.NewResponseController(w).Flush
-	if flush() != nil {
+	if http.NewResponseController(w).Flush() != nil {
 		return
 	}
 	var end <-chan time.Time
@@ -307,46 +334,36 @@ func (p *Plane) stream(w http.ResponseWriter, r *http.Request) {
 		defer t.Stop()
 		end = t.C
 	}
-	for sent := 0; ; {
+	out := &frames{to: w}
+	late := time.NewTimer(time.Hour)
+	defer late.Stop()
+	for {
 		p.mu.Lock()
-		fresh := slices.Clone(s.log[min(at, len(s.log)):])
+		older := s.log[:min(at, len(s.log))]
+		fresh := slices.Clone(s.log[len(older):])
 		at = len(s.log)
-		changed, closing := p.changed, p.closing
-		over := it != nil && it.state == api.WorkStopped
-		for _, e := range fresh {
-			if it != nil && e.kind == api.TypeAgentToolUse {
-				it.streamed[e.id] = true
-			}
-			if p.streamed.skip[e.kind] {
-				delete(p.streamed.skip, e.kind)
-				closing = true
-				fresh = nil
-				break
+		trouble := make([]FrameTrouble, len(fresh))
+		for i, e := range fresh {
+			trouble[i] = p.frameFault(e.kind)
+			if e.kind == api.TypeAgentToolUse {
+				it.show([]string{e.id})
 			}
 		}
+		changed, over := p.changed, p.closing || it != nil && it.state == api.WorkStopped
 		p.mu.Unlock()
-		for _, e := range fresh {
-			if e.kind == "silent" {
-				continue
-			}
-			var frame bytes.Buffer
-			fmt.Fprintf(&frame, ": ping\n\nevent: %s\ndata: %s\n\n", e.kind, e.raw)
-			if life.twice {
-				fmt.Fprintf(&frame, "event: %s\ndata: %s\n\n", e.kind, e.raw)
-			}
-			if _, err := w.Write(frame.Bytes()); err != nil {
-				return
-			}
-			sent++
-		}
-		if len(fresh) > 0 && flush() != nil {
+		if !out.write(fresh, trouble, older) || over {
 			return
 		}
-		if closing || over {
-			return
+		if out.late != nil {
+			late.Reset(lateFrame)
 		}
 		select {
 		case <-changed:
+		case <-late.C:
+			if out.late != nil {
+				out.frame(*out.late)
+				out.late = nil
+			}
 		case <-end:
 			return
 		case <-r.Context().Done():

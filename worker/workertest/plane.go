@@ -10,7 +10,6 @@ package workertest
 import (
 	"encoding/json"
 	"fmt"
-	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"sync"
@@ -43,10 +42,14 @@ type Plane struct {
 	skills   []Skill
 	order    []*Session
 	items    []*item // oldest first
-	faults   []*Fault
 	requests []Request
-	streamed streamLife
 	closing  bool
+
+	faults []*Fault
+	frames []*FrameFault
+	life   struct{ min, max time.Duration } // of streams, 0 for no bound
+	jumps  time.Duration                    // how far the clock may be wrong
+	skew   time.Duration                    // how far it is
 }
 
 // Request is one call the plane has seen.
@@ -79,32 +82,6 @@ const (
 	Send       Route = "send"
 )
 
-// Fault is trouble with a route.
-type Fault struct {
-	Route Route // "" is every route but Stream
-	// Times is how many calls it meets, 0 for all; Share is how likely it
-	// meets one, 0 for always.
-	Times int
-	Share float64
-	// Status is answered instead of doing anything. With Lost the call takes
-	// effect and its answer is lost with the connection.
-	Status int
-	Lost   bool
-	// Delay comes before all else.
-	Delay time.Duration
-	// Header is added to the answer.
-	Header http.Header
-
-	met int
-}
-
-// streamLife bounds streams.
-type streamLife struct {
-	min, max time.Duration // 0 for no bound
-	skip     map[string]bool
-	twice    bool
-}
-
 // New starts a plane that ends with the test.
 func New(t testing.TB) *Plane {
 	p := &Plane{
@@ -133,45 +110,6 @@ func (p *Plane) SetTTL(d time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.ttl = d
-}
-
-// Inject adds trouble.
-func (p *Plane) Inject(f Fault) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.faults = append(p.faults, &f)
-}
-
-// Heal takes all trouble away.
-func (p *Plane) Heal() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.faults, p.streamed = nil, streamLife{}
-}
-
-// CutStreams ends every stream after a while between min and max.
-func (p *Plane) CutStreams(min, max time.Duration) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.streamed.min, p.streamed.max = min, max
-}
-
-// CutStreamsAt ends a stream in place of the first event of that type which
-// would have gone out on it; the next stream is spared.
-func (p *Plane) CutStreamsAt(eventType string) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.streamed.skip == nil {
-		p.streamed.skip = map[string]bool{}
-	}
-	p.streamed.skip[eventType] = true
-}
-
-// RepeatEvents sends every event twice on streams, the second time later.
-func (p *Plane) RepeatEvents() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.streamed.twice = true
 }
 
 // Requests gives the calls seen so far, of one route or of all ("").
@@ -237,29 +175,15 @@ func (p *Plane) id(prefix string) string {
 	return fmt.Sprintf("%s01test%06d", prefix, p.ids)
 }
 
-// tick is the next processed_at: strictly increasing. It needs mu.
+// tick is the next processed_at: strictly increasing, unless the clock jumps.
+// It needs mu.
 func (p *Plane) tick() time.Time {
-	now := time.Now().UTC().Truncate(time.Microsecond)
-	if !now.After(p.now) {
+	now := p.clock().Truncate(time.Microsecond)
+	if now.Equal(p.now) || p.jumps == 0 && now.Before(p.now) {
 		now = p.now.Add(time.Microsecond)
 	}
 	p.now = now
 	return now
-}
-
-// fault picks the trouble that a call meets. It needs mu.
-func (p *Plane) fault(route Route) *Fault {
-	for _, f := range p.faults {
-		if f.Route != route && (f.Route != "" || route == Stream) {
-			continue
-		}
-		if f.Times > 0 && f.met >= f.Times || f.Share > 0 && rand.Float64() >= f.Share {
-			continue
-		}
-		f.met++
-		return f
-	}
-	return nil
 }
 
 // failure is an error answer.

@@ -24,7 +24,18 @@ type item struct {
 	streamed  map[string]bool // calls the holder has been shown
 	possibly  []string
 	stolen    bool // beats are answered with 412
+	lapsing   bool // beats are answered with 503
 	tries     int
+}
+
+// show notes that the item's holder has seen calls. It needs the plane's mu.
+func (it *item) show(calls []string) {
+	if it == nil {
+		return
+	}
+	for _, id := range calls {
+		it.streamed[id] = true
+	}
 }
 
 // startup is how long an acked item may do without a beat.
@@ -76,14 +87,15 @@ func (p *Plane) StealLease(s *Session) {
 	defer p.mu.Unlock()
 	for _, it := range p.items {
 		if it.session == s && it.state != api.WorkStopped {
-			p.supersede(it)
+			p.supersede(it, true)
 			return
 		}
 	}
 }
 
-// supersede ends an item and offers its session anew. It needs mu.
-func (p *Plane) supersede(it *item) {
+// supersede ends an item and offers its session anew; taken says that its
+// holder could not have kept it. It needs mu.
+func (p *Plane) supersede(it *item, taken bool) {
 	it.state, it.stolen = api.WorkStopped, true
 	if it.session == nil || it.session.status == api.SessionTerminated {
 		return
@@ -92,6 +104,9 @@ func (p *Plane) supersede(it *item) {
 	for _, id := range it.session.open() {
 		if it.streamed[id] || slices.Contains(it.possibly, id) {
 			possibly = append(possibly, id)
+			if taken {
+				it.session.call(id).taken = true
+			}
 		}
 	}
 	p.offer(it.session, it.tries+1, possibly)
@@ -130,7 +145,7 @@ func (p *Plane) sweep() {
 			continue
 		}
 		if it.session != nil && it.session.busy() && it.state != api.WorkStopping {
-			p.supersede(it)
+			p.supersede(it, it.lapsing)
 		} else {
 			it.state = api.WorkStopped
 		}
@@ -228,15 +243,17 @@ func (p *Plane) beat(it *item, expected string) (any, *failure) {
 	answer := &api.Heartbeat{Type: "work_heartbeat", LastHeartbeat: it.beat, State: it.state, TTLSeconds: int(p.ttl / time.Second)}
 	switch {
 	case it.stolen:
-		return nil, it.precondition(p.ttl)
+		return nil, p.precondition(it)
 	case it.state == api.WorkStopped:
 		return answer, nil
+	case it.lapsing:
+		return nil, failf(http.StatusServiceUnavailable, "injected")
 	case it.state == api.WorkStopping:
 		it.lease = time.Now().Add(p.ttl)
 		answer.LeaseExtended = true
 		return answer, nil
 	case it.acked.IsZero(), it.beat == "" && expected != api.NoHeartbeat, it.beat != "" && expected != it.beat:
-		return nil, it.precondition(p.ttl)
+		return nil, p.precondition(it)
 	}
 	it.beat = p.tick().Format(time.RFC3339Nano)
 	it.lease = time.Now().Add(p.ttl)
@@ -246,14 +263,24 @@ func (p *Plane) beat(it *item, expected string) (any, *failure) {
 	return answer, nil
 }
 
-func (it *item) precondition(ttl time.Duration) *failure {
-	var last *string
-	if it.beat != "" {
-		last = &it.beat
+// precondition shows an item's lease as it is: of one that its holder lost,
+// the lease of the item that came after it. It needs mu.
+func (p *Plane) precondition(it *item) *failure {
+	state := api.LeaseState{State: it.state, TTLSeconds: int(p.ttl / time.Second)}
+	last := it.beat
+	if it.stolen {
+		state.State, last = api.WorkQueued, ""
+		for _, next := range p.items {
+			if next.session == it.session && next.state != api.WorkStopped {
+				state.State, last = next.state, next.beat
+			}
+		}
+	}
+	if last != "" {
+		state.LastHeartbeat = &last
 	}
 	return &failure{status: http.StatusPreconditionFailed, message: "the lease is not yours", details: map[string]any{
-		"error_code": "heartbeat_precondition_failed", "error_visibility": "user_facing",
-		"current_state": api.LeaseState{State: it.state, LastHeartbeat: last, TTLSeconds: int(ttl / time.Second)},
+		"error_code": "heartbeat_precondition_failed", "error_visibility": "user_facing", "current_state": state,
 	}}
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/berthdev/berth/api"
@@ -18,8 +19,12 @@ type Turn struct {
 
 // Call is a tool call of a Turn.
 type Call struct {
-	Name       string
-	Input      string // JSON; "" is {}
+	Name string
+	// Input is JSON, "" is {}. {{call}} in it is the call's id and {{session}}
+	// the session's; a call that is told its own shall log it, see History.
+	Input string
+	// Want is what the text of its result must hold, with the same names.
+	Want       string
 	Permission api.Permission
 	Custom     bool
 	Thread     string
@@ -38,29 +43,35 @@ func Calls(names ...string) Turn {
 type Session struct {
 	ID string
 
-	plane  *Plane
-	status api.SessionStatus
-	turns  []Turn
-	log    []entry
-	calls  []*call
+	plane   *Plane
+	status  api.SessionStatus
+	turns   []Turn
+	log     []entry
+	calls   []*call
+	nowhere []string // ids that results for no call of this session named
 }
 
 // entry is an event in its wire form.
 type entry struct {
-	kind string
-	id   string
-	raw  json.RawMessage
+	kind   string
+	id     string
+	raw    json.RawMessage
+	silent bool // on no stream
 }
 
 // call is a tool use and what became of it.
 type call struct {
 	id      string
-	asked   bool // waits for a confirmation
+	name    string
+	want    string // part of a healthy result
+	logs    bool   // it logs that it runs
+	asked   bool   // waits for a confirmation
 	custom  bool
 	at      time.Time
 	answers []json.RawMessage // accepted ones: at most one unless the plane is broken
-	refused int
+	refused []json.RawMessage
 	void    bool
+	taken   bool // its holder could not keep the lease while it was open
 }
 
 // Session makes a session that plays turns, and queues its item. Without
@@ -137,8 +148,7 @@ func (s *Session) Terminate(silent bool) {
 	s.status = api.SessionTerminated
 	e := &api.SessionStatusTerminated{EventHead: head(api.TypeSessionStatusTerminated)}
 	if silent {
-		n := s.record(e)
-		n.kind = "silent"
+		s.record(e).silent = true
 		return
 	}
 	s.add(e)
@@ -176,16 +186,23 @@ func (s *Session) Answers() []Answer {
 	defer s.plane.mu.Unlock()
 	var all []Answer
 	for _, c := range s.calls {
-		for _, raw := range c.answers {
-			var r struct {
-				Content []api.Block `json:"content"`
-				IsError bool        `json:"is_error"`
-			}
-			if json.Unmarshal(raw, &r) != nil || len(r.Content) == 0 {
-				continue
-			}
-			all = append(all, Answer{Call: c.id, Text: r.Content[0].Text, IsError: r.IsError, Raw: raw})
+		all = append(all, c.read(c.answers)...)
+	}
+	return all
+}
+
+// read is results in short.
+func (c *call) read(results []json.RawMessage) []Answer {
+	var all []Answer
+	for _, raw := range results {
+		var r struct {
+			Content []api.Block `json:"content"`
+			IsError bool        `json:"is_error"`
 		}
+		if json.Unmarshal(raw, &r) != nil || len(r.Content) == 0 {
+			continue
+		}
+		all = append(all, Answer{Call: c.id, Text: r.Content[0].Text, IsError: r.IsError, Raw: raw})
 	}
 	return all
 }
@@ -197,7 +214,7 @@ func (s *Session) Refused() int {
 	defer s.plane.mu.Unlock()
 	n := 0
 	for _, c := range s.calls {
-		n += c.refused
+		n += len(c.refused)
 	}
 	return n
 }
@@ -207,6 +224,15 @@ func (s *Session) Done() bool {
 	s.plane.mu.Lock()
 	defer s.plane.mu.Unlock()
 	return s.status == api.SessionIdle && len(s.turns) == 0 && len(s.open()) == 0
+}
+
+// call finds a call of this session. It needs mu.
+func (s *Session) call(id string) *call {
+	i := slices.IndexFunc(s.calls, func(c *call) bool { return c.id == id })
+	if i < 0 {
+		return nil
+	}
+	return s.calls[i]
 }
 
 // open are the calls without an answer. It needs mu.
@@ -300,10 +326,13 @@ func (s *Session) advance() {
 }
 
 func (s *Session) play(c Call) {
+	id := s.plane.id("sevt_")
+	named := strings.NewReplacer("{{call}}", id, "{{session}}", s.ID)
 	input := json.RawMessage("{}")
 	if c.Input != "" {
-		input = json.RawMessage(c.Input)
+		input = json.RawMessage(named.Replace(c.Input))
 	}
+	head := func(kind string) api.EventHead { return api.EventHead{Type: kind, ID: id} }
 	var thread *string
 	if c.Thread != "" {
 		thread = &c.Thread
@@ -315,7 +344,10 @@ func (s *Session) play(c Call) {
 		e = &api.AgentToolUse{EventHead: head(api.TypeAgentToolUse), Name: c.Name, Input: input, EvaluatedPermission: c.Permission, SessionThreadID: thread}
 	}
 	at := s.add(e)
-	k := &call{id: e.Head().ID, custom: c.Custom, at: at, asked: c.Permission == api.PermissionAsk}
+	k := &call{
+		id: id, name: c.Name, want: named.Replace(c.Want), logs: strings.Contains(c.Input, "{{call}}"),
+		custom: c.Custom, at: at, asked: c.Permission == api.PermissionAsk,
+	}
 	s.calls = append(s.calls, k)
 	if c.Permission == api.PermissionDeny {
 		s.deny(k)
@@ -340,11 +372,11 @@ func (s *Session) send(events []json.RawMessage) (any, *failure) {
 			return nil, failf(http.StatusBadRequest, "no JSON: %v", err)
 		}
 		id := r.ToolUseID + r.CustomToolUseID
-		i := slices.IndexFunc(s.calls, func(c *call) bool { return c.id == id })
-		if i < 0 {
+		c := s.call(id)
+		if c == nil {
+			s.nowhere = append(s.nowhere, id)
 			return nil, failf(http.StatusBadRequest, "%s answers no call", id)
 		}
-		c := s.calls[i]
 		text := slices.IndexFunc(r.Content, func(b api.Block) bool { return b.Type == "text" && b.Text == "" })
 		switch {
 		case r.Type != api.TypeUserToolResult && !c.custom || r.Type != api.TypeUserCustomToolResult && c.custom:
@@ -355,7 +387,7 @@ func (s *Session) send(events []json.RawMessage) (any, *failure) {
 			stored = append(stored, raw)
 			continue
 		case c.void || c.asked || len(c.answers) > 0:
-			c.refused++
+			c.refused = append(c.refused, raw)
 			return nil, failf(http.StatusBadRequest, "%s waits for no answer", id)
 		}
 		c.answers = append(c.answers, raw)
