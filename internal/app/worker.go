@@ -15,9 +15,11 @@ import (
 	"github.com/berthdev/berth/internal/egress"
 	"github.com/berthdev/berth/internal/journal"
 	"github.com/berthdev/berth/internal/metrics"
+	"github.com/berthdev/berth/internal/policy"
 	"github.com/berthdev/berth/internal/sandbox"
 	"github.com/berthdev/berth/internal/sandbox/command"
 	"github.com/berthdev/berth/internal/skills"
+	"github.com/berthdev/berth/internal/stage"
 	"github.com/berthdev/berth/internal/tools"
 	"github.com/berthdev/berth/toolset"
 	"github.com/berthdev/berth/worker"
@@ -73,102 +75,140 @@ type workerHalf struct {
 
 // startWorker locks the state directory and takes over the sandboxes in it.
 func startWorker(ctx context.Context, c WorkerConfig) (_ *workerHalf, err error) {
-	pol, err := readPolicy(c.Policy)
-	if err != nil {
-		return nil, err
-	}
-	with, err := customTools(c.Tools)
-	if err != nil {
-		return nil, err
-	}
-	driver, version, err := chooseDriver(ctx, c.Sandbox.Sandbox, drivers(c.Sandbox, pol.Image, c.StateDir, c.Log))
-	if err != nil {
-		return nil, err
-	}
-	switch {
-	case driver.Name() == command.Name:
-		c.Log.Warn("tools are isolated by what --sandbox-command leads to, and by nothing else", "sandbox", driver.Name())
-	case !driver.Capabilities().Files:
-		c.Log.Warn("tools are not isolated: they run as this user and see this machine", "sandbox", driver.Name())
-	}
-	h := &workerHalf{driver: driver.Name(), log: c.Log}
-	// What can fail by a setting fails before a running worker is asked to leave.
-	stager, err := newStager(c.Engine.Inputs, c.Log.With("part", "inputs"))
-	if err != nil {
-		return nil, err
-	}
-	if err := makeDir(c.StateDir, "--state-dir"); err != nil {
-		return nil, err
-	}
 	if c.Images == "" {
 		c.Images = imagesIn(c.StateDir)
 	}
-	var spec sandbox.Spec
-	if spec, h.release, err = policySpec(ctx, pol, driver, c.Images, c.Log); err != nil {
-		return nil, err
+	if c.Skills == "" {
+		c.Skills = skillsHere(c.StateDir)
 	}
-	if c.Replace {
-		h.lock, err = takeOver(ctx, c.StateDir, c.Log)
-	} else {
-		h.lock, err = lockDir(c.StateDir, "--state-dir")
-	}
+	// What can fail by a setting fails before a running worker is asked to leave.
+	s, err := readSettings(ctx, c)
 	if err != nil {
-		h.release()
 		return nil, err
 	}
+	var up undo
 	defer func() {
 		if err != nil {
-			if h.journal != nil {
-				h.journal.Close()
-			}
-			if h.egress != nil {
-				h.egress.Close()
-			}
-			h.release()
-			h.hide()
-			h.lock.Release()
+			up.run()
 		}
 	}()
+	up.push(s.release)
+	h := &workerHalf{driver: s.driver.Name(), release: s.release, log: c.Log}
+	if h.lock, err = lockState(ctx, c); err != nil {
+		return nil, err
+	}
+	up.push(h.lock.Release)
 	if h.journal, err = journal.Open(filepath.Join(c.StateDir, "journal.db"), c.Remote.EnvironmentKey.Reveal()); err != nil {
 		return nil, err
 	}
-	var ways sandbox.Ways
-	if h.egress, ways, err = openEgress(pol, c.StateDir, c.Log); err != nil {
+	up.push(func() { h.journal.Close() })
+	boxes, err := h.openSandboxes(ctx, c, s, &up)
+	if err != nil {
 		return nil, err
-	}
-	var copied string
-	if h.keeper, copied, err = newKeeper(ctx, c.Engine, spec, ways, driver, version, c.StateDir, c.Warm, c.Log); err != nil {
-		return nil, err
-	}
-	if c.Skills == "" {
-		c.Skills = skillsHere(c.StateDir)
 	}
 	preparer, err := skills.New(c.Skills)
 	if err != nil {
 		return nil, err
 	}
-	var counters worker.Counters
 	if c.Watch.MetricsAddr != "" {
 		h.counts = metrics.NewWorker(config.Version)
-		counters = h.counts
 	}
-	h.worker, err = worker.New(worker.Config{
-		BaseURL: c.Remote.BaseURL, HTTPClient: c.http,
-		EnvironmentID: c.Remote.EnvironmentID, EnvironmentKey: c.Remote.EnvironmentKey.Reveal(), WorkerID: c.WorkerID,
-		Sandboxes: hosts{h.keeper, stager, copied, driver.Capabilities().Recover, c.Log}, Journal: h.journal, Ledger: h.journal, Preparer: preparer, Tools: with,
-		MaxSessions: c.Engine.Slots(), MaxParked: orNone(c.Engine.MaxParked), MaxIdle: orForever(c.Engine.MaxIdle),
-		Room:       room(spec.Limits, machineHere(c.StateDir), c.Warm, c.Log),
-		DrainLimit: c.Engine.DrainTimeout, Pace: worker.Pace(c.Pace), Drain: c.Drain, Wake: c.Wake, Logger: c.Log, Counters: counters, At: crash.At,
-	})
-	if err != nil {
+	if h.worker, err = worker.New(h.workerConfig(c, s, boxes, preparer)); err != nil {
 		return nil, err
 	}
 	if h.counts != nil {
 		if err := h.show(c.Watch.MetricsAddr, c.Wake != nil); err != nil {
 			return nil, err
 		}
+		up.push(h.hide)
 	}
 	return h, h.keeper.Start(ctx)
+}
+
+// settings is what a configuration comes to on this machine.
+type settings struct {
+	policy  policy.Policy
+	tools   func(toolset.Host) worker.Tools // nil for the agent toolset alone
+	driver  sandbox.Driver
+	version string // of what the driver relies on
+	stager  *stage.Stager
+	spec    sandbox.Spec
+	release func() // lets go of the spec's image
+}
+
+// readSettings reads files, chooses the driver and makes the state directory;
+// it disturbs no worker that runs there.
+func readSettings(ctx context.Context, c WorkerConfig) (s settings, err error) {
+	if s.policy, err = readPolicy(c.Policy); err != nil {
+		return s, err
+	}
+	if s.tools, err = customTools(c.Tools); err != nil {
+		return s, err
+	}
+	if s.driver, s.version, err = chooseDriver(ctx, c.Sandbox.Sandbox, drivers(c.Sandbox, s.policy.Image, c.StateDir, c.Log)); err != nil {
+		return s, err
+	}
+	warnOfIsolation(s.driver, c.Log)
+	if s.stager, err = newStager(c.Engine.Inputs, c.Log.With("part", "inputs")); err != nil {
+		return s, err
+	}
+	if err = makeDir(c.StateDir, "--state-dir"); err != nil {
+		return s, err
+	}
+	s.spec, s.release, err = policySpec(ctx, s.policy, s.driver, c.Images, c.Log)
+	return s, err
+}
+
+// warnOfIsolation says where tools are kept from nothing by this program.
+func warnOfIsolation(d sandbox.Driver, log *slog.Logger) {
+	switch {
+	case d.Name() == command.Name:
+		log.Warn("tools are isolated by what --sandbox-command leads to, and by nothing else", "sandbox", d.Name())
+	case !d.Capabilities().Files:
+		log.Warn("tools are not isolated: they run as this user and see this machine", "sandbox", d.Name())
+	}
+}
+
+// lockState locks the state directory, or takes it from the worker that has
+// it.
+func lockState(ctx context.Context, c WorkerConfig) (*dirLock, error) {
+	if c.Replace {
+		return takeOver(ctx, c.StateDir, c.Log)
+	}
+	return lockDir(c.StateDir, "--state-dir")
+}
+
+// openSandboxes opens the ways out and the keeper, which does not run yet.
+func (h *workerHalf) openSandboxes(ctx context.Context, c WorkerConfig, s settings, up *undo) (worker.Sandboxes, error) {
+	var ways sandbox.Ways
+	var err error
+	if h.egress, ways, err = openEgress(s.policy, c.StateDir, c.Log); err != nil {
+		return nil, err
+	}
+	if h.egress != nil {
+		up.push(func() { h.egress.Close() })
+	}
+	var copied string
+	if h.keeper, copied, err = newKeeper(ctx, c.Engine, s.spec, ways, s.driver, s.version, c.StateDir, c.Warm, c.Log); err != nil {
+		return nil, err
+	}
+	return hosts{h.keeper, s.stager, copied, s.driver.Capabilities().Recover, c.Log}, nil
+}
+
+// workerConfig is the library's configuration.
+func (h *workerHalf) workerConfig(c WorkerConfig, s settings, boxes worker.Sandboxes, p worker.Preparer) worker.Config {
+	w := worker.Config{
+		BaseURL: c.Remote.BaseURL, HTTPClient: c.http,
+		EnvironmentID: c.Remote.EnvironmentID, EnvironmentKey: c.Remote.EnvironmentKey.Reveal(), WorkerID: c.WorkerID,
+		Sandboxes: boxes, Journal: h.journal, Ledger: h.journal, Preparer: p, Tools: s.tools,
+		MaxSessions: c.Engine.Slots(), MaxParked: orNone(c.Engine.MaxParked), MaxIdle: orForever(c.Engine.MaxIdle),
+		Room:       room(s.spec.Limits, machineHere(c.StateDir), c.Warm, c.Log),
+		DrainLimit: c.Engine.DrainTimeout, Pace: worker.Pace(c.Pace), Drain: c.Drain, Wake: c.Wake, Logger: c.Log, At: crash.At,
+	}
+	if h.counts != nil { // an interface that holds nil is not nil
+		w.Counters = h.counts
+	}
+	return w
 }
 
 // customTools makes the tools of a file beside the agent toolset, nil for no
@@ -190,17 +230,7 @@ func (h *workerHalf) stop(ctx context.Context) {
 	if err := h.keeper.Stop(ctx); err != nil {
 		h.log.Warn("not every sandbox ended", "err", err)
 	}
-	if h.egress != nil {
-		if err := h.egress.Close(); err != nil {
-			h.log.Warn("the proxy of the allowed hosts did not close well", "err", err)
-		}
-	}
-	if err := h.journal.Close(); err != nil {
-		h.log.Warn("the journal did not close well", "err", err)
-	}
-	h.release()
-	h.hide()
-	h.lock.Release()
+	h.close()
 }
 
 // leave makes way for the next worker on this state directory, which finds
@@ -213,6 +243,12 @@ func (h *workerHalf) leave(ctx context.Context) (sessions int, err error) {
 	if err := h.keeper.LetGo(ctx); err != nil {
 		h.log.Warn("not every sandbox that was ready ended", "err", err)
 	}
+	h.close()
+	return sessions, nil
+}
+
+// close lets go of all but the sandboxes, the state directory last.
+func (h *workerHalf) close() {
 	if err := h.journal.Close(); err != nil {
 		h.log.Warn("the journal did not close well", "err", err)
 	}
@@ -224,7 +260,6 @@ func (h *workerHalf) leave(ctx context.Context) (sessions int, err error) {
 	h.release()
 	h.hide()
 	h.lock.Release()
-	return sessions, nil
 }
 
 // WorkerPoll serves an environment's queue until taking ends, another worker
