@@ -132,32 +132,6 @@ func TestServerKilledAtEachStep(t *testing.T) {
 	})
 }
 
-// A worker is killed in the middle of a call. The item is offered again
-// within its lease and the session ends.
-func TestWorkerKilledAmidACall(t *testing.T) {
-	for _, step := range []string{"worker.claimed", "worker.acked", "worker.journaled", "worker.running", "worker.finished", "worker.posted"} {
-		t.Run(step, func(t *testing.T) {
-			t.Parallel() // most of it is waiting for a lease to lapse
-			w := testenv.Start(t, testenv.Options{})
-			shorten(t, w)
-			doomed := w.Worker(step, "--sandbox", "process")
-			session := w.Session(w.Agent(), testenv.Script(
-				testenv.Say("one call", testenv.Bash("echo ran")), testenv.Say("done")))
-			select {
-			case <-doomed.Done():
-			case <-time.After(testenv.Patience):
-				t.Fatalf("the worker was not killed at %s\n%s", step, doomed.Log())
-			}
-			w.Worker("", "--sandbox", "process")
-			events := w.Ended(session)
-			checkLog(t, events)
-			if got := testenv.StopReason(events); got != "end_turn" {
-				t.Errorf("ended with %s", got)
-			}
-		})
-	}
-}
-
 // A worker is killed, or replaced by another one, while a command runs. The
 // next one on the same directory goes on: the command ends as itself, in its
 // own shell, and the item is the one it was.
@@ -252,7 +226,7 @@ func TestReplacedAgainAndAgain(t *testing.T) {
 // shorten gives the world's environment leases of test length.
 func shorten(t *testing.T, w *testenv.World) {
 	t.Helper()
-	w.Must("POST", "/v1/environments/"+w.EnvironmentID, w.APIKey, map[string]any{
-		"metadata": map[string]string{"berth.lease_ttl_seconds": "10", "berth.startup_seconds": "10"},
-	})
+	w.Must("POST", "/v1/environments/"+w.EnvironmentID, w.APIKey, map[string]any{"metadata": shortLeases})
 }
+
+var shortLeases = map[string]string{"berth.lease_ttl_seconds": "10", "berth.startup_seconds": "10"}

@@ -190,6 +190,7 @@ func (h *held) hold(take, work context.Context, secret api.WorkSecret) (End, err
 	<-h.beaten
 	<-h.noted
 	h.worker.release(h.item.Work.ID)
+	h.worker.cfg.At(PointReleased)
 	if lost.Load() {
 		return EndLost, err
 	}
@@ -264,7 +265,7 @@ func (h *held) session(take, work context.Context, secret api.WorkSecret) (End, 
 	defer release()
 
 	place := newPlace(w.cfg.Sandboxes, w.tools, h.log)
-	place.inside = w.gate.beat
+	place.inside, place.at = w.gate.beat, w.cfg.At
 	place.warned = w.cfg.Counters.Warned
 	if p := w.cfg.Preparer; p != nil {
 		place.prepare = func(ctx context.Context, s api.Session) (*Prepared, error) {

@@ -36,6 +36,7 @@ type place struct {
 	prepare func(context.Context, api.Session) (*Prepared, error)
 	warned  func()        // counts a warning
 	inside  func() func() // what must not be cut in two comes in, until the returned func is called
+	at      func(point string)
 
 	mu       sync.Mutex
 	try      *opening  // the running or last try, nil before the first
@@ -54,7 +55,10 @@ type opening struct {
 }
 
 func newPlace(boxes Sandboxes, tools func(toolset.Host) Tools, log *slog.Logger) *place {
-	p := &place{boxes: boxes, tools: tools, log: log, known: make(chan struct{}), warned: func() {}, inside: func() func() { return func() {} }}
+	p := &place{
+		boxes: boxes, tools: tools, log: log, known: make(chan struct{}),
+		warned: func() {}, inside: func() func() { return func() {} }, at: func(string) {},
+	}
 	p.prepare = func(context.Context, api.Session) (*Prepared, error) { return &Prepared{}, nil }
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	return p
@@ -177,6 +181,7 @@ func (p *place) begin() *opening {
 // open makes one attempt.
 func (p *place) open(o *opening) error {
 	defer p.inside()()
+	p.at(PointOpening)
 	box, lost, err := p.boxes.Open(p.ctx, p.opening)
 	if err != nil {
 		return err

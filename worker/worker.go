@@ -93,10 +93,12 @@ type Config struct {
 const (
 	PointClaimed   = "worker.claimed"   // polled, not acked
 	PointAcked     = "worker.acked"     // acked, no beat sent
+	PointOpening   = "worker.opening"   // the session's sandbox is about to be asked for
 	PointJournaled = "worker.journaled" // the journal has the call, which does not run yet
 	PointRunning   = "worker.running"   // the call is about to be handed to its tool
 	PointFinished  = "worker.finished"  // the journal has its result, which is not posted yet
 	PointPosted    = "worker.posted"    // its result was accepted; the journal does not know yet
+	PointReleased  = "worker.released"  // the ledger has forgotten the item, which is not stopped yet
 )
 
 // Item is a claimed work item.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/berthdev/berth/internal/config"
+	"github.com/berthdev/berth/internal/crash"
 	"github.com/berthdev/berth/internal/sandbox"
 	"github.com/berthdev/berth/internal/sandbox/command"
 	"github.com/berthdev/berth/internal/sandbox/disk"
@@ -97,7 +98,7 @@ func newKeeper(ctx context.Context, c config.Engine, spec sandbox.Spec, ways san
 	}
 	retain := sandbox.Retain{Age: c.KeepWorkspaces, Bytes: int64(c.KeepWorkspaceBytes)}
 	k, err = sandbox.NewKeeper(sandbox.KeeperConfig{Driver: d, Dir: boxes, Spec: spec, Ways: ways, Disks: disks, Warm: warm, Ended: keepOutputs(state, log),
-		Retain: retain, Retained: func(now time.Time) { forgetOutputs(state, retain, now, log) }, Version: version, Log: log})
+		Retain: retain, Retained: func(now time.Time) { forgetOutputs(state, retain, now, log) }, Version: version, Log: log, At: crash.At})
 	return k, copied, err
 }
 

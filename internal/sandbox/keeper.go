@@ -54,7 +54,16 @@ type KeeperConfig struct {
 	Retained func(now time.Time)
 	// Log hears of leftovers and of what could not be removed; nil is silence.
 	Log *slog.Logger
+	// At is called with the name of each point at which a crash would matter
+	// (the Point constants), where tests end the process; nil is not called.
+	At func(point string)
 }
+
+// Points of a sandbox's start, in their order.
+const (
+	PointStarting = "sandbox.starting" // the session's folder is there, nothing runs
+	PointStarted  = "sandbox.started"  // it runs, and nobody has been told
+)
 
 // Keeper gives each session its sandbox and its tree, and finds both again
 // after a crash. Safe for concurrent use, between Start and Stop.
@@ -101,6 +110,9 @@ func NewKeeper(cfg KeeperConfig) (*Keeper, error) {
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.At == nil {
+		cfg.At = func(string) {}
 	}
 	if cfg.Spec.OrphanTTL <= 0 {
 		cfg.Spec.OrphanTTL = DefaultOrphanTTL
@@ -370,11 +382,13 @@ func (k *Keeper) start(ctx context.Context, p *place, dir, session string) (lost
 	if err := markUnsettled(dir, session); err != nil {
 		return false, fmt.Errorf("sandbox: %w", err)
 	}
+	k.cfg.At(PointStarting)
 	var sb Sandbox
 	if err = k.mount(ctx, spec); err == nil {
 		sb, err = k.cfg.Driver.Start(ctx, spec)
 	}
 	if err == nil {
+		k.cfg.At(PointStarted)
 		if err = k.prove(ctx, sb, dir, true); err != nil {
 			err = errors.Join(err, sb.Stop(context.WithoutCancel(ctx)))
 		}

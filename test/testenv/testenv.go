@@ -136,6 +136,18 @@ func (w *World) Serve(crash string) {
 	w.EnvironmentID, w.EnvKey = ready.EnvironmentID, ready.EnvironmentKey
 }
 
+// Environment is the world with a queue of its own: a new environment with
+// these settings, and its key.
+func (w *World) Environment(name string, settings map[string]string) *World {
+	w.t.Helper()
+	own := *w
+	own.EnvironmentID = w.Must("POST", "/v1/environments", w.APIKey, map[string]any{
+		"name": name, "config": map[string]any{"type": "self_hosted"}, "metadata": settings,
+	}).String("id")
+	own.EnvKey = w.Must("POST", "/v1/berth/keys", w.APIKey, map[string]any{"type": "environment", "environment_id": own.EnvironmentID}).String("key")
+	return &own
+}
+
 // SDK is the official client with the API key.
 func (w *World) SDK() anthropic.Client {
 	return anthropic.NewClient(option.WithBaseURL(w.BaseURL), option.WithAPIKey(w.APIKey))
@@ -227,6 +239,21 @@ func (p *Process) Log() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.log.String()
+}
+
+// Said waits until the process has written a text to standard error.
+func (p *Process) Said(text string) {
+	p.t.Helper()
+	deadline := time.After(Patience)
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for !strings.Contains(p.Log(), text) {
+		select {
+		case <-deadline:
+			p.t.Fatalf("berth never said %q\n%s", text, p.Log())
+		case <-tick.C:
+		}
+	}
 }
 
 // PID is the process's id.

@@ -1,0 +1,216 @@
+package test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/berthdev/berth/internal/sandbox"
+	"github.com/berthdev/berth/test/testenv"
+	"github.com/berthdev/berth/worker"
+)
+
+// amidCall is while the command runs; no label of the program.
+const amidCall = "amid the call"
+
+// workerSteps are the points at which a worker is killed, in their order.
+var workerSteps = []string{
+	worker.PointClaimed, worker.PointAcked, worker.PointOpening, sandbox.PointStarting, sandbox.PointStarted,
+	worker.PointJournaled, worker.PointRunning, amidCall, worker.PointFinished, worker.PointPosted, worker.PointReleased,
+}
+
+// killing is a session whose worker is killed at one step.
+type killing struct {
+	step, driver string
+	elsewhere    bool // the next worker is on another host
+
+	w             *testenv.World // with a queue of its own
+	hosts         []string       // state directories
+	session       string
+	doomed, after *testenv.Process
+}
+
+func (k *killing) name() string {
+	return k.driver + ", " + map[bool]string{true: "another host", false: "the same host"}[k.elsewhere] + ", " + k.step
+}
+
+// A worker is killed by SIGKILL at each step of an item and of a call. The next
+// one, on the same host or on another, loses no session, answers no call twice
+// and runs none twice, and in the end no sandbox is left.
+func TestWorkerKilledAtEachStep(t *testing.T) {
+	w := testenv.Start(t, testenv.Options{})
+	agent := w.Agent()
+	var all []*killing
+	for _, driver := range []string{"namespaces", "process"} {
+		for _, elsewhere := range []bool{false, true} {
+			for _, step := range workerSteps {
+				k := &killing{step: step, driver: driver, elsewhere: elsewhere, hosts: []string{t.TempDir()}}
+				if elsewhere {
+					k.hosts = append(k.hosts, t.TempDir())
+				}
+				k.w = w.Environment(k.name(), shortLeases)
+				all = append(all, k)
+			}
+		}
+	}
+	// Most of it is waiting for leases to lapse: all at once.
+	for _, k := range all {
+		k.session = k.w.Session(agent, testenv.Script(
+			testenv.Say("first", testenv.Bash("echo 1 >> ran; touch at; sleep 0.5; echo one")),
+			testenv.Say("second", testenv.Bash("echo 2 >> ran; echo two")), testenv.Say("done")))
+		k.doomed = k.start(k.hosts[0], k.step)
+	}
+	for _, k := range all {
+		k.await(t)
+		k.after = k.start(k.hosts[len(k.hosts)-1], "")
+	}
+	for _, k := range all {
+		t.Run(k.name(), func(t *testing.T) {
+			k.check(t)
+			k.gone(t)
+		})
+	}
+}
+
+// start starts a worker that dies at a step, "" for one that does not.
+func (k *killing) start(state, step string) *testenv.Process {
+	if step == amidCall {
+		step = ""
+	}
+	return k.w.WorkerIn(state, step, "--sandbox", k.driver, "--warm", "0", "--max-idle", "1s", "--max-sessions", "2")
+}
+
+// ran is what the session's commands noted on a host.
+func (k *killing) ran(host string) string {
+	b, _ := os.ReadFile(filepath.Join(k.workspace(host), "ran")) // none ran there
+	return string(b)
+}
+
+func (k *killing) workspace(host string) string {
+	return filepath.Join(host, "sandboxes", k.session, "tree", "workspace")
+}
+
+// await waits for the first worker's death.
+func (k *killing) await(t *testing.T) {
+	t.Helper()
+	if k.step == amidCall {
+		k.w.Until(k.session, "the command to run", func([]map[string]any) bool {
+			_, err := os.Stat(filepath.Join(k.workspace(k.hosts[0]), "at"))
+			return err == nil
+		})
+		k.doomed.Kill()
+	}
+	select {
+	case <-k.doomed.Done():
+	case <-time.After(testenv.Patience):
+		t.Fatalf("%s: the worker was not killed\n%s", k.name(), k.doomed.Log())
+	}
+}
+
+// check holds the session to the rule.
+func (k *killing) check(t *testing.T) {
+	t.Helper()
+	calls := []string{"one", "two"}
+	if k.step == worker.PointReleased { // its turn was over: there shall be another
+		calls = append(calls, "three")
+		k.w.Send(k.session, testenv.Script(testenv.Say("third", testenv.Bash("echo 3 >> ran; echo three")), testenv.Say("done")))
+	}
+	events := k.w.Until(k.session, "the end of all", func(e []map[string]any) bool {
+		r := testenv.StopReason(e)
+		return r != "" && r != "requires_action" && len(testenv.Of(e, "agent.tool_use")) == len(calls)
+	})
+	checkLog(t, events)
+	if got := testenv.StopReason(events); got != "end_turn" {
+		t.Errorf("ended with %s", got)
+	}
+	ran := ""
+	for _, host := range k.hosts {
+		ran += k.ran(host)
+	}
+	for i, r := range testenv.Of(events, "user.tool_result") {
+		text := testenv.Text(r)
+		interrupted := strings.HasPrefix(text, "interrupted: this call may have been started")
+		times := strings.Count(ran, string(rune('1'+i)))
+		switch {
+		case times > 1:
+			t.Errorf("call %d ran %d times", i+1, times)
+		case interrupted && i != k.unknown():
+			t.Errorf("call %d is answered as interrupted:\n%s", i+1, testenv.Dump(events))
+		case interrupted:
+			t.Logf("interrupted; ran %d times", times)
+		case !strings.HasSuffix(text, calls[i]) || times != 1: // it may begin with news of the workspace
+			t.Errorf("call %d ran %d times and is answered with %q", i+1, times, text)
+		}
+	}
+}
+
+// unknown is the call of which whoever comes after may not know whether it has
+// run: it was streamed, or may have been, to the worker that died, and what that
+// one noted is out of reach or was about to be written; -1 for none.
+func (k *killing) unknown() int {
+	switch k.step {
+	case worker.PointClaimed:
+		return -1
+	case worker.PointAcked, worker.PointOpening, sandbox.PointStarting, sandbox.PointStarted:
+		return 0
+	case worker.PointReleased:
+		return 2
+	}
+	switch {
+	case !k.elsewhere:
+		return -1
+	case k.step == worker.PointPosted:
+		return 1
+	}
+	return 0
+}
+
+// gone stops the last worker, and the first host's, which comes back: no
+// sandbox is left on either.
+func (k *killing) gone(t *testing.T) {
+	t.Helper()
+	last := []*testenv.Process{k.after}
+	if k.elsewhere {
+		last = append(last, k.start(k.hosts[0], ""))
+		last[1].Said("polling for work")
+	}
+	for i, p := range last {
+		p.Signal(syscall.SIGTERM)
+		if code := p.Wait(); code != 0 {
+			t.Errorf("worker %d ended with %d\n%s", i, code, p.Log())
+		}
+	}
+	for _, host := range k.hosts {
+		entries, err := sandbox.List(filepath.Join(host, "sandboxes"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range entries {
+			if e.State != sandbox.StateKept || e.Problem != "" {
+				t.Errorf("a sandbox is left: %+v", e)
+			}
+		}
+		for _, pid := range within(t, host) {
+			t.Errorf("process %s still has mounts of %s", pid, host)
+		}
+	}
+}
+
+// within lists the processes that have mounts of a directory.
+func within(t *testing.T, dir string) []string {
+	t.Helper()
+	all, err := filepath.Glob("/proc/[0-9]*/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var some []string
+	for _, file := range all {
+		if b, err := os.ReadFile(file); err == nil && strings.Contains(string(b), dir+"/") { // else it has just ended
+			some = append(some, strings.Split(file, "/")[2])
+		}
+	}
+	return some
+}
