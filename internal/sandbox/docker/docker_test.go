@@ -83,10 +83,6 @@ func TestDriver(t *testing.T) {
 
 // TestNothingSurvives has sessions a fifth of which lose their worker.
 func TestNothingSurvives(t *testing.T) {
-	n := 50
-	if os.Getenv("BERTH_SOAK") != "" {
-		n = 1000
-	}
 	lend(t)
-	sandboxtest.NothingSurvives(t, func() sandbox.Driver { return newDriver(t, nil) }, n)
+	sandboxtest.NothingSurvives(t, func() sandbox.Driver { return newDriver(t, nil) }, sandboxtest.Sessions())
 }

@@ -24,11 +24,7 @@ func TestDriver(t *testing.T) { sandboxtest.Run(t, newDriver) }
 
 // TestNothingSurvives has sessions a fifth of which lose their worker.
 func TestNothingSurvives(t *testing.T) {
-	n := 50
-	if os.Getenv("BERTH_SOAK") != "" {
-		n = 1000
-	}
-	sandboxtest.NothingSurvives(t, newDriver, n)
+	sandboxtest.NothingSurvives(t, newDriver, sandboxtest.Sessions())
 }
 
 // TestOrdinaryUser runs the whole suite again as a user without privileges.

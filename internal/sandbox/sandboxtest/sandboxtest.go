@@ -245,3 +245,17 @@ func await(d time.Duration) { <-time.After(d) }
 func nap() string {
 	return "3" + strconv.FormatInt(time.Now().UnixNano()%1e9+1e9, 10) + strconv.FormatInt(sessions.Add(1), 10)
 }
+
+// Sessions is how many sessions a driver whose sandboxes start slowly has in
+// NothingSurvives: 50, and with BERTH_SOAK=1 (make soak) 1,000; any larger
+// number is it itself.
+func Sessions() int {
+	n, _ := strconv.Atoi(os.Getenv("BERTH_SOAK"))
+	switch {
+	case n > 1:
+		return n
+	case os.Getenv("BERTH_SOAK") != "":
+		return 1000
+	}
+	return 50
+}

@@ -61,7 +61,8 @@ func NothingSurvives(t *testing.T, driver func() sandbox.Driver, n int) {
 	if left, err := os.ReadDir(tmp); err != nil || len(left) > 0 {
 		t.Errorf("in the directory for temporary files: %v %v", left, err)
 	}
-	t.Logf("%d sessions in %v", n, time.Since(began))
+	took := time.Since(began)
+	t.Logf("%d sessions in %v, %v each", n, took.Round(time.Millisecond), (took / time.Duration(n)).Round(100*time.Microsecond))
 }
 
 // worker has n sessions, ends four fifths and waits to be killed.
