@@ -142,7 +142,7 @@ func canMake(dir string) error {
 func keepOutputs(state string, log *slog.Logger) func(context.Context, string, string) {
 	return func(ctx context.Context, session, dir string) {
 		began := time.Now()
-		m, err := collect(ctx, session, filepath.Join(dir, "tree"), outputsOf(state, session))
+		m, err := collect(ctx, session, dir, outputsOf(state, session))
 		switch {
 		case err != nil:
 			log.Error("a session's outputs could not be kept; they are still in its tree", "session", session, "dir", dir, "err", err)
@@ -174,8 +174,17 @@ func outputsOf(state, session string) string {
 	return filepath.Join(state, "outputs", sandbox.Folder(session))
 }
 
-func collect(ctx context.Context, session, root, to string) (outputs.Manifest, error) {
-	if _, err := os.Stat(filepath.Join(root, outputs.Dir)); err != nil {
+func collect(ctx context.Context, session, dir, to string) (outputs.Manifest, error) {
+	var lost []outputs.LeftOut
+	unfetched, err := sandbox.ReadUnfetched(dir)
+	if err != nil {
+		lost = append(lost, outputs.LeftOut{Path: ".", Reason: err.Error()})
+	}
+	for _, u := range unfetched {
+		lost = append(lost, outputs.LeftOut{Path: outputs.Path(u.Name), Reason: u.Reason})
+	}
+	root := filepath.Join(dir, "tree")
+	if _, err := os.Stat(filepath.Join(root, outputs.Dir)); err != nil && len(lost) == 0 {
 		return outputs.Manifest{}, nil // a sandbox without a tree, or one that never started
 	}
 	t, err := tree.Open(tree.Config{Root: root, UID: -1, GID: -1})
@@ -183,7 +192,7 @@ func collect(ctx context.Context, session, root, to string) (outputs.Manifest, e
 		return outputs.Manifest{}, err
 	}
 	defer t.Close()
-	return outputs.Collect(ctx, t, session, to, outputs.Limits{})
+	return outputs.Collect(ctx, t, session, to, outputs.Limits{}, lost...)
 }
 
 // deliverOutputs copies what was kept of a session to where the run wants it.

@@ -26,6 +26,7 @@ type collector struct {
 	files  toolset.Files
 	limits Limits
 	last   string // where the files of the last collection are
+	kept   bool   // there was one
 	known  map[Path]File
 	began  time.Time
 
@@ -45,7 +46,7 @@ type job struct {
 	from toolset.File
 }
 
-func (c *collector) collect(ctx context.Context) error {
+func (c *collector) collect(ctx context.Context, lost []LeftOut) error {
 	c.left = c.limits.Bytes
 	c.jobs = make(chan job, 64)
 	var copiers sync.WaitGroup
@@ -71,12 +72,16 @@ func (c *collector) collect(ctx context.Context) error {
 		return err
 	}
 	m := &c.manifest
+	found := len(m.Files)+len(m.LeftOut) > 0
+	for _, l := range lost {
+		c.leave(l.Path, l.Reason)
+	}
 	slices.SortFunc(m.Files, func(a, b File) int { return cmp.Compare(a.Path, b.Path) })
 	slices.SortFunc(m.LeftOut, func(a, b LeftOut) int { return cmp.Compare(a.Path, b.Path) })
 	for _, f := range m.Files {
 		m.Bytes += f.Size
 	}
-	if len(m.Files)+len(m.LeftOut) > 0 && c.dir == "" {
+	if c.dir == "" && (found || len(lost) > 0 && !c.kept) {
 		return c.begin()
 	}
 	return nil

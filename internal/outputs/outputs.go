@@ -146,8 +146,9 @@ func Read(dir string) (Manifest, error) {
 // replaced in one step and so never half of anything. A file that is the same
 // as at the last time is not copied again. When nothing is there, or no longer,
 // what was kept stays. Nothing may write to the files meanwhile that is not
-// content with being caught in the middle.
-func Collect(ctx context.Context, files toolset.Files, session, to string, l Limits) (Manifest, error) {
+// content with being caught in the middle. lost are outputs that never came to
+// files, for the manifest; alone they replace nothing that was kept.
+func Collect(ctx context.Context, files toolset.Files, session, to string, l Limits, lost ...LeftOut) (Manifest, error) {
 	last, err := Read(to)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		last = Manifest{} // unreadable, and about to be replaced
@@ -155,7 +156,7 @@ func Collect(ctx context.Context, files toolset.Files, session, to string, l Lim
 	if err := os.MkdirAll(filepath.Dir(to), 0o700); err != nil {
 		return last, fmt.Errorf("outputs: %w", err)
 	}
-	c := &collector{files: files, limits: l.filled(), last: to, known: map[Path]File{}, began: now()}
+	c := &collector{files: files, limits: l.filled(), last: to, kept: !last.Collected.IsZero(), known: map[Path]File{}, began: now()}
 	for _, f := range last.Files {
 		if f.Version != "" {
 			c.known[f.Path] = f
@@ -163,7 +164,7 @@ func Collect(ctx context.Context, files toolset.Files, session, to string, l Lim
 	}
 	c.manifest = Manifest{Session: session, Collected: c.began.UTC().Truncate(time.Millisecond), Files: []File{}}
 	defer c.drop()
-	if err := c.collect(ctx); err != nil {
+	if err := c.collect(ctx, lost); err != nil {
 		return last, fmt.Errorf("outputs: %w", err)
 	}
 	if c.dir == "" {

@@ -89,6 +89,28 @@ func (m Manifest) left() string {
 	return strings.Join(all, "\n")
 }
 
+// TestLost has outputs that never came to the tree.
+func TestLost(t *testing.T) {
+	w := newWorld(t)
+	lost := LeftOut{Path: ".", Reason: "the far side does not answer"}
+	for _, step := range []struct{ write, files, left string }{
+		{"", "", `".": the far side does not answer`},
+		{"a", "a", `".": the far side does not answer`},
+	} {
+		if step.write != "" {
+			w.put(step.write, "x", 0o644)
+		}
+		m, err := Collect(t.Context(), w.files, "s", w.to, Limits{}, lost)
+		if err != nil || m.names() != step.files || m.left() != step.left {
+			t.Errorf("%q, left %q, %v", m.names(), m.left(), err)
+		}
+	}
+	must(t, os.RemoveAll(filepath.Join(w.dir, "a")))
+	if m, err := Collect(t.Context(), w.files, "s", w.to, Limits{}, lost); err != nil || m.names() != "a" {
+		t.Errorf("what was kept is replaced by nothing: %q %v", m.names(), err)
+	}
+}
+
 func TestManifestSaysWhatAFileIs(t *testing.T) {
 	w := newWorld(t)
 	if m := w.collect(Limits{}); m.Files != nil {

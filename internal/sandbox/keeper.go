@@ -484,7 +484,7 @@ func (k *Keeper) settle(ctx context.Context, dir string) {
 		k.cfg.Ended(ctx, string(session), dir)
 	}
 	if err == nil {
-		err = os.Remove(mark)
+		err = errors.Join(os.Remove(mark), forgetUnfetched(dir))
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		k.log.Warn("what a session left may be kept again", "dir", dir, "err", err)

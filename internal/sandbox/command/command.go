@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"time"
 
 	"github.com/berthdev/berth/internal/sandbox"
 	"github.com/berthdev/berth/internal/sandbox/agent"
@@ -24,6 +25,9 @@ type Config struct {
 	Command string
 	// Program is the agent to send; nil means agent.Find's.
 	Program *agent.Program
+	// FetchTime bounds the fetching of a session's outputs at its end; 0 means
+	// two minutes.
+	FetchTime time.Duration
 	// Log hears of what is worth a look; nil is silence.
 	Log *slog.Logger
 }

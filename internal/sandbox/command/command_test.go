@@ -230,6 +230,69 @@ func TestOutputs(t *testing.T) {
 	}
 }
 
+// slow is a link of about 1.3 MB/s, until the file it is told of is there: from
+// then on nothing comes.
+const slow = `use Time::HiRes "sleep"; $| = 1;
+while (sysread STDIN, my $b, 65536) { sleep 0.05; sleep 1 while -e $ARGV[0]; syswrite STDOUT, $b }`
+
+// TestSlowOutputs do not hold up a session's end: what does not come in time is
+// told.
+func TestSlowOutputs(t *testing.T) {
+	line := entering(t)
+	apart, dir := t.TempDir(), t.TempDir()
+	cut, link := filepath.Join(dir, "cut"), filepath.Join(dir, "slow.pl")
+	if err := os.WriteFile(link, []byte(slow), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p, err := program()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := command.New(command.Config{Command: "sh -c '" + strings.Replace(line, "{tree}", apart, 1) + " | perl " + link + " " + cut + "'", Program: p, FetchTime: 2 * time.Second})
+	for _, c := range []struct {
+		name    string
+		missing []string
+	}{{"slow", []string{"d/big", "d/last"}}, {"cut", []string{"."}}} {
+		name, missing := c.name, c.missing
+		w := sandboxtest.Start(t, d, nil)
+		w.Want("cd /mnt/session/outputs; mkdir -p d; echo one >a; head -c 200000000 /dev/zero >d/big; echo two >d/last", "", toolset.Exited, 0)
+		if name == "cut" {
+			if err := os.WriteFile(cut, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		began := time.Now()
+		if err := w.Stop(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if took := time.Since(began); took > 15*time.Second {
+			t.Errorf("%s: the end took %v", name, took)
+		}
+		all, err := sandbox.ReadUnfetched(w.Spec.Dir)
+		if err != nil {
+			t.Error(err)
+		}
+		var names []string
+		for _, u := range all {
+			names = append(names, string(u.Name))
+			t.Logf("%s: %s: %s", name, u.Name, u.Reason)
+		}
+		if !slices.Equal(names, missing) {
+			t.Errorf("%s: %v are missing, want %v", name, names, missing)
+		}
+		here := ""
+		if b, err := os.ReadFile(filepath.Join(w.Spec.Tree, "mnt/session/outputs/a")); err == nil {
+			here = string(b)
+		}
+		if (here == "one\n") != (name == "slow") {
+			t.Errorf("%s: a is %q", name, here)
+		}
+		if left, _ := filepath.Glob(filepath.Join(w.Spec.Tree, ".*")); len(left) > 0 {
+			t.Errorf("%s: left behind: %v", name, left)
+		}
+	}
+}
+
 // TestLost has the pipe break: the agent ends what it started, and nothing
 // can be taken over.
 func TestLost(t *testing.T) {

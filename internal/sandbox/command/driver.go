@@ -1,6 +1,7 @@
 package command
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -141,8 +142,12 @@ func (d *Driver) start(ctx context.Context, words []string, program *agent.Progr
 	}
 	b := &box{pings: make(chan struct{})}
 	b.Box = agent.NewBox(live, files, rec, func(ctx context.Context, l *agent.Live) error {
-		if err := fetch(ctx, spec, files); err != nil {
+		missing, err := fetchOutputs(ctx, spec, files, cmp.Or(d.cfg.FetchTime, fetchTime), l.Close)
+		if err != nil {
 			d.log.Warn("outputs could not be fetched", "session", spec.SessionID, "err", err)
+		}
+		if err := sandbox.WriteUnfetched(spec.Dir, missing); err != nil {
+			d.log.Warn("outputs could not all be fetched", "session", spec.SessionID, "missing", len(missing), "err", err)
 		}
 		close(b.pings)
 		b.wait.Wait()
@@ -164,7 +169,8 @@ const endTime = 5 * time.Second
 // Recover takes over nothing: the pipe ended with the process that had it, and
 // the agent with the pipe.
 func (d *Driver) Recover(_ context.Context, rec sandbox.Record) (sandbox.Sandbox, error) {
-	return nil, errors.Join(sandbox.ErrGone, sandbox.Sweep(rec.Spec.Dir))
+	lost := sandbox.Unfetched{Name: []byte("."), Reason: "the worker ended before it had fetched what was left at the far side"}
+	return nil, errors.Join(sandbox.ErrGone, sandbox.WriteUnfetched(rec.Spec.Dir, []sandbox.Unfetched{lost}), sandbox.Sweep(rec.Spec.Dir))
 }
 
 // environ is the tools' environment: the far side's own way to programs and

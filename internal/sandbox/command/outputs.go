@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 	"time"
@@ -20,80 +21,182 @@ import (
 const (
 	maxFiles = 100_000
 	maxBytes = 16 << 30
-	// fetchTime bounds the fetching at a session's end.
+	// fetchTime bounds the fetching at a session's end, of all files together.
 	fetchTime = 2 * time.Minute
+	// maxMissing is how many of those that do not come are named.
+	maxMissing = 1000
 )
 
-// fetch copies the session's outputs to its tree on this machine, in the place
-// of what an earlier sandbox has left there. The copy is whole before the old
-// goes: both may be the same, where the command shows the tree at the far side.
-func fetch(ctx context.Context, spec sandbox.Spec, files *tree.Tree) error {
-	ctx, cancel := context.WithTimeout(ctx, fetchTime)
-	defer cancel()
-	if _, err := files.Stat(outputs); err != nil {
-		return nil // there are none, or nobody is there to ask
-	}
-	fresh, dir := filepath.Join(spec.Dir, sandbox.RunDirName), filepath.Join(spec.Tree, outputs)
-	if err := os.MkdirAll(fresh, 0o755); err != nil {
-		return err
-	}
-	if err := copyTo(ctx, files, fresh); err != nil {
-		return err
-	}
-	if err := os.RemoveAll(dir); err != nil {
-		return err
-	}
-	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
-		return err
-	}
-	return os.Rename(fresh, dir)
+// freshName is where outputs are fetched to, beside their place in the tree
+// and shown to nobody.
+const freshName = ".fetched"
+
+// fetch is the copying of a session's outputs to its tree on this machine.
+type fetch struct {
+	files *tree.Tree
+	root  *os.Root // the tree here
+	until time.Time
+	count int
+	left  int64 // bytes that may still come
+
+	missing []sandbox.Unfetched
+	more    int // missing, and not named
 }
 
-// copyTo copies the outputs to a directory.
-func copyTo(ctx context.Context, files *tree.Tree, dir string) error {
-	root, err := os.OpenRoot(dir)
+// fetchOutputs copies the session's outputs to its tree on this machine, in
+// the place of what an earlier sandbox has left there, and gives what did not
+// come. It takes a little longer than limit at most: for a while after it
+// files are named and no longer copied, and then letGo has whoever waits for
+// the far side wait no more.
+func fetchOutputs(ctx context.Context, spec sandbox.Spec, files *tree.Tree, limit time.Duration, letGo func()) ([]sandbox.Unfetched, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit+limit/8)
+	defer cancel()
+	defer context.AfterFunc(ctx, letGo)()
+	root, err := os.OpenRoot(spec.Tree)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer root.Close()
-	count, left := 0, int64(maxBytes)
-	return files.Walk(ctx, outputs, func(name string, e toolset.Entry) error {
-		rel := strings.TrimPrefix(name, outputs+"/")
-		if count++; count > maxFiles {
-			return fmt.Errorf("there are more than %d files", maxFiles)
+	f := &fetch{files: files, root: root, until: time.Now().Add(limit), left: maxBytes}
+	switch _, err := files.Stat(outputs); {
+	case errors.Is(err, sandbox.ErrGone):
+		f.miss(".", "the far side does not answer any more: "+err.Error())
+		return f.missing, nil
+	case err != nil:
+		return nil, nil // there are none
+	}
+	if err := root.RemoveAll(freshName); err != nil {
+		return nil, err
+	}
+	if err := root.MkdirAll(freshName, 0o755); err != nil {
+		return nil, err
+	}
+	defer root.RemoveAll(freshName)
+	if err := f.walk(ctx); err != nil {
+		return f.missing, err
+	}
+	if f.more > 0 {
+		f.missing = append(f.missing, sandbox.Unfetched{Name: []byte("."), Reason: fmt.Sprintf("%d more files were not fetched", f.more)})
+	}
+	return f.missing, f.publish()
+}
+
+func (f *fetch) miss(name, why string) {
+	if len(f.missing) >= maxMissing {
+		f.more++
+		return
+	}
+	f.missing = append(f.missing, sandbox.Unfetched{Name: []byte(name), Reason: "it was not fetched: " + why})
+}
+
+// walk copies what there is. Its error is this machine's.
+func (f *fetch) walk(ctx context.Context) error {
+	var here error
+	err := f.files.Walk(ctx, outputs, func(full string, e toolset.Entry) error {
+		name := strings.TrimPrefix(full, outputs+"/")
+		if f.count++; f.count > maxFiles {
+			f.miss(".", fmt.Sprintf("there are more than %d files, and those from %q on were not looked at", maxFiles, name))
+			return fs.SkipAll
 		}
 		switch {
 		case e.IsDir():
-			return root.MkdirAll(rel, 0o755)
+			here = f.root.MkdirAll(path.Join(freshName, name), 0o755)
 		case e.Type() != 0:
-			return nil
+		case !time.Now().Before(f.until):
+			f.miss(name, "the time for all outputs was over")
+		default:
+			here = f.file(name, e)
 		}
-		n, err := fetchFile(root, rel, e, left)
-		left -= n
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil // it went meanwhile
+		if here != nil {
+			return fs.SkipAll
 		}
-		return err
+		return nil
 	})
+	if here == nil && err != nil {
+		f.miss(".", "the far side cannot be listed to the end: "+err.Error())
+	}
+	return here
 }
 
-func fetchFile(root *os.Root, rel string, e toolset.Entry, left int64) (int64, error) {
+// file copies one file. Its error is this machine's.
+func (f *fetch) file(name string, e toolset.Entry) error {
 	from, err := e.Open()
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // it went meanwhile
+	}
 	if err != nil {
-		return 0, err
+		f.miss(name, err.Error())
+		return nil
 	}
 	defer from.Close()
 	mode := fs.FileMode(0o644)
 	if info, err := from.Stat(); err == nil {
 		mode = info.Mode().Perm() | 0o400
 	}
-	to, err := root.OpenFile(rel, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+	at := path.Join(freshName, name)
+	to, err := f.root.OpenFile(at, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
 	if err != nil {
-		return 0, err
+		return err
 	}
-	n, err := io.Copy(to, io.LimitReader(from, left+1))
-	if n > left {
-		err = fmt.Errorf("they are larger than %d bytes", int64(maxBytes))
+	in := &timed{from: from, until: f.until}
+	n, err := io.Copy(to, io.LimitReader(in, f.left+1))
+	if e := to.Close(); err == nil && e != nil {
+		return e
 	}
-	return n, errors.Join(err, to.Close())
+	why := in.err
+	if err == nil && n > f.left {
+		why = fmt.Errorf("the outputs are larger than %d bytes", int64(maxBytes))
+	}
+	if why != nil {
+		f.miss(name, why.Error())
+		return f.root.Remove(at)
+	}
+	f.left -= n
+	return err
+}
+
+// timed is a file at the far side that can be read for a time. err is why it
+// could not be read to its end.
+type timed struct {
+	from  toolset.File
+	until time.Time
+	err   error
+}
+
+func (t *timed) Read(b []byte) (n int, err error) {
+	if time.Now().Before(t.until) {
+		n, err = t.from.Read(b)
+	} else {
+		err = errors.New("the time for all outputs was over")
+	}
+	if err != nil && err != io.EOF {
+		t.err = err
+	}
+	return n, err
+}
+
+// publish puts what was fetched in the place of what was there. Where not all
+// of it came nothing goes: what was there may be the outputs themselves, where
+// the command shows the tree at the far side.
+func (f *fetch) publish() error {
+	place := strings.TrimPrefix(outputs, "/")
+	if err := f.root.MkdirAll(path.Dir(place), 0o755); err != nil {
+		return err
+	}
+	if len(f.missing) == 0 {
+		if err := f.root.RemoveAll(place); err != nil {
+			return err
+		}
+		return f.root.Rename(freshName, place)
+	}
+	return fs.WalkDir(f.root.FS(), freshName, func(name string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		to := filepath.Join(place, strings.TrimPrefix(name, freshName))
+		if e.IsDir() {
+			return f.root.MkdirAll(to, 0o755)
+		}
+		return f.root.Rename(name, to)
+	})
 }
