@@ -67,6 +67,52 @@ const (
 	Refused     End = "refused"      // the host runs nothing more; Head says why
 )
 
+// Starter is a Host that runs programs of their own beside its shell.
+type Starter interface {
+	// Start starts a program in the working directory, with the environment
+	// that the shell began with and the shell's rights. No command and no
+	// Restart of the shell ends it; the end of the host does. What keeps it
+	// from starting may be the first Read's error.
+	Start(ctx context.Context, p Program) (Process, error)
+}
+
+// Program is a program to start.
+type Program struct {
+	Args []string          // the program, a path or a name on PATH, and its arguments
+	Env  map[string]string // added to the shell's environment
+}
+
+// Process is a program that was started: Read gives its standard output, Write
+// is its standard input, and both fail with a *ProcessEnd once it has ended. It
+// waits when nobody reads. Close ends it with all that it started. One
+// goroutine reads, one writes; Close may come from any.
+type Process = io.ReadWriteCloser
+
+// ProcessEnd is how a Process came to its end.
+type ProcessEnd struct {
+	Code   int    // its status; 128 and the signal's number after a signal
+	Reason string // why it was ended or could not be started; "" when it ended by itself
+	Errors []byte // the end of what it wrote to standard error
+}
+
+func (e *ProcessEnd) Error() string {
+	if e.Reason != "" {
+		return "the program has ended: " + e.Reason
+	}
+	return fmt.Sprintf("the program has ended with status %d", e.Code)
+}
+
+// ErrNoPrograms is the answer of a host that starts none.
+var ErrNoPrograms = errors.New("this sandbox starts no programs beside its shell")
+
+// Start has a host start a program, if it is a Starter.
+func Start(ctx context.Context, h Host, p Program) (Process, error) {
+	if s, ok := h.(Starter); ok {
+		return s.Start(ctx, p)
+	}
+	return nil, ErrNoPrograms
+}
+
 // Failure is a Host's error with words for the model.
 type Failure struct {
 	Text string

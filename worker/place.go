@@ -304,6 +304,11 @@ func (h watchedHost) Bash(ctx context.Context, c toolset.Command) (toolset.Resul
 	return r, err
 }
 
+// Start is there for hosts that are a toolset.Starter.
+func (h watchedHost) Start(ctx context.Context, p toolset.Program) (toolset.Process, error) {
+	return toolset.Start(ctx, h.Host, p)
+}
+
 func (h watchedHost) Restart(ctx context.Context) error {
 	err := h.Host.Restart(ctx)
 	if err != nil && ctx.Err() == nil {

@@ -81,6 +81,29 @@ func TestMessagesSurviveTheTrip(t *testing.T) {
 	if _, err := DecodeFileRequest(FileRequest{Op: FileRead, Length: MaxChunk + 1}.Encode()); !errors.Is(err, ErrTooLarge) {
 		t.Errorf("a read of too much: %v", err)
 	}
+	start := Start{Num: 1 << 60, Args: []string{"a", ""}, Env: []string{"A=b"}}
+	if got, err := DecodeStart(start.Encode()); err != nil || !cmp.Equal(got, start) {
+		t.Errorf("start: %v %+v", err, got)
+	}
+	input := Input{Num: 2, Data: []byte("x\x00")}
+	if got, err := DecodeInput(input.Encode()); err != nil || !cmp.Equal(got, input) {
+		t.Errorf("input: %v %+v", err, got)
+	}
+	grant := Grant{Num: 2, Bytes: 1<<31 - 1}
+	if got, err := DecodeGrant(grant.Encode()); err != nil || got != grant {
+		t.Errorf("grant: %v %+v", err, got)
+	}
+	data := Data{Num: 2, Data: []byte{0}}
+	if got, err := DecodeData(data.Encode()); err != nil || !cmp.Equal(got, data) {
+		t.Errorf("data: %v %+v", err, got)
+	}
+	ended := Ended{Num: 2, Code: -1, Reason: "why", Errors: []byte("e")}
+	if got, err := DecodeEnded(ended.Encode()); err != nil || !cmp.Equal(got, ended) {
+		t.Errorf("ended: %v %+v", err, got)
+	}
+	if got, err := DecodeNum(EncodeNum(7)); err != nil || got != 7 {
+		t.Errorf("number: %v %d", err, got)
+	}
 	res := Result{ID: "a", End: "exited", ExitCode: -1, Head: []byte("h\x00"), Dropped: 1 << 40, Tail: []byte("t"), Elapsed: 3 * time.Microsecond, OOM: true}
 	if got, err := DecodeResult(res.Encode()); err != nil || !cmp.Equal(got, res) {
 		t.Errorf("result: %v %s", err, cmp.Diff(res, got))
@@ -126,6 +149,9 @@ func FuzzFrames(f *testing.F) {
 	add(KindProbe, Probe{Hidden: []string{"/x"}}.Encode())
 	add(KindPosture, posture.Encode())
 	add(KindOutput, Output{ID: "x", Data: []byte("y")}.Encode())
+	add(KindStart, Start{Num: 1, Args: []string{"a"}, Env: []string{"A=b"}}.Encode())
+	add(KindData, Data{Num: 1, Data: []byte("y")}.Encode())
+	add(KindEnded, Ended{Num: 1, Code: 3, Errors: []byte("y")}.Encode())
 	f.Fuzz(func(t *testing.T, b []byte) {
 		fr, n, errNext := Next(b)
 		got, errRead := Read(bytes.NewReader(b))
@@ -175,6 +201,20 @@ func FuzzFrames(f *testing.F) {
 				t.Fatalf("file reply: %v", err)
 			}
 		}
+		if m, err := DecodeStart(fr.Body); err == nil {
+			if again, err := DecodeStart(m.Encode()); err != nil || !cmp.Equal(m, again) {
+				t.Fatalf("start: %v", err)
+			}
+		}
+		if m, err := DecodeEnded(fr.Body); err == nil {
+			if again, err := DecodeEnded(m.Encode()); err != nil || !cmp.Equal(m, again) {
+				t.Fatalf("ended: %v", err)
+			}
+		}
+		_, _ = DecodeInput(fr.Body)
+		_, _ = DecodeGrant(fr.Body)
+		_, _ = DecodeData(fr.Body)
+		_, _ = DecodeNum(fr.Body)
 		_, _ = DecodeRefused(fr.Body)
 		_, _ = DecodeText(fr.Body)
 		_, _ = DecodeReady(fr.Body)

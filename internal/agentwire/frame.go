@@ -48,6 +48,12 @@ const (
 	KindFile
 	KindFileReply
 	KindPing
+	KindStart
+	KindInput
+	KindGrant
+	KindQuit
+	KindData
+	KindEnded
 )
 
 // Errors of a stream that does not follow the format.

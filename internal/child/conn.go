@@ -23,6 +23,7 @@ func (a *agent) accept() error {
 		return err
 	}
 	if a.conn >= 0 {
+		a.endPrograms()
 		unix.Close(a.conn)
 	}
 	a.conn, a.reply, a.in, a.out = fd, fd, nil, nil
@@ -34,6 +35,7 @@ func (a *agent) accept() error {
 
 // hangUp forgets the connection. The running command goes on.
 func (a *agent) hangUp() {
+	a.endPrograms()
 	unix.Close(a.conn)
 	if a.reply != a.conn {
 		unix.Close(a.reply)
@@ -151,6 +153,8 @@ func (a *agent) frame(f agentwire.Frame) (end, bad bool, err error) {
 		}
 		a.send(agentwire.KindFileReply, a.serveFile(r).Encode())
 		return false, false, nil
+	case agentwire.KindStart, agentwire.KindInput, agentwire.KindGrant, agentwire.KindQuit:
+		return false, a.programFrame(f) != nil, nil
 	case agentwire.KindPing:
 		return false, false, nil // that it came is all it says
 	case agentwire.KindRestart:

@@ -48,14 +48,15 @@ type agent struct {
 	in  []byte // from the connection, not yet a frame
 	out []byte // to the connection, not yet written
 
-	shell   *shell
-	forward *forwarder // nil without a way out
-	call    *call
-	last    *agentwire.Result // kept until it is acknowledged
-	seen    map[string]bool   // ids that ran and whose results are gone
-	order   []string          // of seen
-	turn    int
-	drains  []int
+	shell    *shell
+	forward  *forwarder // nil without a way out
+	call     *call
+	programs []*program
+	last     *agentwire.Result // kept until it is acknowledged
+	seen     map[string]bool   // ids that ran and whose results are gone
+	order    []string          // of seen
+	turn     int
+	drains   []int
 
 	orphanAt time.Time // when to end, unless somebody connects
 	heard    time.Time // when the connection last said something
@@ -105,6 +106,7 @@ func agentMain() int {
 	a.heard = time.Now()
 	a.send(agentwire.KindReady, agentwire.EncodeReady(os.Getpid()))
 	err = a.loop()
+	a.endPrograms()
 	a.killAll()
 	a.forward.stop()
 	if err != nil {
@@ -273,7 +275,7 @@ func (a *agent) freshShell() error {
 			return err
 		}
 		// A storm of processes that outlived its shell has every place.
-		sweep(0, 0, a.forward)
+		sweep(0, 0, a.forward.is)
 		a.bury()
 		time.Sleep(10 * time.Millisecond)
 	}
@@ -290,7 +292,7 @@ func (a *agent) bury() {
 		if pid <= 0 {
 			return
 		}
-		a.forward.ended(pid)
+		a.collected(pid, ws)
 	}
 }
 
@@ -365,7 +367,8 @@ func (a *agent) patience(now time.Time) int {
 	return int(min(max(until.Sub(now), 0)/time.Millisecond+1, 1<<30))
 }
 
-// watch fills polls: five fixed places, then outputs in order, then drains.
+// watch fills polls: five fixed places, then outputs in order, then drains,
+// then programs.
 func (a *agent) watch() {
 	reply := unix.PollFd{Fd: -1, Events: unix.POLLOUT}
 	if len(a.out) > 0 {
@@ -387,13 +390,17 @@ func (a *agent) watch() {
 	for _, fd := range a.drains {
 		a.polls = append(a.polls, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
 	}
+	a.watchPrograms()
 }
 
 // serve does what the descriptors ask for. The command's output is read
 // before anything that may end it.
 func (a *agent) serve() (end bool, err error) {
 	polls := a.polls
-	for i, p := range polls[5+outputs:] {
+	rest := 5 + outputs + len(a.drains)
+	a.servePrograms(polls[rest:])
+	defer a.settlePrograms()
+	for i, p := range polls[5+outputs : rest] {
 		if p.Revents != 0 && !a.drain(a.drains[i]) {
 			unix.Close(a.drains[i])
 			a.drains[i] = -1
@@ -557,7 +564,7 @@ func (a *agent) reap() error {
 		if pid <= 0 {
 			return nil
 		}
-		a.forward.ended(pid)
+		a.collected(pid, ws)
 		if pid != a.shell.pid {
 			continue
 		}
@@ -619,7 +626,7 @@ func (a *agent) finish(end string, code int) {
 func (a *agent) cut(end string) error {
 	c := a.call
 	kill(a.shell.pid)
-	sweep(a.shell.pid, c.ticks, a.forward)
+	sweep(a.shell.pid, c.ticks, a.spares)
 	a.buryShell()
 	a.readRest()
 	a.finish(end, 0)
@@ -646,7 +653,7 @@ func (a *agent) killAll() {
 	// What the shell left behind is the agent's by now. The process table is
 	// read only when there is something.
 	if !a.alone() {
-		sweep(0, 0, a.forward)
+		sweep(0, 0, a.spares)
 	}
 }
 
@@ -654,11 +661,12 @@ func (a *agent) killAll() {
 // from the agent.
 func (a *agent) alone() bool {
 	for {
-		pid, err := unix.Wait4(-1, nil, unix.WNOHANG, nil)
+		var ws unix.WaitStatus
+		pid, err := unix.Wait4(-1, &ws, unix.WNOHANG, nil)
 		if err == unix.ECHILD {
 			return true
 		}
-		a.forward.ended(pid)
+		a.collected(pid, ws)
 		if err != unix.EINTR && pid <= 0 {
 			return false
 		}

@@ -69,7 +69,9 @@ func forwardingTo() (string, bool) { return "", false }
 func forward(string) int { return 1 }
 
 // sweep kills the shell's process group; a job that has left it escapes.
-func sweep(shell int, _ uint64, _ *forwarder) { _ = unix.Kill(-shell, unix.SIGKILL) }
+func sweep(shell int, _ uint64, _ func(int) bool) { _ = unix.Kill(-shell, unix.SIGKILL) }
+
+func sweepTree(root int) { _ = unix.Kill(-root, unix.SIGKILL) }
 
 func waiting(fd int) int {
 	const fionread = 0x4004667f

@@ -17,15 +17,16 @@ type process struct {
 }
 
 // sweep kills what a shell has started since a moment, and what that has
-// started in turn; since 0 means everything but the agent and its helper. It
-// comes back when it finds nothing more to kill, or after two seconds.
-func sweep(shell int, since uint64, helper *forwarder) {
+// started in turn; since 0 means everything but the agent. What is spared, and
+// what descends from it, stays. It comes back when it finds nothing more to
+// kill, or after two seconds.
+func sweep(shell int, since uint64, spared func(pid int) bool) {
 	me := os.Getpid()
 	for end := time.Now().Add(2 * time.Second); ; {
 		table := processes()
 		killed := 0
 		for pid, p := range table {
-			if pid == me || helper.is(pid) || p.dead || !ours(table, pid, me, shell, since, 0) {
+			if pid == me || p.dead || !ours(table, pid, me, shell, since, spared, 0) {
 				continue
 			}
 			kill(pid)
@@ -46,9 +47,9 @@ func sweep(shell int, since uint64, helper *forwarder) {
 
 // ours says whether a process descends from the shell or was left to the
 // agent, with every generation between younger than since.
-func ours(table map[int]process, pid, me, shell int, since uint64, depth int) bool {
+func ours(table map[int]process, pid, me, shell int, since uint64, spared func(int) bool, depth int) bool {
 	p, ok := table[pid]
-	if !ok || depth > 1000 {
+	if !ok || depth > 1000 || spared(pid) {
 		return false
 	}
 	if pid == shell {
@@ -60,7 +61,39 @@ func ours(table map[int]process, pid, me, shell int, since uint64, depth int) bo
 	if p.parent == me {
 		return true
 	}
-	return ours(table, p.parent, me, shell, since, depth+1)
+	return ours(table, p.parent, me, shell, since, spared, depth+1)
+}
+
+// sweepTree kills what descends from a process, for two seconds at most.
+func sweepTree(root int) {
+	for end := time.Now().Add(2 * time.Second); time.Now().Before(end); {
+		table := processes()
+		killed := 0
+		for pid, p := range table {
+			if pid != root && !p.dead && descends(table, pid, root) {
+				kill(pid)
+				killed++
+			}
+		}
+		if killed == 0 {
+			return
+		}
+		_ = unix.Nanosleep(&unix.Timespec{Nsec: 300_000}, nil)
+	}
+}
+
+func descends(table map[int]process, pid, root int) bool {
+	for range 1000 {
+		p, ok := table[pid]
+		if !ok {
+			return false
+		}
+		if pid == root {
+			return true
+		}
+		pid = p.parent
+	}
+	return false
 }
 
 // processes reads /proc.

@@ -528,6 +528,11 @@ type Held struct {
 	dir    string
 }
 
+// Start runs a program beside the shell; see toolset.Starter.
+func (h *Held) Start(ctx context.Context, p toolset.Program) (toolset.Process, error) {
+	return toolset.Start(ctx, h.Host, p)
+}
+
 // Sandbox is the driver's sandbox behind it.
 func (h *Held) Sandbox() Sandbox { return h.Host.(Sandbox) }
 

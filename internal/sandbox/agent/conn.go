@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/berthdev/berth/internal/agentwire"
+	"github.com/berthdev/berth/toolset"
 )
 
 // conn is one connection to an agent, with a reader of its own that ends with
@@ -24,6 +25,8 @@ type conn struct {
 	postures []chan agentwire.Posture
 	files    map[uint64]chan agentwire.FileReply // by id; each takes one reply
 	streams  map[string]func([]byte)             // by id; called by the reader
+	beside   map[uint64]*beside                  // by number
+	started  uint64                              // how many programs were asked for
 	err      error                               // why the reader ended
 }
 
@@ -35,7 +38,7 @@ type answer struct {
 }
 
 func newConn(c net.Conn) *conn {
-	k := &conn{c: c, done: make(chan struct{}), calls: map[string]chan answer{}, streams: map[string]func([]byte){}, files: map[uint64]chan agentwire.FileReply{}}
+	k := &conn{c: c, done: make(chan struct{}), calls: map[string]chan answer{}, streams: map[string]func([]byte){}, files: map[uint64]chan agentwire.FileReply{}, beside: map[uint64]*beside{}}
 	go k.read() // close waits for it
 	return k
 }
@@ -112,7 +115,12 @@ func (k *conn) read() {
 		if err != nil {
 			k.mu.Lock()
 			k.err = err
+			left := k.beside
+			k.beside = nil
 			k.mu.Unlock()
+			for _, b := range left {
+				b.ended(toolset.ProcessEnd{Code: -1, Reason: "the connection to its sandbox broke"})
+			}
 			k.c.Close()
 			return
 		}
@@ -179,6 +187,29 @@ func (k *conn) frame(f agentwire.Frame) error {
 		k.mu.Unlock()
 		if ch != nil {
 			ch <- r
+		}
+	case agentwire.KindData:
+		d, err := agentwire.DecodeData(f.Body)
+		if err != nil {
+			return err
+		}
+		k.mu.Lock()
+		b := k.beside[d.Num]
+		k.mu.Unlock()
+		if b != nil {
+			return b.deliver(d.Data)
+		}
+	case agentwire.KindEnded:
+		e, err := agentwire.DecodeEnded(f.Body)
+		if err != nil {
+			return err
+		}
+		k.mu.Lock()
+		b := k.beside[e.Num]
+		delete(k.beside, e.Num)
+		k.mu.Unlock()
+		if b != nil {
+			b.ended(toolset.ProcessEnd{Code: e.Code, Reason: e.Reason, Errors: e.Errors[:min(len(e.Errors), agentwire.MaxErrors)]})
 		}
 	case agentwire.KindRunning, agentwire.KindReady:
 	default:
