@@ -84,5 +84,5 @@ func TestDriver(t *testing.T) {
 // TestNothingSurvives has sessions a fifth of which lose their worker.
 func TestNothingSurvives(t *testing.T) {
 	lend(t)
-	sandboxtest.NothingSurvives(t, func() sandbox.Driver { return newDriver(t, nil) }, sandboxtest.Sessions())
+	sandboxtest.NothingSurvives(t, func() sandbox.Driver { return newDriver(t, nil) }, sandboxtest.Sessions(os.Getenv("BERTH_SOAK")))
 }

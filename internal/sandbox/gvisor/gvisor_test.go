@@ -34,7 +34,7 @@ func TestDriver(t *testing.T) { sandboxtest.Run(t, newDriver) }
 
 // TestNothingSurvives has sessions a fifth of which lose their worker.
 func TestNothingSurvives(t *testing.T) {
-	sandboxtest.NothingSurvives(t, newDriver, sandboxtest.Sessions())
+	sandboxtest.NothingSurvives(t, newDriver, sandboxtest.Sessions(os.Getenv("BERTH_SOAK")))
 }
 
 // TestImage has an image's programs, and nothing of the host's.

@@ -24,7 +24,7 @@ func TestDriver(t *testing.T) { sandboxtest.Run(t, newDriver) }
 
 // TestNothingSurvives has sessions a fifth of which lose their worker.
 func TestNothingSurvives(t *testing.T) {
-	sandboxtest.NothingSurvives(t, newDriver, sandboxtest.Sessions())
+	sandboxtest.NothingSurvives(t, newDriver, sandboxtest.Sessions(os.Getenv("BERTH_SOAK")))
 }
 
 // TestOrdinaryUser runs the whole suite again as a user without privileges.

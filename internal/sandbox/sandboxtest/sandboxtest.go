@@ -248,14 +248,14 @@ func nap() string {
 }
 
 // Sessions is how many sessions a driver whose sandboxes start slowly has in
-// NothingSurvives: 50, and with BERTH_SOAK=1 (make soak) 1,000; any larger
-// number is it itself.
-func Sessions() int {
-	n, _ := strconv.Atoi(os.Getenv("BERTH_SOAK"))
+// NothingSurvives, by the variable BERTH_SOAK: 50, and with 1 (make soak)
+// 1,000; a larger number is it itself.
+func Sessions(soak string) int {
+	n, _ := strconv.Atoi(soak)
 	switch {
 	case n > 1:
 		return n
-	case os.Getenv("BERTH_SOAK") != "":
+	case soak != "":
 		return 1000
 	}
 	return 50
