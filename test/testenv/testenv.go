@@ -69,6 +69,7 @@ type Options struct {
 	Postgres bool
 	Worker   bool     // with the server's own worker
 	Sandbox  string   // of the server's own worker
+	Serve    bool     // `berth serve` in place of `berth dev`
 	Crash    string   // crash point to arm in the first server
 	Args     []string // more flags for the server
 	Env      []string // more environment for the server
@@ -115,7 +116,9 @@ func (w *World) Serve(crash string) {
 	if w.db != "" {
 		args = append(args, "--database", w.db)
 	}
-	if !w.opts.Worker {
+	if w.opts.Serve {
+		args[0] = "serve"
+	} else if !w.opts.Worker {
 		args = append(args, "--no-worker")
 	} else if w.opts.Sandbox != "" {
 		args = append(args, "--sandbox", w.opts.Sandbox)
@@ -132,8 +135,25 @@ func (w *World) Serve(crash string) {
 	if err := json.Unmarshal([]byte(line), &ready); err != nil || ready.BaseURL == "" {
 		w.t.Fatalf("berth dev: no ready line but %q (%v)\n%s", line, err, w.Server.Log())
 	}
-	w.BaseURL, w.APIKey = ready.BaseURL, ready.APIKey
-	w.EnvironmentID, w.EnvKey = ready.EnvironmentID, ready.EnvironmentKey
+	w.BaseURL = ready.BaseURL
+	switch {
+	case !w.opts.Serve:
+		w.APIKey, w.EnvironmentID, w.EnvKey = ready.APIKey, ready.EnvironmentID, ready.EnvironmentKey
+	case w.APIKey == "":
+		w.APIKey = w.key("--api")
+		w.EnvironmentID = w.Must("POST", "/v1/environments", w.APIKey, map[string]any{"name": "default", "config": map[string]any{"type": "self_hosted"}}).String("id")
+		w.EnvKey = w.key("--environment", w.EnvironmentID)
+	}
+}
+
+// key makes a key in the server's database.
+func (w *World) key(of ...string) string {
+	w.t.Helper()
+	args := append([]string{"keys", "create", "-q", "--data-dir", w.dir}, of...)
+	if w.db != "" {
+		args = append(args, "--database", w.db)
+	}
+	return strings.TrimSpace(Run(w.t, nil, args...).FirstLine())
 }
 
 // Environment is the world with a queue of its own: a new environment with
