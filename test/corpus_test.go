@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -236,9 +237,8 @@ func officials(on bench) func(*testing.T, func(string) string) {
 func berths(on bench) func(*testing.T, func(string) string) {
 	return func(t *testing.T, _ func(string) string) {
 		base, environment, key := on.queue()
-		sandbox := "namespaces"
 		testenv.Run(t, []string{"ANTHROPIC_BASE_URL=" + base, "ANTHROPIC_ENVIRONMENT_ID=" + environment, "ANTHROPIC_ENVIRONMENT_KEY=" + key},
-			"worker", "poll", "--state-dir", t.TempDir(), "--sandbox", sandbox, "--max-idle", "20ms", "--max-sessions", "8")
+			"worker", "poll", "--state-dir", t.TempDir(), "--sandbox", "namespaces", "--max-idle", "20ms", "--max-sessions", "8")
 	}
 }
 
@@ -258,47 +258,131 @@ func withoutRipgrep(t *testing.T) string {
 	return dir
 }
 
-var _ = slices.Contains[[]string]
-var _ = regexp.MustCompile
-
-func TestCorpusDump(t *testing.T) {
-	t.Setenv("PATH", withoutRipgrep(t))
-	root := t.TempDir()
-	os.Chmod(root, 0o755)
-	n := 0
-	fresh := func(corpusCase) string {
-		n++
-		d := filepath.Join(root, fmt.Sprint(n))
-		os.MkdirAll(d, 0o755)
-		return d
+// TestCorpus has the official worker and ours answer every call of the corpus,
+// on both control planes. Their answers are the same but where an improvement
+// is named, and there they differ.
+func TestCorpus(t *testing.T) {
+	planes := []struct {
+		name  string
+		start func(*testing.T) bench
+	}{
+		{"workertest", func(t *testing.T) bench {
+			return &atWorkertest{t: t, plane: workertest.New(t), by: map[string]*workertest.Session{}}
+		}},
+		{"serve", func(t *testing.T) bench {
+			w := testenv.Start(t, testenv.Options{Serve: true})
+			return &atServe{t: t, world: w, agent: w.Agent()}
+		}},
 	}
-	began := time.Now()
-	var theirs, ours []trial
-	on := &atWorkertest{t: t, plane: workertest.New(t), by: map[string]*workertest.Session{}}
-	t.Run("official", func(t *testing.T) { theirs = try(t, on, corpus, fresh, officials(on)) })
-	t.Log(time.Since(began))
-	on = &atWorkertest{t: t, plane: workertest.New(t), by: map[string]*workertest.Session{}}
-	t.Run("ours", func(t *testing.T) {
-		ours = try(t, on, corpus, func(corpusCase) string { return "/workspace" }, berths(on))
-	})
-	t.Log(time.Since(began))
-	short := func(s string) string {
-		if len(s) > 400 {
-			return fmt.Sprintf("%q …(%d) %q", s[:200], len(s), s[len(s)-200:])
-		}
-		return fmt.Sprintf("%q", s)
-	}
-	calls := 0
-	for i, c := range corpus {
-		for j := range c.calls {
-			calls++
-			a, b := theirs[i].got[j], ours[i].got[j]
-			mark := "same"
-			if a != b {
-				mark = "DIFF"
+	for _, p := range planes {
+		t.Run(p.name, func(t *testing.T) {
+			official, ours := tryOfficial(t, p.start(t), corpus, withoutRipgrep(t)), tryOurs(t, p.start(t), corpus)
+			compare(t, official, ours, func(c corpusCall) *improvement { return c.better })
+			extra := 0
+			for i := range official {
+				for j, c := range official[i].calls {
+					if c.tool == "bash" && strings.HasSuffix(official[i].got[j], "\n") {
+						extra++
+					}
+					if c.tool == "bash" && strings.HasSuffix(ours[i].got[j], "\n") {
+						t.Errorf("%s, call %d: ours ends with a line end: %.200q", official[i].name, j, ours[i].got[j])
+					}
+				}
 			}
-			fmt.Printf("%s %s/%d %s\n   their %s\n   ours  %s\n", mark, c.name, j, c.calls[j].input[:min(len(c.calls[j].input), 120)], short(a), short(b))
+			if extra == 0 {
+				t.Errorf("the official worker no longer does what %q is better than", noExtraLine.title)
+			}
+		})
+	}
+	t.Run("ripgrep", func(t *testing.T) {
+		if _, err := exec.LookPath("rg"); err != nil {
+			t.Skip("rg is not here (apt-get install ripgrep)")
+		}
+		var greps []corpusCase
+		for _, c := range corpus {
+			if c.name != grepPipe && slices.ContainsFunc(c.calls, func(c corpusCall) bool { return c.tool == "grep" }) {
+				greps = append(greps, c)
+			}
+		}
+		compare(t, tryOfficial(t, planes[0].start(t), greps, os.Getenv("PATH")), tryOurs(t, planes[0].start(t), greps), func(c corpusCall) *improvement { return c.betterRG })
+	})
+}
+
+func tryOfficial(t *testing.T, on bench, cases []corpusCase, path string) (trials []trial) {
+	t.Run("official", func(t *testing.T) {
+		t.Setenv("PATH", path)
+		trials = try(t, on, cases, func(corpusCase) string { return t.TempDir() }, officials(on))
+	})
+	return trials
+}
+
+func tryOurs(t *testing.T, on bench, cases []corpusCase) (trials []trial) {
+	t.Run("ours", func(t *testing.T) {
+		trials = try(t, on, cases, func(corpusCase) string { return "/workspace" }, berths(on))
+	})
+	return trials
+}
+
+// compare holds the answers of two workers to each other.
+func compare(t *testing.T, official, ours []trial, better func(corpusCall) *improvement) {
+	t.Helper()
+	if len(official) != len(ours) {
+		t.Fatalf("%d cases were tried with the official worker and %d with ours", len(official), len(ours))
+	}
+	for i := range official {
+		for j, c := range official[i].calls {
+			want, got := settled(c, official[i].got[j]), settled(c, ours[i].got[j])
+			switch b := better(c); {
+			case b == nil && want != got:
+				t.Errorf("%s, call %d, %s %.200s: answers differ\nofficial %s\nours     %s", official[i].name, j, c.tool, c.input, short(want), short(got))
+			case b != nil && want == got:
+				t.Errorf("%s, call %d, %s %.200s: both answer %s; it is no case of %q any more", official[i].name, j, c.tool, c.input, short(got), b.title)
+			}
 		}
 	}
-	fmt.Println(calls, "calls")
+}
+
+// extraLines are line ends after a command's output, before what is said of
+// its end.
+var extraLines = regexp.MustCompile(`\n+((?:\nexit code: -?\d+|\n\[timed out\]\nsession restarted after timeout)?)$`)
+
+// settled takes out of a result what no improvement has to be named for: line
+// ends after an output (noExtraLine), rg's included, and the order in which
+// grep found its lines.
+func settled(c corpusCall, result string) string {
+	switch c.tool {
+	case "bash":
+		return strings.Replace(extraLines.ReplaceAllString(result, "$1"), "ERROR \n", "ERROR ", 1)
+	case "grep":
+		lines := strings.Split(strings.TrimSuffix(result, "\n"), "\n")
+		slices.Sort(lines)
+		return strings.Join(lines, "\n")
+	}
+	return result
+}
+
+func short(s string) string {
+	if len(s) > 600 {
+		return fmt.Sprintf("%q … %d bytes … %q", s[:300], len(s), s[len(s)-300:])
+	}
+	return fmt.Sprintf("%q", s)
+}
+
+// Each tool has its part in the corpus.
+func TestCorpusIsLarge(t *testing.T) {
+	count, names := map[string]int{}, map[string]bool{}
+	for _, c := range corpus {
+		if names[c.name] {
+			t.Errorf("there are two cases %q", c.name)
+		}
+		names[c.name] = true
+		for _, call := range c.calls {
+			count[call.tool]++
+		}
+	}
+	for _, tool := range []string{"bash", "read", "write", "edit", "glob", "grep"} {
+		if count[tool] < 20 {
+			t.Errorf("%s has %d calls in the corpus", tool, count[tool])
+		}
+	}
 }

@@ -76,7 +76,7 @@ func TestRead(t *testing.T) {
 		{file("escape"), `ERROR read: path "escape" is outside the session's working directory and its other permitted directories`},
 		{file("/etc/passwd"), `ERROR read: path "/etc/passwd" is outside the session's working directory and its other permitted directories`},
 		{file("../../etc/passwd"), `ERROR read: path "../../etc/passwd" is outside the session's working directory and its other permitted directories`},
-		{file(strings.Repeat("n", 256)), "ERROR read " + strings.Repeat("n", 256) + ": file name too long"},
+		{file(strings.Repeat("n", 256)), "ERROR read: path \"" + strings.Repeat("n", 256) + "\": file name too long"},
 		{file("elf"), "ERROR read: elf is not text but an ELF program or library (10 bytes). Use bash to look into it."},
 		{file("nul"), "ERROR read: nul is not text but binary data (10 bytes). Use bash to look into it."},
 		{file("noise"), "ERROR read: noise is not text but binary data (200 bytes). Use bash to look into it."},
@@ -186,7 +186,7 @@ func TestEdit(t *testing.T) {
 		{edit("f", "x", "y"), strings.Repeat("x", 1<<20+1), strings.Repeat("x", 1<<20+1),
 			"ERROR edit: f is 1048577 bytes, exceeds 1048576-byte limit. The edit tool loads the whole file and cannot modify a file this large."},
 		{edit("nothing", "x", "y"), "", "", "ERROR edit nothing: no such file or directory"},
-		{edit(".", "x", "y"), "", "", "ERROR edit .: is a directory"},
+		{edit(".", "x", "y"), "", "", "ERROR edit: . is not a regular file"},
 		{edit("/etc/passwd", "x", "y"), "", "", `ERROR edit: path "/etc/passwd" is outside the session's working directory and its other permitted directories`},
 	} {
 		w.put("f", c.before)

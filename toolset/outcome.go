@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"strings"
 	"syscall"
+	"unicode/utf8"
 
 	"github.com/berthdev/berth/api"
 )
@@ -29,7 +30,12 @@ func textual(o outcome) ([]api.Block, bool) {
 	if o.block != nil {
 		return []api.Block{*o.block}, o.isError
 	}
-	text := strings.ToValidUTF8(strings.ReplaceAll(o.text, "\x00", "\uFFFD"), "\uFFFD")
+	text := strings.Map(func(r rune) rune { // which makes a byte that is no UTF-8 a U+FFFD, too
+		if r == 0 {
+			return utf8.RuneError
+		}
+		return r
+	}, o.text)
 	if text == "" {
 		text = "(no output)"
 	}
@@ -67,8 +73,9 @@ func refusal(op, name string, err error) outcome {
 		return failf("%s: path %q %s and its other permitted directories", op, name, ErrOutside)
 	case errors.Is(err, ErrReadOnly):
 		return failf("%s: %s %s", op, name, ErrReadOnly)
-	}
-	if errors.Is(err, ErrNotRegular) || op == "read" && errors.Is(err, ErrIsDir) {
+	case errors.Is(err, ErrLoop), errors.Is(err, syscall.ELOOP), errors.Is(err, syscall.ENAMETOOLONG), errors.Is(err, syscall.EINVAL):
+		return failf("%s: path %q: %s", op, name, reason(err)) // no file can have that name
+	case errors.Is(err, ErrNotRegular), op != "write" && errors.Is(err, ErrIsDir):
 		return failf("%s: %s is not a regular file", op, name)
 	}
 	return failf("%s %s: %s", op, name, reason(err))
