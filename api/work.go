@@ -38,11 +38,12 @@ type WorkData struct {
 
 // WorkSecret is what Work.Secret encodes. Stock workers read SessionsToken
 // only. PossiblyStarted lists calls that a former holder may have begun; a
-// worker answers them as interrupted and does not run them.
+// worker answers them as interrupted and does not run them. It is nil where the
+// control plane does not know.
 type WorkSecret struct {
 	SessionsToken   string   `json:"sessions_token"`
 	APIBaseURL      string   `json:"api_base_url,omitempty"`
-	PossiblyStarted []string `json:"possibly_started,omitempty"`
+	PossiblyStarted []string `json:"possibly_started,omitzero"`
 }
 
 // NoHeartbeat is the expected_last_heartbeat of a lease's first beat.

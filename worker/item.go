@@ -38,8 +38,10 @@ func (w *Worker) serve(take, work context.Context, item HeldItem, slot chan stru
 
 	w.cfg.At(PointClaimed)
 	claiming := w.gate.enter()
+	var answer *api.Work // of the ack
 	if !item.Acked {
-		acked, err := ack(work, w.client, item.Work, w.cfg.Reclaim, log)
+		var acked bool
+		acked, answer, err = ack(work, w.client, item.Work, w.cfg.Reclaim, log)
 		if !acked {
 			claiming()
 			if err != nil {
@@ -59,6 +61,7 @@ func (w *Worker) serve(take, work context.Context, item HeldItem, slot chan stru
 		}
 	}()
 	secret := h.readSecret()
+	h.suspected = h.suspect(answer, secret)
 	end, err = h.hold(take, work, secret)
 	if end == EndFailed {
 		log.Error("the session could not be served", "error", err)
@@ -82,6 +85,8 @@ type held struct {
 	asks   chan chan struct{}
 	beaten chan struct{} // closed when nobody beats any more
 	noted  chan struct{} // closed when the ledger has the item
+
+	suspected func(since time.Time) bool // see suspect
 }
 
 func (h *held) giveSlot() {
@@ -322,6 +327,7 @@ func (h *held) run(take, work context.Context, place *place, secret api.WorkSecr
 	for _, call := range secret.PossiblyStarted {
 		r.possibly[call] = true
 	}
+	r.suspected = h.suspected
 	r.owns = func(string, bool) bool { return true }
 	if w.cfg.Tools == nil {
 		r.owns = ownsBuiltin

@@ -90,7 +90,7 @@ func (p *Poller) Next(ctx context.Context) (Item, error) {
 		if err != nil {
 			return Item{}, err
 		}
-		if acked, err := ack(ctx, p.cfg.Client, *w, p.cfg.Reclaim, p.log.With("work", w.ID)); err != nil || !acked {
+		if acked, _, err := ack(ctx, p.cfg.Client, *w, p.cfg.Reclaim, p.log.With("work", w.ID)); err != nil || !acked {
 			if ctx.Err() != nil {
 				return Item{}, context.Cause(ctx)
 			}
@@ -189,36 +189,37 @@ func pollError(err error, environment string) error {
 
 // ack takes an item off the queue. A failure that may pass is tried again as
 // long as nobody else can have been given the item; then it is left alone,
-// and the queue offers it again.
-func ack(ctx context.Context, c *client.Client, w api.Work, window time.Duration, log *slog.Logger) (bool, error) {
+// and the queue offers it again. answer is nil where none came of an ack that
+// may have been accepted.
+func ack(ctx context.Context, c *client.Client, w api.Work, window time.Duration, log *slog.Logger) (ok bool, answer *api.Work, err error) {
 	deadline := time.Now().Add(window)
 	doubt := false // an ack may have been accepted without our knowing
 	for pause := ackPause; ; pause = min(pause*2, ackPauseMax) {
 		try, cancel := context.WithTimeout(ctx, ackTimeout)
-		_, err := c.Ack(try, w.EnvironmentID, w.ID)
+		answer, err := c.Ack(try, w.EnvironmentID, w.ID)
 		cancel()
 		status := client.StatusOf(err)
 		switch {
 		case err == nil:
-			return true, nil
+			return true, answer, nil
 		case ctx.Err() != nil:
-			return false, context.Cause(ctx)
+			return false, nil, context.Cause(ctx)
 		case status == http.StatusConflict && doubt:
-			return true, nil // ours, or the first beat says otherwise
+			return true, nil, nil // ours, or the first beat says otherwise
 		case status == http.StatusConflict:
 			log.Info("the item is somebody else's")
-			return false, nil
+			return false, nil, nil
 		case !temporary(err):
-			return false, fmt.Errorf("ack %s: %w", w.ID, err)
+			return false, nil, fmt.Errorf("ack %s: %w", w.ID, err)
 		}
 		doubt = doubt || status != http.StatusTooManyRequests
 		wait := pauseAfter(err, jitter(pause))
 		if time.Now().Add(wait).After(deadline) {
-			return false, fmt.Errorf("ack %s: %w", w.ID, err)
+			return false, nil, fmt.Errorf("ack %s: %w", w.ID, err)
 		}
 		log.Warn("an ack failed; trying again", "error", err)
 		if !sleep(ctx, wait) {
-			return false, context.Cause(ctx)
+			return false, nil, context.Cause(ctx)
 		}
 	}
 }

@@ -85,6 +85,7 @@ type run struct {
 	poster     poster
 	gate       *gate
 	possibly   map[string]bool
+	suspected  func(since time.Time) bool // of the first history pass; nil suspects none
 	maxIdle    time.Duration
 	drainLimit time.Duration
 
@@ -109,9 +110,10 @@ type run struct {
 	running   *pending
 	cancelRun context.CancelCauseFunc
 	verdicts  map[string]string
-	cutoff    time.Time       // calls up to here are void
-	ended     map[string]bool // threads that have ended
-	primary   string          // the primary thread, "" until known
+	allowed   map[string]time.Time // when a call was confirmed
+	cutoff    time.Time            // calls up to here are void
+	ended     map[string]bool      // threads that have ended
+	primary   string               // the primary thread, "" until known
 
 	read     bool   // the history has been read once
 	turn     string // type of the last session status event
@@ -143,6 +145,7 @@ func newRun(c *client.Client, session string, log *slog.Logger) *run {
 		state:    func(SlotState, string) {},
 		calls:    map[string]*pending{},
 		verdicts: map[string]string{},
+		allowed:  map[string]time.Time{},
 		ended:    map[string]bool{},
 	}
 }
@@ -313,6 +316,9 @@ func (r *run) history(notes []note) {
 	r.voidCalls()
 	for _, n := range notes {
 		if n.call != nil {
+			if first && r.suspected != nil && r.suspected(later(n.at, r.allowed[n.id])) {
+				r.possibly[n.id] = true
+			}
 			r.route(n.call)
 		}
 	}
@@ -351,7 +357,7 @@ func (r *run) decide(n note) {
 	case api.TypeUserToolResult, api.TypeUserCustomToolResult, api.TypeAgentToolResult:
 		r.answered(n.ref)
 	case api.TypeUserToolConfirmation:
-		r.verdicts[n.ref] = n.verdict
+		r.verdicts[n.ref], r.allowed[n.ref] = n.verdict, n.at
 	case api.TypeUserInterrupt:
 		if n.thread == "" && n.at.After(r.cutoff) {
 			r.cutoff = n.at

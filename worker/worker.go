@@ -47,6 +47,10 @@ type Config struct {
 	// toolset (bash, read, write, edit, glob, grep).
 	Tools func(toolset.Host) Tools
 
+	// Takeover is what becomes of calls that an earlier holder of a session may
+	// have begun, where the control plane does not say; "" is TakeoverRun.
+	Takeover Takeover
+
 	// Preparer brings what comes with a session; nil brings nothing.
 	Preparer Preparer
 
@@ -205,6 +209,13 @@ func New(cfg Config) (*Worker, error) {
 	case PaceAuto, PaceOfficial, PaceEager:
 	default:
 		return nil, fmt.Errorf("worker: Config.Pace is %q; it is auto, official or eager", cfg.Pace)
+	}
+	switch cfg.Takeover {
+	case "":
+		cfg.Takeover = TakeoverRun
+	case TakeoverRun, TakeoverInterrupt:
+	default:
+		return nil, fmt.Errorf("worker: Config.Takeover is %q; it is run or interrupt", cfg.Takeover)
 	}
 	if cfg.BaseURL == "" {
 		cfg.BaseURL = DefaultBaseURL

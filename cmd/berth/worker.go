@@ -28,17 +28,18 @@ func (o official) warn(t *term) {
 
 // queueFlags are of the verbs that serve a queue.
 type queueFlags struct {
-	config.Remote  `embed:""`
-	config.Login   `embed:""`
-	config.Engine  `embed:""`
-	config.Sandbox `embed:""`
-	config.Policy  `embed:""`
-	config.Warm    `embed:""`
-	config.State   `embed:""`
-	config.OnWork  `embed:""`
-	config.Watch   `embed:""`
-	config.Tools   `embed:""`
-	official       `embed:""`
+	config.Remote   `embed:""`
+	config.Login    `embed:""`
+	config.Engine   `embed:""`
+	config.Sandbox  `embed:""`
+	config.Policy   `embed:""`
+	config.Warm     `embed:""`
+	config.State    `embed:""`
+	config.OnWork   `embed:""`
+	config.Watch    `embed:""`
+	config.Tools    `embed:""`
+	config.Takeover `embed:""`
+	official        `embed:""`
 
 	WorkerID string `help:"This worker's name at the control plane; empty makes one up." env:"ANTHROPIC_WORKER_ID" placeholder:"NAME"`
 	Replace  bool   `help:"Take the place of the worker that runs on --state-dir, with its sessions, sandboxes and running commands; start as usual when there is none."`
@@ -48,7 +49,7 @@ func (c *queueFlags) config(t *term) app.WorkerConfig {
 	c.warn(t)
 	return app.WorkerConfig{
 		Remote: c.Remote, Login: c.Login, Engine: c.Engine, Sandbox: c.Sandbox, Policy: c.Policy, StateDir: c.StateDir, Warm: c.Warm.Warm, WorkerID: c.WorkerID,
-		Replace: c.Replace, OnWork: c.OnWork, Watch: c.Watch, Tools: c.Tools.Tools, Log: t.log,
+		Replace: c.Replace, OnWork: c.OnWork, Watch: c.Watch, Tools: c.Tools.Tools, Takeover: c.Takeover.Takeover, Log: t.log,
 	}
 }
 
@@ -101,7 +102,9 @@ type workerRun struct {
 	config.Policy `embed:""`
 	config.State  `embed:""`
 	config.Tools  `embed:""`
-	official      `embed:""`
+
+	config.Takeover `embed:""`
+	official        `embed:""`
 
 	Sandbox string `help:"How tools are isolated: process (the container is the sandbox), auto or namespaces." default:"process" placeholder:"WAY"`
 }
@@ -114,7 +117,7 @@ func (c *workerRun) Run(t *term) error {
 	taking, working, done := t.signals()
 	defer done()
 	end, err := app.WorkerRun(taking, working, app.WorkerConfig{
-		Remote: c.Remote, Login: c.Login, Engine: c.Engine, Sandbox: config.Sandbox{Sandbox: c.Sandbox}, Policy: c.Policy, StateDir: c.StateDir, Tools: c.Tools.Tools, Log: t.log,
+		Remote: c.Remote, Login: c.Login, Engine: c.Engine, Sandbox: config.Sandbox{Sandbox: c.Sandbox}, Policy: c.Policy, StateDir: c.StateDir, Tools: c.Tools.Tools, Takeover: c.Takeover.Takeover, Log: t.log,
 	}, c.Item)
 	if err != nil {
 		return serving{err}

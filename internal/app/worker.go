@@ -43,6 +43,7 @@ type WorkerConfig struct {
 	OnWork   config.OnWork
 	Watch    config.Watch
 	Tools    string          // file with custom tools, "" for none
+	Takeover string          // see worker.Takeover; "" is its default
 	Replace  bool            // take the place of the worker that runs on StateDir
 	Wake     <-chan struct{} // polls only when told to; nil polls all the time
 	Log      *slog.Logger
@@ -201,6 +202,7 @@ func (h *workerHalf) workerConfig(c WorkerConfig, s settings, boxes worker.Sandb
 		BaseURL: c.Remote.BaseURL, HTTPClient: c.http,
 		EnvironmentID: c.Remote.EnvironmentID, EnvironmentKey: c.Remote.EnvironmentKey.Reveal(), WorkerID: c.WorkerID,
 		Sandboxes: boxes, Journal: h.journal, Ledger: h.journal, Preparer: p, Tools: s.tools,
+		Takeover:    worker.Takeover(c.Takeover),
 		MaxSessions: c.Engine.Slots(), MaxParked: orNone(c.Engine.MaxParked), MaxIdle: orForever(c.Engine.MaxIdle),
 		Room:       room(s.spec.Limits, machineHere(c.StateDir), c.Warm, c.Log),
 		DrainLimit: c.Engine.DrainTimeout, Pace: worker.Pace(c.Pace), Drain: c.Drain, Wake: c.Wake, Logger: c.Log, At: crash.At,

@@ -169,6 +169,12 @@ type Tools struct {
 	Tools string `help:"YAML or JSON file with custom tools to answer by commands, in the sandbox or on this machine; see docs/tools.md." type:"path" placeholder:"FILE"`
 }
 
+// Takeover is for control planes that do not tell what a lost worker may have
+// begun.
+type Takeover struct {
+	Takeover string `help:"A call that a worker which is gone may have begun, where neither this worker's journal nor the control plane knows. run: run it, so that each call runs at least once; interrupt: answer it as interrupted, so that none runs twice." enum:"run,interrupt" default:"run"`
+}
+
 // OnWork hands items to a script.
 type OnWork struct {
 	OnWork           string        `help:"Run this program for each item in place of the built-in runner, the item as JSON on its standard input; in-process means the built-in one." placeholder:"SCRIPT"`

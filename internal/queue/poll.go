@@ -209,7 +209,11 @@ func (q *Queue) giveBack(ctx context.Context, got plane.WorkItem) {
 }
 
 func secretOf(w plane.WorkItem, token string) (string, error) {
-	b, err := json.Marshal(api.WorkSecret{SessionsToken: token, PossiblyStarted: w.PossiblyStarted})
+	begun := w.PossiblyStarted
+	if begun == nil {
+		begun = []string{} // known to be none
+	}
+	b, err := json.Marshal(api.WorkSecret{SessionsToken: token, PossiblyStarted: begun})
 	if err != nil {
 		return "", fmt.Errorf("encode the secret: %w", err)
 	}

@@ -43,6 +43,7 @@ type Plane struct {
 	order    []*Session
 	items    []*item // oldest first
 	requests []Request
+	reticent bool
 	closing  bool
 
 	faults []*Fault
@@ -110,6 +111,14 @@ func (p *Plane) SetTTL(d time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.ttl = d
+}
+
+// Reticent has items delivered without a word of calls that an earlier holder
+// may have begun, as by planes that do not know.
+func (p *Plane) Reticent() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.reticent = true
 }
 
 // Requests gives the calls seen so far, of one route or of all ("").

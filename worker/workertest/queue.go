@@ -25,6 +25,7 @@ type item struct {
 	possibly  []string
 	stolen    bool // beats are answered with 412
 	lapsing   bool // beats are answered with 503
+	reticent  bool // see Reticent
 	tries     int
 }
 
@@ -50,7 +51,7 @@ func (p *Plane) offer(s *Session, tries int, possibly []string) *item {
 	}
 	it := &item{
 		id: p.id("work_"), state: api.WorkQueued, session: s, created: time.Now(), streamed: map[string]bool{},
-		possibly: possibly, tries: tries,
+		possibly: possibly, tries: tries, reticent: p.reticent,
 	}
 	it.token = "sk-test-req01-" + it.id
 	p.items = append(p.items, it)
@@ -182,8 +183,16 @@ func (it *item) wire(secret bool) *api.Work {
 	if it.session != nil {
 		w.Data = api.WorkData{Type: "session", ID: it.session.ID}
 	}
+	if !it.acked.IsZero() {
+		at := it.acked.UTC()
+		w.AcknowledgedAt = &at
+	}
 	if secret {
-		raw, err := json.Marshal(api.WorkSecret{SessionsToken: it.token, PossiblyStarted: it.possibly})
+		begun := append([]string{}, it.possibly...)
+		if it.reticent {
+			begun = nil
+		}
+		raw, err := json.Marshal(api.WorkSecret{SessionsToken: it.token, PossiblyStarted: begun})
 		if err != nil {
 			panic(err) // strings
 		}
