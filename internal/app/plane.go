@@ -39,7 +39,7 @@ type planeConfig struct {
 // startPlane locks the data directory, opens the store and starts the loops.
 // What stop leaves behind is what is durable.
 func startPlane(ctx context.Context, c planeConfig) (_ *controlPlane, err error) {
-	tuneMemory()
+	collectAt(80) // most of what it holds is open streams, which stay
 	if err := checkProvider(ctx, c.Provider); err != nil {
 		return nil, err
 	}
@@ -105,12 +105,11 @@ func (p *controlPlane) drain() {
 	p.queue.Stop()
 }
 
-// tuneMemory has a control plane keep less unused heap than Go's default of as
-// much again as is in use: most of what it holds is open streams. GOGC, when
-// the operator sets it, counts instead.
-func tuneMemory() {
-	const goDefault, ours = 100, 80
-	if was := debug.SetGCPercent(ours); was != goDefault {
+// collectAt has this process collect its garbage when that is so many percent
+// of what is in use. GOGC, when the operator sets it, counts instead.
+func collectAt(percent int) {
+	const goDefault = 100
+	if was := debug.SetGCPercent(percent); was != goDefault {
 		debug.SetGCPercent(was)
 	}
 }

@@ -22,7 +22,7 @@ import (
 
 const (
 	// schema is the file's version; a newer one is refused.
-	schema = 1
+	schema = 2
 	// maxGroup bounds how many writes share a sync.
 	maxGroup = 64
 	// keepCalls is how long a call is remembered after its last change, so
@@ -36,7 +36,6 @@ const tables = `
 CREATE TABLE calls (
 	session TEXT NOT NULL, call TEXT NOT NULL, state TEXT NOT NULL, result BLOB, birth TEXT NOT NULL DEFAULT '', at INTEGER NOT NULL,
 	PRIMARY KEY (session, call)) WITHOUT ROWID;
-CREATE INDEX calls_age ON calls (at);
 CREATE TABLE items (
 	work TEXT PRIMARY KEY, session TEXT NOT NULL, environment TEXT NOT NULL,
 	last_beat TEXT NOT NULL, beat_at INTEGER NOT NULL, ttl INTEGER NOT NULL, secret BLOB) WITHOUT ROWID;
@@ -111,7 +110,11 @@ func migrate(db *sql.DB) error {
 	case version > schema:
 		return fmt.Errorf("its schema %d is newer than this program's %d; use the newer program, or remove the file when no worker runs", version, schema)
 	}
-	_, err := db.Exec("BEGIN;" + tables + fmt.Sprintf("PRAGMA user_version = %d; COMMIT", schema))
+	change := tables
+	if version == 1 {
+		change = "DROP INDEX calls_age;" // each write paid for it, the hourly sweep does without
+	}
+	_, err := db.Exec("BEGIN;" + change + fmt.Sprintf("PRAGMA user_version = %d; COMMIT", schema))
 	return err
 }
 

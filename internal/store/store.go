@@ -226,10 +226,12 @@ type TimeRange struct {
 // EventQuery selects part of a log. AfterPos and AfterQueued are the cursor:
 // the last row's pos, or the last row's id when it was a queued one. Both
 // together, for an ascending read that has come to the queued ones, also give
-// what has got a place beyond AfterPos since.
+// what has got a place beyond AfterPos since. Queued leaves all out that have
+// a place.
 type EventQuery struct {
 	AfterPos    int64
 	AfterQueued string
+	Queued      bool
 	Limit       int
 	Desc        bool
 	Types       []string

@@ -167,17 +167,7 @@ func refusal(call, text string) *api.AgentToolResult {
 
 // queued lists the client events that wait for their place, in order.
 func (c *change) queued(limit int) ([]plane.StoredEvent, error) {
-	rows, err := c.tx.Events(c.s.ID, store.EventQuery{AfterPos: c.s.Pos, Limit: limit})
-	if err != nil {
-		return nil, err
-	}
-	waiting := rows[:0]
-	for _, e := range rows {
-		if e.Pos == 0 {
-			waiting = append(waiting, e)
-		}
-	}
-	return waiting, nil
+	return c.tx.Events(c.s.ID, store.EventQuery{Queued: true, Limit: limit})
 }
 
 // process gives every queued event its place.

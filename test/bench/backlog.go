@@ -40,7 +40,7 @@ func (s *server) backlog(ctx context.Context, env string, sessions int, archive 
 	errs := make(chan error, sessions)
 	for _, id := range ids {
 		wg.Go(func() {
-			_, err := s.ended(ctx, id)
+			err := s.rests(ctx, id)
 			if err == nil && archive {
 				err = s.archive(ctx, id)
 			}

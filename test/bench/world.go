@@ -238,37 +238,44 @@ func (e event) ended() bool {
 	return e.Type == "session.status_idle" && e.StopReason.Type != "requires_action"
 }
 
-func (s *server) events(ctx context.Context, session string) ([]event, error) {
+func (s *server) events(ctx context.Context, session, query string) ([]event, error) {
 	var page struct{ Data []event }
-	err := s.call(ctx, "GET", "/v1/sessions/"+session+"/events?limit=1000", nil, &page)
+	err := s.call(ctx, "GET", "/v1/sessions/"+session+"/events"+query, nil, &page)
 	return page.Data, err
 }
 
-// ended waits until the session's turn has ended and gives its log. It opens
-// the stream first and lists then, so that no end is missed.
+// ended waits until the session's turn has ended and gives its log.
 func (s *server) ended(ctx context.Context, session string) ([]event, error) {
+	if err := s.rests(ctx, session); err != nil {
+		return nil, err
+	}
+	return s.events(ctx, session, "?limit=1000")
+}
+
+// rests waits until the session's turn has ended. It opens the stream first
+// and looks at the last event then, so that no end is missed.
+func (s *server) rests(ctx context.Context, session string) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, "GET", s.BaseURL+"/v1/sessions/"+session+"/events/stream", nil)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	req.Header.Set("x-api-key", s.APIKey)
 	res, err := s.http.Do(req)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer res.Body.Close()
-	finished := func(all []event) bool { return len(all) > 0 && all[len(all)-1].ended() }
-	all, err := s.events(ctx, session)
-	if err != nil || finished(all) {
-		return all, err
+	last, err := s.events(ctx, session, "?limit=1&order=desc")
+	if err != nil || len(last) > 0 && last[0].ended() {
+		return err
 	}
 	in := bufio.NewReader(res.Body)
 	for {
 		line, err := in.ReadBytes('\n')
 		if err != nil {
-			return nil, fmt.Errorf("stream of %s: %w", session, err)
+			return fmt.Errorf("stream of %s: %w", session, err)
 		}
 		data, ok := bytes.CutPrefix(line, []byte("data: "))
 		if !ok || !bytes.Contains(data, []byte(`"session.status_idle"`)) {
@@ -276,7 +283,7 @@ func (s *server) ended(ctx context.Context, session string) ([]event, error) {
 		}
 		var e event
 		if json.Unmarshal(data, &e) == nil && e.ended() {
-			return s.events(ctx, session)
+			return nil
 		}
 	}
 }

@@ -391,7 +391,7 @@ func (g *Group) Name() string {
 func (g *Group) Held(l sandbox.Limits, pid int) (held []sandbox.Limit, in bool) {
 	check := func(dir string, settings []setting) {
 		for _, s := range settings {
-			b, err := os.ReadFile(filepath.Join(dir, s.file))
+			b, err := get(filepath.Join(dir, s.file))
 			if err != nil || s.limit == "" {
 				continue
 			}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"math"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -103,9 +102,30 @@ func put(path, value string) error {
 	}
 }
 
+// get reads a control file. The kernel writes it as it is read, so there is
+// nothing to wait for, and no more than a page of it.
+func get(path string) ([]byte, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	defer unix.Close(fd)
+	b := make([]byte, 4096)
+	for {
+		n, err := unix.Read(fd, b)
+		switch {
+		case err == unix.EINTR:
+		case err != nil:
+			return nil, &fs.PathError{Op: "read", Path: path, Err: err}
+		default:
+			return b[:n], nil
+		}
+	}
+}
+
 // number reads a file that holds one number, 0 when it is not there or "max".
 func number(path string) int64 {
-	b, err := os.ReadFile(path)
+	b, err := get(path)
 	if err != nil {
 		return 0
 	}
@@ -115,7 +135,7 @@ func number(path string) int64 {
 
 // field reads one line of a file of names and numbers.
 func field(path, name string) int64 {
-	b, err := os.ReadFile(path)
+	b, err := get(path)
 	if err != nil {
 		return 0
 	}

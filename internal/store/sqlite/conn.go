@@ -18,6 +18,7 @@ type conn struct {
 	c     driver.Conn
 	stmts map[string]statement
 	args  []driver.NamedValue // reused
+	due   bool                // a transaction begins before the next query
 }
 
 type statement struct {
@@ -113,6 +114,16 @@ func list[T any](c *conn, read func(record.Row) (T, error), sql string, values .
 	args, err := c.bind(values)
 	if err != nil {
 		return nil, nil // so it is not stored
+	}
+	if c.due {
+		begin, err := c.prepare("BEGIN")
+		if err == nil {
+			_, err = begin.exec.ExecContext(context.Background(), nil)
+		}
+		if err != nil {
+			return nil, unavailable(err)
+		}
+		c.due = false
 	}
 	rows, err := s.query.QueryContext(context.Background(), args)
 	if err != nil {

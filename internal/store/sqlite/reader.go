@@ -142,6 +142,8 @@ func (r *reader) Events(session string, q store.EventQuery) (out []plane.StoredE
 	// that was queued may have got its place since.
 	among := q.AfterQueued != ""
 	switch {
+	case q.Queued:
+		return out, part(true)
 	case q.Desc && (among || q.AfterPos == 0):
 		if err := part(true); err != nil {
 			return nil, err

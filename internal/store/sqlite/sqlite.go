@@ -135,10 +135,13 @@ func (s *Store) View(ctx context.Context, fn func(store.Reader) error) error {
 	case c := <-s.readers:
 		defer func() { s.readers <- c }()
 		began := s.works.began()
-		if _, err := c.exec("BEGIN"); err != nil {
-			return unavailable(err)
-		}
-		defer c.exec("ROLLBACK")
+		c.due = true // many read nothing, for what they want is remembered
+		defer func() {
+			if !c.due {
+				c.exec("ROLLBACK")
+			}
+			c.due = false
+		}()
 		return fn(&view{reader: reader{c}, works: s.works, began: began})
 	}
 }

@@ -1,6 +1,8 @@
 package sqlite
 
 import (
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/berthdev/berth/internal/plane"
@@ -226,10 +228,22 @@ func (t *tx) DeleteSession(id string) error {
 	return t.update("session", `DELETE FROM sessions WHERE id = ?`, id)
 }
 
+// insertEvents are statements for one event, two, and so on: a step of a turn
+// appends a handful.
+var insertEvents = func() (sql [8]string) {
+	for i := range sql {
+		sql[i] = `INSERT INTO events (` + eventColumns + `) VALUES (?, ?, ?, ?, ?, ?, ?)` + strings.Repeat(`, (?, ?, ?, ?, ?, ?, ?)`, i)
+	}
+	return sql
+}()
+
 func (t *tx) InsertEvents(events ...plane.StoredEvent) error {
-	for _, e := range events {
-		if err := t.insert("an event with this id exists", `INSERT INTO events (`+eventColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?)`,
-			record.EventValues(e)...); err != nil {
+	for some := range slices.Chunk(events, len(insertEvents)) {
+		values := make([]any, 0, 7*len(some))
+		for _, e := range some {
+			values = append(values, record.EventValues(e)...)
+		}
+		if err := t.insert("an event with this id exists", insertEvents[len(some)-1], values...); err != nil {
 			return err
 		}
 	}

@@ -109,6 +109,8 @@ func testEventFilters(t *testing.T, st store.Store) {
 			{store.EventQuery{Processed: store.TimeRange{GTE: at(4)}}, []string{"sevt_3"}},
 			{store.EventQuery{Processed: store.TimeRange{LT: at(2)}}, []string{"sevt_0"}},
 			{store.EventQuery{AfterPos: 1, Types: []string{"agent.message"}, Limit: 1}, []string{"sevt_1"}},
+			{store.EventQuery{Queued: true}, []string{"sevt_4"}},
+			{store.EventQuery{Queued: true, Types: []string{"agent.message"}}, nil},
 		} {
 			rows, err := r.Events("sesn_1", c.q)
 			if err != nil {
