@@ -32,6 +32,7 @@ func (r *Runner) AcceptFrom(ctx context.Context, who plane.Identity, session str
 	if err != nil {
 		return nil, err
 	}
+	room := r.seat(session)
 	var a *accepting
 	err = r.cfg.Store.Update(ctx, func(tx store.Tx) error {
 		s, err := tx.LockSession(session)
@@ -47,7 +48,7 @@ func (r *Runner) AcceptFrom(ctx context.Context, who plane.Identity, session str
 		if s.Status == api.SessionTerminated {
 			return plane.Errorf(plane.Invalid, "session %s has terminated and takes no more events", session)
 		}
-		a = &accepting{change: r.change(tx, &s), resting: s.Turn == plane.TurnRest}
+		a = &accepting{change: r.change(tx, &s), resting: s.Turn == plane.TurnRest, room: room != nil, after: s.Pos}
 		for i, e := range sent {
 			if err := a.take(fmt.Sprintf("events[%d]", i), clone(e)); err != nil {
 				return err
@@ -56,6 +57,7 @@ func (r *Runner) AcceptFrom(ctx context.Context, who plane.Identity, session str
 		return a.finish()
 	})
 	if err != nil {
+		room.leave(nil)
 		return nil, err
 	}
 	if a.cut {
@@ -67,7 +69,8 @@ func (r *Runner) AcceptFrom(ctx context.Context, who plane.Identity, session str
 	if a.results {
 		crash.At("turn.result_accepted")
 	}
-	if a.s.Turn == plane.TurnWanted && a.wanted {
+	room.leave(a.taken)
+	if a.s.Turn == plane.TurnWanted && a.wanted && a.taken == nil {
 		r.wake(session)
 	}
 	return a.out, nil
@@ -102,6 +105,10 @@ type accepting struct {
 	freed   bool // a worker may be needed now
 	cut     bool // an interrupt
 	wanted  bool // the turn is wanted by this request
+
+	room  bool   // for a model request
+	after int64  // the log's end before this
+	taken *taken // the turn, by this request
 }
 
 func (a *accepting) take(at string, e api.Event) error {
@@ -349,7 +356,31 @@ func (a *accepting) finish() error {
 			return err
 		}
 	}
+	if a.wanted && a.room && !a.cut {
+		return a.takeUp()
+	}
 	return a.save()
+}
+
+// takeUp begins the model request that is wanted, unless messages wait to be
+// taken up with it: claiming a turn is what does that.
+func (a *accepting) takeUp() error {
+	if a.answers {
+		waiting, err := a.queued(1)
+		if err != nil {
+			return err
+		}
+		if len(waiting) > 0 {
+			return a.save()
+		}
+	}
+	a.hold()
+	span := a.ask()
+	if err := a.save(); err != nil {
+		return err
+	}
+	a.taken = &taken{claimed: claimed{s: *a.s, span: span}, after: a.after, rows: a.stored}
+	return nil
 }
 
 // clone copies a client's event, for a transition may run twice.

@@ -16,6 +16,7 @@ type change struct {
 	s      *plane.Session
 	now    time.Time
 	events []api.Event
+	stored []plane.StoredEvent // appended so far
 	dirty  bool
 }
 
@@ -34,7 +35,7 @@ func (c *change) flush() ([]plane.StoredEvent, error) {
 		return nil, nil
 	}
 	stored, err := c.r.cfg.Log.Append(c.tx, c.s, c.events...)
-	c.events = nil
+	c.events, c.stored = nil, append(c.stored, stored...)
 	return stored, err
 }
 
@@ -105,6 +106,20 @@ func (c *change) waitFor(open []plane.Call) {
 		ids[i] = call.ID
 	}
 	c.idle(api.StopReason{Type: api.StopRequiresAction, EventIDs: ids}, nil)
+}
+
+// hold takes the turn's lease for this process.
+func (c *change) hold() {
+	c.s.TurnOwner, c.s.TurnUntil = c.r.owner, c.now.Add(c.r.cfg.Lease)
+	c.s.TurnFence++
+	c.running()
+}
+
+// ask writes a model request down as begun and gives its span's id.
+func (c *change) ask() string {
+	head := api.EventHead{ID: plane.NewID(plane.PrefixEvent), Type: api.TypeSpanModelRequestStart}
+	c.add(&api.SpanModelRequestStart{EventHead: head})
+	return head.ID
 }
 
 // release gives the turn's lease up.

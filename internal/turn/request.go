@@ -29,6 +29,8 @@ func (r *Runner) request(session string, at *run) (again bool) {
 	defer cancel(nil)
 	r.mu.Lock()
 	at.cancel = cancel
+	t := at.taken
+	at.taken = nil
 	r.mu.Unlock()
 	defer func() {
 		r.mu.Lock()
@@ -39,7 +41,16 @@ func (r *Runner) request(session string, at *run) (again bool) {
 	h := r.histories.get(session)
 	retrying := false
 	for {
-		c, err := r.claim(ctx, h, retrying)
+		var c *claimed
+		var err error
+		if t != nil {
+			if c, err = &t.claimed, r.catchUp(ctx, h, t); err != nil {
+				r.letGo(c, c.span)
+			}
+			t = nil
+		} else {
+			c, err = r.claim(ctx, h, retrying)
+		}
 		if err != nil {
 			r.report(session, "taking up a turn", err)
 			return false // the history may be half taken in: forget it
@@ -133,9 +144,7 @@ func (r *Runner) claim(ctx context.Context, h *history, retrying bool) (*claimed
 				return err
 			}
 		}
-		s.TurnOwner, s.TurnUntil = r.owner, c.now.Add(r.cfg.Lease)
-		s.TurnFence++
-		c.running()
+		c.hold()
 		if len(fresh.queued) > 0 {
 			if _, err := c.flush(); err != nil {
 				return err
@@ -148,12 +157,11 @@ func (r *Runner) claim(ctx context.Context, h *history, retrying bool) (*claimed
 				fresh.rows = append(fresh.rows, row)
 			}
 		}
-		span := api.EventHead{ID: plane.NewID(plane.PrefixEvent), Type: api.TypeSpanModelRequestStart}
-		c.add(&api.SpanModelRequestStart{EventHead: span})
+		span := c.ask()
 		if err := c.save(); err != nil {
 			return err
 		}
-		out = &claimed{s: s, span: span.ID}
+		out = &claimed{s: s, span: span}
 		return nil
 	})
 	if err != nil || out == nil {

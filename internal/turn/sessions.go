@@ -32,7 +32,14 @@ func (r *Runner) Create(ctx context.Context, n NewSession) (plane.Session, error
 		return plane.Session{}, err
 	}
 	var s plane.Session
+	var t *taken
+	id := plane.NewID(plane.PrefixSession)
+	var room *seat
+	if len(initial) > 0 {
+		room = r.seat(id)
+	}
 	err = r.cfg.Store.Update(ctx, func(tx store.Tx) error {
+		t = nil
 		env, err := tx.Environment(n.EnvironmentID)
 		if err != nil {
 			return err
@@ -40,7 +47,7 @@ func (r *Runner) Create(ctx context.Context, n NewSession) (plane.Session, error
 		if env.ArchivedAt != nil {
 			return plane.Errorf(plane.Invalid, "environment %s is archived", env.ID).In("environment_id").WithCode("environment_archived")
 		}
-		s = blank(n)
+		s = blank(id, n)
 		if err := tx.InsertSession(s); err != nil {
 			return err
 		}
@@ -56,23 +63,36 @@ func (r *Runner) Create(ctx context.Context, n NewSession) (plane.Session, error
 		if !c.dirty {
 			return nil
 		}
-		return c.save()
+		if room == nil {
+			return c.save()
+		}
+		c.hold()
+		span := c.ask()
+		if err := c.save(); err != nil {
+			return err
+		}
+		t = &taken{claimed: claimed{s: s, span: span}, rows: c.stored}
+		return nil
 	})
 	if err != nil {
+		room.leave(nil)
 		return plane.Session{}, err
 	}
 	if s.Turn == plane.TurnWanted {
 		crash.At("turn.accepted")
+	}
+	room.leave(t)
+	if s.Turn == plane.TurnWanted && t == nil {
 		r.wake(s.ID)
 	}
 	return s, nil
 }
 
-func blank(n NewSession) plane.Session {
+func blank(id string, n NewSession) plane.Session {
 	now := time.Now().UTC().Truncate(time.Microsecond)
 	s := plane.Session{
 		Session: api.Session{
-			ID:                 plane.NewID(plane.PrefixSession),
+			ID:                 id,
 			Type:               "session",
 			EnvironmentID:      n.EnvironmentID,
 			Title:              n.Title,

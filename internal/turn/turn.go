@@ -3,8 +3,9 @@
 // and what the agent answers is written here, each as one transition.
 //
 // Read turn.go for the Runner's life, accept.go for what clients send,
-// request.go for one model request from claim to commit, retry.go for what
-// happens when it fails, history.go for what the model is shown.
+// request.go for one model request from claim to commit, seat.go for the claim
+// that comes with what made it wanted, retry.go for what happens when it fails,
+// history.go for what the model is shown.
 package turn
 
 import (
@@ -71,6 +72,9 @@ type Runner struct {
 
 // run is a session whose turn this process holds or tries to take.
 type run struct {
+	serving  bool                    // by a goroutine; the run stays as long, or while seats are kept
+	seats    int                     // kept by transitions
+	taken    *taken                  // what one of them took up, for the next step
 	again    bool                    // look again when the present step is over
 	fence    int64                   // of the lease, 0 while none is held
 	cutBelow int64                   // leases with a smaller fence are gone
@@ -177,33 +181,51 @@ func (r *Runner) wakeUp(session string, again bool) {
 	if !r.started || r.take.Err() != nil {
 		return
 	}
-	if at := r.running[session]; at != nil {
+	at := r.running[session]
+	switch {
+	case at == nil:
+		at = &run{}
+		r.running[session] = at
+	case at.serving || !again: // or a transition is about to take it up
 		at.again = at.again || again
 		return
 	}
-	at := &run{}
-	r.running[session] = at
-	r.turns.Go(func() { r.serve(session, at) })
+	at.serving = true
+	r.turns.Go(func() { r.serve(session, at, false) })
 }
 
-// serve runs one session's model requests until none is wanted.
-func (r *Runner) serve(session string, at *run) {
+// serve runs one session's model requests until none is wanted. seated says
+// that there is room for the first.
+func (r *Runner) serve(session string, at *run, seated bool) {
 	for {
+		if !seated {
+			select {
+			case r.slots <- struct{}{}:
+				seated = true
+			case <-r.take.Done():
+			}
+		}
 		wanted := false
-		select {
-		case r.slots <- struct{}{}:
+		if seated {
 			wanted = r.request(session, at)
 			<-r.slots
-		case <-r.take.Done():
 		}
+		seated = false
 		r.mu.Lock()
 		if (wanted || at.again) && r.take.Err() == nil {
 			at.again = false
 			r.mu.Unlock()
 			continue
 		}
-		delete(r.running, session)
+		left := at.taken
+		at.taken, at.again, at.serving = nil, false, false
+		if at.seats == 0 {
+			delete(r.running, session)
+		}
 		r.mu.Unlock()
+		if left != nil {
+			r.letGo(&left.claimed, left.span)
+		}
 		return
 	}
 }
