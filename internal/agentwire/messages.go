@@ -53,7 +53,7 @@ const (
 	StepFile                         // Target is written with Data and Mode
 	StepLink                         // Target becomes a symbolic link to Source
 	StepBind                         // Source (or descriptor FD) is mounted at Target
-	StepSelf                         // Target becomes a mount of its own, which stays writable
+	StepSelf                         // Target becomes a mount of its own, which stays writable, of Source inside where that is named
 	StepProc                         // a fresh /proc at Target
 	StepPts                          // a fresh devpts at Target
 	StepFreeze                       // the fresh root becomes read-only
@@ -66,11 +66,12 @@ const (
 	StepUnmount                      // what is mounted at Target is not for the tools
 	StepImage                        // what is made from here on will lie over the image at Source (or descriptor FD)
 	StepOverlay                      // and now it does: the root is both, read-only
+	StepDisk                         // Target is a tmpfs that programs run from; Data holds mount options
 )
 
 // String names a kind.
 func (k StepKind) String() string {
-	names := []string{"", "private", "root", "dir", "file", "link", "bind", "self", "proc", "pts", "freeze", "pivot", "loopback", "hostname", "plain", "no users", "memory", "unmount", "image", "overlay"}
+	names := []string{"", "private", "root", "dir", "file", "link", "bind", "self", "proc", "pts", "freeze", "pivot", "loopback", "hostname", "plain", "no users", "memory", "unmount", "image", "overlay", "disk"}
 	if int(k) < len(names) {
 		return names[k]
 	}

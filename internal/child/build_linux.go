@@ -78,7 +78,10 @@ func (b *builder) step(i int, s agentwire.Step) error {
 		return fail("unmount "+s.Target, unix.Unmount(at, unix.MNT_DETACH))
 	case agentwire.StepSelf:
 		from := at
-		if b.over != "" {
+		switch {
+		case s.Source != "":
+			from = b.base + s.Source
+		case b.over != "":
 			from = b.over + s.Target // the overlay cannot be written to
 		}
 		return fail("mount "+s.Target, unix.Mount(from, at, "", unix.MS_BIND, ""))
@@ -91,6 +94,11 @@ func (b *builder) step(i int, s agentwire.Step) error {
 			return err
 		}
 		return fail("mount "+s.Target, unix.Mount("run", at, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, string(s.Data)))
+	case agentwire.StepDisk:
+		if err := makeDirs(at, 0o755); err != nil {
+			return err
+		}
+		return fail("mount "+s.Target, unix.Mount("disk", at, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, string(s.Data)))
 	case agentwire.StepProc:
 		return fail("mount proc", unix.Mount("proc", at, "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""))
 	case agentwire.StepPts:

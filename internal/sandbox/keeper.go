@@ -362,6 +362,11 @@ func (k *Keeper) Open(ctx context.Context, session string) (h *Held, lost bool, 
 // start makes the sandbox. p.mu is held.
 func (k *Keeper) start(ctx context.Context, p *place, dir, session string) (lost bool, err error) {
 	tree := filepath.Join(dir, "tree")
+	if disk.Adrift(dir) {
+		if err := disk.Lose(dir); err != nil {
+			return false, fmt.Errorf("sandbox: %w", err)
+		}
+	}
 	_, errDir := os.Stat(dir)
 	_, errTree := os.Stat(tree)
 	lost = errDir == nil && errors.Is(errTree, fs.ErrNotExist)
@@ -407,6 +412,9 @@ func (k *Keeper) start(ctx context.Context, p *place, dir, session string) (lost
 // mount shows the session's disk, if it has one or is to have one.
 func (k *Keeper) mount(ctx context.Context, spec Spec) error {
 	limit := spec.Limits.Disk
+	if slices.Contains(k.cfg.Driver.Capabilities().Limits, LimitDisk) { // the driver holds it
+		return nil
+	}
 	if limit <= 0 {
 		if disk.Has(spec.Dir) { // with its files
 			return disk.Remount(spec.Dir)

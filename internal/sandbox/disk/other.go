@@ -38,3 +38,9 @@ func Unmount(string) error { return nil }
 
 // Leftovers is empty.
 func Leftovers(string) ([]string, error) { return nil, nil }
+
+// Adrift is false.
+func Adrift(string) bool { return false }
+
+// Lose does nothing.
+func Lose(string) error { return nil }

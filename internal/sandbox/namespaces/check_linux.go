@@ -30,6 +30,10 @@ func (b *box) Prove(_ context.Context, found agentwire.Posture) ([]sandbox.Check
 	add("name of the host", hostname, found.Hostname)
 	add("mounts", "as planned", oddMounts(b.Record().Spec, found.Mounts))
 	b.proveLimits(add)
+	if b.memory != nil { // which was looked at when it was opened
+		limit := b.Record().Spec.Limits.Disk
+		checks = append(checks, sandbox.Check{Name: "disk", Promised: "at most " + strconv.FormatInt(limit, 10) + " bytes, in memory", Found: strconv.FormatInt(b.memory.Size(), 10) + " bytes", OK: b.memory.Size() <= limit})
+	}
 	uid, err := hostUser(b.h.PID)
 	if err != nil {
 		return nil, err

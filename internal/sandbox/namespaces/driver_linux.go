@@ -20,6 +20,7 @@ import (
 	"github.com/berthdev/berth/internal/sandbox"
 	"github.com/berthdev/berth/internal/sandbox/agent"
 	"github.com/berthdev/berth/internal/sandbox/cgroup"
+	"github.com/berthdev/berth/internal/sandbox/disk"
 	"github.com/berthdev/berth/internal/sandbox/inside"
 	"github.com/berthdev/berth/internal/sandbox/tree"
 )
@@ -53,7 +54,11 @@ const filtered = runtime.GOARCH == "amd64" || runtime.GOARCH == "arm64"
 
 // Capabilities says what is enforced.
 func (d *Driver) Capabilities() sandbox.Capabilities {
-	return sandbox.Capabilities{Processes: true, Files: true, Network: true, Privileges: true, Syscalls: filtered, Recover: true, Tree: true, View: d.power, Images: true, Egress: true, Mounts: true, Users: true, HostNet: true, Limits: limits()}
+	c := sandbox.Capabilities{Processes: true, Files: true, Network: true, Privileges: true, Syscalls: filtered, Recover: true, Tree: true, View: d.power, Images: true, Egress: true, Mounts: true, Users: true, HostNet: true, Limits: limits()}
+	if !d.power { // else the keeper has disks
+		c.Limits = append(c.Limits, sandbox.LimitDisk)
+	}
+	return c
 }
 
 // own are the limits that need no cgroup: each session has a user, or a user
@@ -126,9 +131,10 @@ func cure(err error, power bool) string {
 // handle is what a record says of a sandbox of this driver.
 type handle struct {
 	agent.Handle
-	UID   int         `json:"uid"`
-	GID   int         `json:"gid"`
-	Group cgroup.Dirs `json:"group,omitzero"`
+	UID    int         `json:"uid"`
+	GID    int         `json:"gid"`
+	Group  cgroup.Dirs `json:"group,omitzero"`
+	Memory bool        `json:"memory,omitempty"` // the tree is in its memory
 }
 
 // Start makes a sandbox.
@@ -143,6 +149,9 @@ func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (_ sandbox.Sandbo
 		}
 	}
 	h := handle{UID: os.Getuid(), GID: os.Getgid()}
+	if h.Memory, err = d.floats(spec); err != nil {
+		return nil, err
+	}
 	if d.power {
 		h.UID = d.ids.Take(spec.SessionID)
 		h.GID = h.UID
@@ -211,7 +220,14 @@ func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (_ sandbox.Sandbo
 	if err != nil {
 		return nil, errors.Join(err, sandbox.Sweep(spec.Dir))
 	}
-	return d.box(live, files, rec, h, group, held), nil
+	var memory *disk.Memory
+	if h.Memory {
+		if memory, files, err = d.float(ctx, spec, h, live, files); err != nil {
+			live.Close()
+			return nil, errors.Join(err, live.Process().Kill(), live.Process().Wait(10*time.Second), sandbox.Sweep(spec.Dir))
+		}
+	}
+	return d.box(live, files, memory, rec, h, group, held), nil
 }
 
 // born are the v1 cgroups that the agent starts in: to be moved into them later
@@ -235,17 +251,24 @@ func (d *Driver) group(spec sandbox.Spec) (*cgroup.Group, []sandbox.Limit, error
 	return cgroup.New(sandbox.Label(spec.Dir), limits)
 }
 
-func (d *Driver) box(live *agent.Live, files *tree.Tree, rec sandbox.Record, h handle, group *cgroup.Group, held []sandbox.Limit) *box {
-	b := &box{Box: agent.NewBox(live, files, rec, d.end(h, group)), h: h, group: group}
-	b.Bound(agent.Bounds{Enforced: append(held, own...), OOMs: group.OOMs})
+func (d *Driver) box(live *agent.Live, files *tree.Tree, memory *disk.Memory, rec sandbox.Record, h handle, group *cgroup.Group, held []sandbox.Limit) *box {
+	b := &box{Box: agent.NewBox(live, files, rec, d.end(h, group)), h: h, group: group, memory: memory, log: d.log}
+	held = append(held, own...)
+	if memory != nil {
+		held = append(held, sandbox.LimitDisk)
+	}
+	b.Bound(agent.Bounds{Enforced: held, OOMs: group.OOMs})
 	return b
 }
 
 // box is a sandbox of this driver.
 type box struct {
 	*agent.Box
-	h     handle
-	group *cgroup.Group
+	h      handle
+	group  *cgroup.Group
+	memory *disk.Memory // has the tree; nil where that is on disk
+	kept   sync.Once
+	log    *slog.Logger
 }
 
 // Usage is what the session uses.
@@ -289,12 +312,12 @@ func (d *Driver) Recover(ctx context.Context, rec sandbox.Record) (sandbox.Sandb
 	if err := agent.CheckView(rec.Spec); err != nil {
 		return nil, abandon(err)
 	}
-	files, err := tree.Open(tree.Config{Root: rec.Spec.Tree, Workdir: rec.Spec.Workdir, Share: rec.Spec.Share, UID: h.UID, GID: h.GID})
+	files, memory, err := d.find(rec.Spec, h, live)
 	if err != nil {
 		return nil, abandon(err)
 	}
 	held, _ := group.Held(rec.Spec.Limits, h.PID)
-	return d.box(live, files, rec, h, group, held), nil
+	return d.box(live, files, memory, rec, h, group, held), nil
 }
 
 // end kills the first process; the kernel ends the rest of its namespace
@@ -340,7 +363,7 @@ func (d *Driver) attributes(spec sandbox.Spec, h handle, group *cgroup.Group) *s
 // openTree makes what is missing of the tree and gives all of it to the
 // session's user, should it have been another's.
 func (d *Driver) openTree(spec sandbox.Spec, h handle, program *agent.Program) (*tree.Tree, error) {
-	files, err := tree.Open(tree.Config{Root: spec.Tree, Workdir: spec.Workdir, Share: spec.Share, UID: h.UID, GID: h.GID})
+	files, err := tree.Open(config(spec, h, nil))
 	if err != nil {
 		return nil, err
 	}

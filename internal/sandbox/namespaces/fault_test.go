@@ -45,6 +45,9 @@ func TestNoStepVanishes(t *testing.T) {
 	}
 	dir := t.TempDir()
 	limits := sandbox.Limits{CPU: 1, Memory: 256 << 20, PIDs: 100, OpenFiles: 100}
+	if slices.Contains(d.Capabilities().Limits, sandbox.LimitDisk) { // its own, in memory
+		limits.Disk = 32 << 20
+	}
 	k, err := sandbox.NewKeeper(sandbox.KeeperConfig{Driver: d, Dir: dir, Spec: sandbox.Spec{Limits: limits}})
 	if err != nil {
 		t.Fatal(err)

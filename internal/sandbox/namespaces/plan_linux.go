@@ -131,8 +131,11 @@ func (d *Driver) places(p *plan, spec sandbox.Spec, h handle, program *agent.Pro
 	bind := func(source, target string, readOnly bool) error {
 		return d.lend(p, agentwire.Step{Kind: agentwire.StepBind, Source: source, Target: target, ReadOnly: readOnly})
 	}
+	if h.Memory {
+		p.steps = append(p.steps, memorySteps(spec)...)
+	}
 	for _, place := range agent.Places(spec) {
-		if place == spec.Workdir && spec.Share != "" {
+		if h.Memory || place == spec.Workdir && spec.Share != "" {
 			continue
 		}
 		if err := bind(filepath.Join(spec.Tree, place), place, false); err != nil {

@@ -57,7 +57,7 @@ var attacks = []attack{
 		why: "no cgroup of the session's own"},
 	{name: "3: memory bomb", promised: limited(sandbox.LimitMemory), held: []check{{"memory", of(testMemory), nil}, {"full scratch", of(testFullScratch), apart}},
 		why: "no cgroup of the session's own"},
-	{name: "4: disk fill", promised: func(c sandbox.Capabilities) bool { return c.Tree && os.Getuid() == 0 }, held: []check{{"disk", by(testDisk), nil}},
+	{name: "4: disk fill", promised: func(c sandbox.Capabilities) bool { return c.Tree && os.Getuid() == 0 || limited(sandbox.LimitDisk)(c) }, held: []check{{"disk", by(testDisk), nil}},
 		why: "no disk of the session's own"},
 	{name: "5: output flood", promised: func(c sandbox.Capabilities) bool { return c.Tree }, held: []check{{"flood", of(testFlood), nil}, {"noise", of(testNoise), nil}, {"junk", of(testJunk), nil}},
 		far: []check{{"flood", of(testFlood), nil}, {"noise", of(testNoise), nil}}},

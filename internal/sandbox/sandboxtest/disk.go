@@ -23,12 +23,13 @@ func testDisk(t *testing.T, driver func() sandbox.Driver) {
 	dir := t.TempDir()
 	var log bytes.Buffer
 	ended := map[string]bool{}
+	own := limited(sandbox.LimitDisk)(driver().Capabilities()) // the driver's, in memory
 	begin := func() *sandbox.Keeper {
 		pool, err := disk.NewPool(disk.Config{Dir: filepath.Join(dir, "disks")})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := pool.Able(); err != nil {
+		if err := pool.Able(); err != nil && !own {
 			t.Skipf("no disks here: %v", err)
 		}
 		limits := sandbox.Limits{Disk: size, Required: []sandbox.Limit{sandbox.LimitDisk}}
@@ -74,7 +75,7 @@ func testDisk(t *testing.T, driver func() sandbox.Driver) {
 		}
 		w.Want("echo alive", "alive\n", toolset.Exited, 0)
 	}
-	if info, err := os.Stat(filepath.Join(w.Spec.Dir, "disk.img")); err != nil || info.Size() > size {
+	if info, err := os.Stat(filepath.Join(w.Spec.Dir, "disk.img")); !own && (err != nil || info.Size() > size) {
 		t.Errorf("the image: %v %v", info, err)
 	}
 	w.Want("rm -r /workspace/d && echo y >/workspace/y && cat /workspace/y", "y\n", toolset.Exited, 0)
@@ -110,8 +111,20 @@ func testDisk(t *testing.T, driver func() sandbox.Driver) {
 		if left, err := disk.Leftovers(filepath.Join(dir, "s")); err != nil || len(left) != 0 || !ended["sesn_disk"] {
 			t.Errorf("after a crash %v is mounted, kept: %v; %v", left, ended, err)
 		}
-		w = open(k)
+		if own { // the memory went with its last user
+			h, lost, err := k.Open(t.Context(), "sesn_disk")
+			if err != nil || !lost {
+				t.Fatalf("files that are gone are not said to be: %v %v", lost, err)
+			}
+			w = &World{Sandbox: h.Sandbox(), T: t, Spec: h.Sandbox().Record().Spec}
+			w.Want("ls /workspace; echo kept >/workspace/kept", "", toolset.Exited, 0)
+		} else {
+			w = open(k)
+		}
 		w.Want("cat /workspace/kept", "kept\n", toolset.Exited, 0)
+	}
+	if own {
+		w = testMemoryDisk(w, &k, begin, open)
 	}
 	h, _, err := k.Open(t.Context(), "sesn_disk")
 	if err != nil {
@@ -131,4 +144,72 @@ func testDisk(t *testing.T, driver func() sandbox.Driver) {
 		t.Fatal(err)
 	}
 	only(t, dir, "s")
+}
+
+// testMemoryDisk goes through what can happen to a disk in memory while it is in
+// use: what tools wrote is there afterwards, unless the memory itself is gone.
+func testMemoryDisk(w *World, k **sandbox.Keeper, begin func() *sandbox.Keeper, open func(*sandbox.Keeper) *World) *World {
+	t := w.T.(*testing.T)
+	const setup = `cd /workspace && rm -rf * && mkdir -p sub/shut && echo one >sub/one && ln sub/one two && ln -s sub/one three && mkfifo four && truncate -s 1G holes &&
+		printf '#!/bin/sh\necho ran\n' >run && chmod 500 run && echo secret >sub/shut/in && chmod 000 sub/shut && touch -d 2020-02-02 run && echo shut >no && chmod 000 no && echo out >/mnt/session/outputs/out`
+	const look = `cd /workspace && ls -1 && stat -c '%h %a %s' sub/one run sub/shut holes no && stat -c %Y run && readlink three && ./run && chmod 700 sub/shut && cat sub/shut/in && chmod 000 sub/shut && du -k holes | cut -f1`
+	w.Want(setup, "", toolset.Exited, 0)
+	want := Output(w.Do(look))
+	again := func(why string) {
+		t.Helper()
+		if got := Output(w.Do(look)); got != want || got == "" {
+			t.Errorf("after %s the files are\n%s\nnot\n%s", why, got, want)
+		}
+		w.Want("head -c 1G /dev/zero >/workspace/big 2>/dev/null; echo full; rm /workspace/big", "full\n", toolset.Exited, 0)
+	}
+	close := func() {
+		t.Helper()
+		h, _, err := (*k).Open(t.Context(), "sesn_disk")
+		if err == nil {
+			err = h.Close(t.Context(), false)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	close()
+	if b, err := os.ReadFile(filepath.Join(w.Spec.Dir, "tree/mnt/session/outputs/out")); err != nil || string(b) != "out\n" {
+		t.Errorf("the output on disk is %q, %v", b, err)
+	}
+	w = open(*k)
+	again("a sandbox's end")
+
+	// The agent is killed: the supervisor's descriptors hold the memory.
+	if err := w.Files().WriteFile("/workspace/tool", []byte("by a file tool\n")); err != nil {
+		t.Fatal(err)
+	}
+	w.Want("cat /workspace/tool; rm /workspace/tool; rm no; echo shot >no; chmod 000 no", "by a file tool\n", toolset.Exited, 0)
+	if err := w.Sandbox.(forgetter).Process().Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Bash(t.Context(), toolset.Command{Text: "true"}); err == nil {
+		t.Error("a killed sandbox answers")
+	}
+	f, err := w.Files().Open("/workspace/sub/one")
+	if err != nil {
+		t.Errorf("the files of a killed sandbox: %v", err)
+	} else {
+		f.Close()
+	}
+	close()
+	w = open(*k)
+	again("the agent's end")
+
+	// The worker is killed, and the sandbox lives.
+	w.Want("echo late >/workspace/sub/late", "", toolset.Exited, 0)
+	*k = begin()
+	w = open(*k)
+	w.Want("cat /workspace/sub/late", "late\n", toolset.Exited, 0)
+	again("the worker's end")
+	if b, err := w.Files().Open("/workspace/sub/late"); err != nil {
+		t.Errorf("taken over, the files are not to be had: %v", err)
+	} else {
+		b.Close()
+	}
+	return w
 }

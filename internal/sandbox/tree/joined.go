@@ -1,28 +1,41 @@
 package tree
 
 import (
+	"cmp"
 	"errors"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/berthdev/berth/toolset"
 )
 
-// joined is a tree with another directory of the host in the place of one of
-// its own, as the sandbox mounts it.
+// joined is a tree with other directories of the host in the place of some of
+// its own, as the sandbox mounts them.
 type joined struct {
 	tree  hold
-	at    string // relative to the tree's root
-	share hold
+	parts []part // the longest paths first
+}
+
+// part stands at a path relative to the tree's root.
+type part struct {
+	at string
+	hold
+}
+
+func (j *joined) sort() {
+	slices.SortFunc(j.parts, func(a, b part) int { return cmp.Compare(len(b.at), len(a.at)) })
 }
 
 func (j *joined) of(rel string) (hold, string) {
-	if rel == j.at {
-		return j.share, "."
-	}
-	if rest, ok := strings.CutPrefix(rel, j.at+"/"); ok {
-		return j.share, rest
+	for _, p := range j.parts {
+		if rel == p.at {
+			return p.hold, "."
+		}
+		if rest, ok := strings.CutPrefix(rel, p.at+"/"); ok {
+			return p.hold, rest
+		}
 	}
 	return j.tree, rel
 }
@@ -62,4 +75,10 @@ func (j *joined) root(rel string) (*os.Root, error) {
 	return h.root(rel)
 }
 
-func (j *joined) close() error { return errors.Join(j.tree.close(), j.share.close()) }
+func (j *joined) close() error {
+	err := j.tree.close()
+	for _, p := range j.parts {
+		err = errors.Join(err, p.close())
+	}
+	return err
+}

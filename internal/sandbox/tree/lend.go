@@ -68,8 +68,7 @@ func (t *Tree) lend(ctx context.Context, src fs.FS, name string) error {
 	if err != nil {
 		return err
 	}
-	_, shared := t.hold.(*joined)
-	there, err := prepare(ctx, src, into, name, shared)
+	there, err := prepare(ctx, src, into, name, t.shared)
 	if there || err != nil {
 		into.Close()
 		return err

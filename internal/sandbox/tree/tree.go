@@ -5,6 +5,7 @@
 package tree
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -26,6 +27,9 @@ type Config struct {
 	// Share is a directory of the host that stands at Workdir instead of the
 	// tree's own; "" for none.
 	Share string
+	// Parts are directories of the host, by the paths inside at which they stand
+	// instead of the tree's own.
+	Parts map[string]string
 	// UID and GID own what the tools make, before it has its name. Negative
 	// leaves the owner to the kernel.
 	UID, GID int
@@ -53,6 +57,7 @@ type Tree struct {
 	workdir  string
 	uid, gid int
 	places   []string // what can be reached, absolute inside
+	shared   bool     // the working directory is somebody's own
 
 	mu       sync.RWMutex
 	readOnly []string
@@ -77,13 +82,27 @@ func Open(c Config) (*Tree, error) {
 			return nil, fmt.Errorf("tree: make %s: %w", p, err)
 		}
 	}
-	if c.Share != "" {
-		share, err := openHold(c.Share, ownerOf(c))
-		if err != nil {
-			h.close()
-			return nil, fmt.Errorf("tree: %w", err)
+	j := &joined{tree: h}
+	join := func(at, dir string, own owner) error {
+		h, err := openHold(dir, own)
+		if err == nil {
+			j.parts = append(j.parts, part{at[1:], h})
 		}
-		t.hold = &joined{tree: h, at: t.workdir[1:], share: share}
+		return err
+	}
+	for at, dir := range c.Parts {
+		err = errors.Join(err, join(at, dir, owner{c.UID, c.GID}))
+	}
+	if c.Share != "" {
+		t.shared = true
+		err = errors.Join(err, join(t.workdir, c.Share, ownerOf(c)))
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("tree: %w", err), j.close())
+	}
+	if len(j.parts) > 0 {
+		j.sort()
+		t.hold = j
 	}
 	return t, nil
 }

@@ -1,0 +1,176 @@
+package disk
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// Memory is a session's tree in a file system in memory of a sandbox's own. It
+// lasts until Close, also when the sandbox has ended. One goroutine uses it at a
+// time.
+type Memory struct {
+	places []string // absolute inside
+	dirs   []*os.File
+	size   int64
+}
+
+// MemoryOptions are tmpfs's for so many bytes.
+func MemoryOptions(bytes int64) string {
+	return "mode=0755,size=" + strconv.FormatInt(bytes, 10) + ",nr_inodes=" + strconv.FormatInt(bytes/inodeBytes, 10)
+}
+
+// inodeBytes is for how many bytes there is an inode.
+const inodeBytes = 8 << 10
+
+// OpenMemory opens what stands at the places of a tree in a sandbox whose root
+// is at root, such as /proc/PID/root. It refuses what is not one file system in
+// memory, of at most so many bytes and apart from the root's.
+func OpenMemory(root string, places []string, bytes int64) (_ *Memory, err error) {
+	m := &Memory{places: slices.Clone(places)}
+	defer func() {
+		if err != nil {
+			m.Close()
+		}
+	}()
+	var around unix.Stat_t
+	if err := unix.Stat(root, &around); err != nil {
+		return nil, fmt.Errorf("disk: the sandbox's root: %w", err)
+	}
+	var device uint64
+	for _, p := range places {
+		fd, err := unix.Open(root+p, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return nil, fmt.Errorf("disk: open the sandbox's %s: %w", p, err)
+		}
+		m.dirs = append(m.dirs, os.NewFile(uintptr(fd), p))
+		var st unix.Stat_t
+		var of unix.Statfs_t
+		if err = unix.Fstat(fd, &st); err == nil {
+			err = unix.Fstatfs(fd, &of)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("disk: the sandbox's %s: %w", p, err)
+		}
+		m.size = int64(of.Blocks) * of.Bsize
+		switch {
+		case of.Type != unix.TMPFS_MAGIC || st.Dev == around.Dev || device != 0 && st.Dev != device:
+			return nil, fmt.Errorf("disk: the sandbox's %s is not on its disk", p)
+		case m.size <= 0 || m.size > bytes:
+			return nil, fmt.Errorf("disk: the sandbox's disk holds %d bytes, not %d", m.size, bytes)
+		}
+		device = st.Dev
+	}
+	return m, nil
+}
+
+// Size is how many bytes it can hold at most.
+func (m *Memory) Size() int64 { return m.size }
+
+// Parts are the places' directories, by paths that are good in this process
+// until Close.
+func (m *Memory) Parts() map[string]string {
+	parts := map[string]string{}
+	for i, p := range m.places {
+		parts[p] = self(m.dirs[i])
+	}
+	return parts
+}
+
+func self(f *os.File) string { return "/proc/self/fd/" + strconv.Itoa(int(f.Fd())) }
+
+// Fill copies a folder's tree into the memory. From then on the memory has the
+// session's files and the tree does not count; see Adrift.
+func (m *Memory) Fill(ctx context.Context, folder string) error {
+	for i, p := range m.places {
+		if err := carry(ctx, filepath.Join(treeOf(folder), p), self(m.dirs[i])); err != nil {
+			return fmt.Errorf("disk: bring %s into the sandbox's memory: %w", p, err)
+		}
+	}
+	if err := os.WriteFile(afloatOf(folder), nil, 0o600); err != nil {
+		return fmt.Errorf("disk: %w", err)
+	}
+	return nil
+}
+
+// Keep copies the memory to the folder's tree, in the place of all that is
+// there. Nothing may write to the memory any more. On error the tree is as it
+// was and stays adrift.
+func (m *Memory) Keep(folder string) error {
+	tree, fresh := treeOf(folder), treeOf(folder)+".new"
+	if err := os.RemoveAll(fresh); err != nil {
+		return fmt.Errorf("disk: %w", err)
+	}
+	for i, p := range m.places {
+		to := filepath.Join(fresh, p)
+		err := os.MkdirAll(to, 0o755)
+		if err == nil {
+			err = carry(context.Background(), self(m.dirs[i]), to)
+		}
+		if err != nil {
+			return errors.Join(fmt.Errorf("disk: keep %s: %w", p, err), os.RemoveAll(fresh))
+		}
+	}
+	err := unix.Renameat2(unix.AT_FDCWD, fresh, unix.AT_FDCWD, tree, unix.RENAME_EXCHANGE)
+	if err == unix.EINVAL || err == unix.ENOSYS { // the file system cannot exchange
+		if err = os.RemoveAll(tree); err == nil {
+			err = os.Rename(fresh, tree)
+		}
+	}
+	if err == nil {
+		err = os.Remove(afloatOf(folder))
+	}
+	if err != nil {
+		return fmt.Errorf("disk: keep the tree: %w", err)
+	}
+	return removeAll(fresh)
+}
+
+// removeAll removes what a session has made, also what it has made unreadable
+// for its user.
+func removeAll(dir string) error {
+	err := os.RemoveAll(dir)
+	if !errors.Is(err, fs.ErrPermission) {
+		return err
+	}
+	_ = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() {
+			_ = os.Chmod(path, 0o700) // RemoveAll says what is still in the way
+		}
+		return nil
+	})
+	return os.RemoveAll(dir)
+}
+
+// Close lets go of the memory. Twice is fine.
+func (m *Memory) Close() {
+	for _, d := range m.dirs {
+		d.Close()
+	}
+}
+
+func afloatOf(folder string) string { return filepath.Join(folder, "afloat") }
+
+// Adrift says that a folder's files are in a sandbox's memory: once that is
+// gone, so are they.
+func Adrift(folder string) bool {
+	_, err := os.Lstat(afloatOf(folder))
+	return err == nil
+}
+
+// Lose removes the tree of a folder whose files were in a memory that is gone.
+func Lose(folder string) error {
+	for _, tree := range []string{treeOf(folder), treeOf(folder) + ".new"} {
+		if err := removeAll(tree); err != nil {
+			return fmt.Errorf("disk: %w", err)
+		}
+	}
+	return os.Remove(afloatOf(folder))
+}

@@ -1,0 +1,138 @@
+package namespaces
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+
+	"github.com/berthdev/berth/internal/agentwire"
+	"github.com/berthdev/berth/internal/sandbox"
+	"github.com/berthdev/berth/internal/sandbox/agent"
+	"github.com/berthdev/berth/internal/sandbox/disk"
+	"github.com/berthdev/berth/internal/sandbox/tree"
+)
+
+// diskDir is where the disk of an ordinary user's session is while its parts are
+// shown at their places.
+const diskDir = "/run/disk"
+
+// floats says whether the session's tree is to be in memory: an ordinary user
+// can make no other file system of a size.
+func (d *Driver) floats(spec sandbox.Spec) (bool, error) {
+	limit, memory := spec.Limits.Disk, spec.Limits.Memory
+	if d.power || limit <= 0 {
+		return false, nil
+	}
+	var err error
+	switch {
+	case limit < disk.MinBytes:
+		err = fmt.Errorf("a disk of %d bytes is less than the smallest, %d", limit, disk.MinBytes)
+	case memory > 0 && limit > memory/2:
+		err = fmt.Errorf("the disk of an ordinary user's session is in memory: %d bytes of it are more than half of the %d that the session may have; "+
+			"raise memory, lower disk, or run the worker as root", limit, memory)
+	default:
+		return true, nil
+	}
+	if slices.Contains(spec.Limits.Required, sandbox.LimitDisk) {
+		return false, err
+	}
+	d.log.Warn("a session's disk is not limited", "session", spec.SessionID, "err", err)
+	return false, nil
+}
+
+// inMemory are the tree's parts that are then in memory: all but a shared one.
+func inMemory(spec sandbox.Spec) []string {
+	return slices.DeleteFunc(agent.Places(spec), func(p string) bool { return p == spec.Workdir && spec.Share != "" })
+}
+
+// memorySteps make the disk and show its parts.
+func memorySteps(spec sandbox.Spec) []agentwire.Step {
+	steps := []agentwire.Step{{Kind: agentwire.StepDisk, Target: diskDir, Data: []byte(disk.MemoryOptions(spec.Limits.Disk))}}
+	dir := func(path string) {
+		steps = append(steps, agentwire.Step{Kind: agentwire.StepDir, Target: path, Mode: 0o755})
+	}
+	for _, place := range inMemory(spec) {
+		dir(diskDir + place)
+		dir(place)
+	}
+	dir(diskDir + spec.Workdir)
+	dir(diskDir + "/mnt/session/outputs")
+	for _, place := range inMemory(spec) {
+		steps = append(steps, agentwire.Step{Kind: agentwire.StepSelf, Source: diskDir + place, Target: place})
+	}
+	return append(steps, agentwire.Step{Kind: agentwire.StepUnmount, Target: diskDir})
+}
+
+// float brings the tree into the sandbox's memory. The files it gives are there,
+// and those it is given are closed; on error they stay open.
+func (d *Driver) float(ctx context.Context, spec sandbox.Spec, h handle, live *agent.Live, onDisk *tree.Tree) (*disk.Memory, *tree.Tree, error) {
+	memory, err := open(spec, live)
+	if err != nil {
+		return nil, onDisk, err
+	}
+	files, err := tree.Open(config(spec, h, memory))
+	if err == nil {
+		if err = memory.Fill(ctx, spec.Dir); err != nil {
+			err = errors.Join(err, files.Close())
+		}
+	}
+	if err != nil {
+		memory.Close()
+		return nil, onDisk, err
+	}
+	return memory, files, onDisk.Close()
+}
+
+// find opens the files of a sandbox that is taken over, wherever they are.
+func (d *Driver) find(spec sandbox.Spec, h handle, live *agent.Live) (files *tree.Tree, memory *disk.Memory, err error) {
+	if h.Memory {
+		if !disk.Adrift(spec.Dir) {
+			return nil, nil, errors.New("it was cut off while it started")
+		}
+		if memory, err = open(spec, live); err != nil {
+			return nil, nil, err
+		}
+	}
+	if files, err = tree.Open(config(spec, h, memory)); err != nil && memory != nil {
+		memory.Close()
+	}
+	return files, memory, err
+}
+
+func open(spec sandbox.Spec, live *agent.Live) (*disk.Memory, error) {
+	p := live.Process()
+	m, err := disk.OpenMemory("/proc/"+strconv.Itoa(p.Handle.PID)+"/root", inMemory(spec), spec.Limits.Disk)
+	if err == nil && p.Wait(0) == nil { // the number may be another's by now
+		m.Close()
+		err = sandbox.ErrGone
+	}
+	return m, err
+}
+
+// config says where the session's files are; memory is nil where they are on
+// disk.
+func config(spec sandbox.Spec, h handle, memory *disk.Memory) tree.Config {
+	c := tree.Config{Root: spec.Tree, Workdir: spec.Workdir, Share: spec.Share, UID: h.UID, GID: h.GID}
+	if memory != nil {
+		c.Parts = memory.Parts()
+	}
+	return c
+}
+
+// Stop ends the sandbox, and brings what is in its memory back to disk.
+func (b *box) Stop(ctx context.Context) error {
+	err := b.Box.Stop(ctx)
+	if err != nil || b.memory == nil {
+		return err
+	}
+	b.kept.Do(func() {
+		defer b.memory.Close()
+		rec := b.Record()
+		if err := b.memory.Keep(rec.Spec.Dir); err != nil {
+			b.log.Error("a session's files are lost: they could not be brought from its memory to disk", "session", rec.SessionID, "dir", rec.Spec.Dir, "err", err)
+		}
+	})
+	return nil
+}
