@@ -6,20 +6,22 @@ import (
 	"os"
 	"path"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
 const (
-	// maxPath bounds paths of what is carried, in bytes; what lies deeper stays
-	// behind.
-	maxPath = 4095
+	// maxPath and maxDepth bound paths of what is carried, in bytes and in
+	// directories; what lies deeper stays behind.
+	maxPath  = 4095
+	maxDepth = 256
 	// carryBytes is how much is copied at a time.
 	carryBytes = 1 << 20
 )
 
 // carry copies what is in one directory into another one: files with their
-// modes, times, holes and links, as far as names reach. Nobody else may change
+// modes, times, holes and links, down to a depth. Nobody else may change
 // either meanwhile; names lead nowhere else all the same. What its owner cannot
 // read is read.
 func carry(ctx context.Context, from, to string) error {
@@ -106,7 +108,7 @@ func (c *carrier) directory(rel string) (dirs []string, err error) {
 				return nil, context.Cause(c.ctx)
 			}
 			at := path.Join(rel, name)
-			if len(at) > maxPath {
+			if len(at) > maxPath || strings.Count(at, "/") > maxDepth {
 				continue
 			}
 			dir, err := c.entry(fd, out, at, name)

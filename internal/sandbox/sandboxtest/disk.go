@@ -124,7 +124,7 @@ func testDisk(t *testing.T, driver func() sandbox.Driver) {
 		w.Want("cat /workspace/kept", "kept\n", toolset.Exited, 0)
 	}
 	if own {
-		w = testMemoryDisk(w, &k, begin, open)
+		k = testMemoryDisk(w, k, begin, open)
 	}
 	h, _, err := k.Open(t.Context(), "sesn_disk")
 	if err != nil {
@@ -147,8 +147,8 @@ func testDisk(t *testing.T, driver func() sandbox.Driver) {
 }
 
 // testMemoryDisk goes through what can happen to a disk in memory while it is in
-// use: what tools wrote is there afterwards, unless the memory itself is gone.
-func testMemoryDisk(w *World, k **sandbox.Keeper, begin func() *sandbox.Keeper, open func(*sandbox.Keeper) *World) *World {
+// use: what tools wrote is there afterwards. The keeper that it gives has it.
+func testMemoryDisk(w *World, k *sandbox.Keeper, begin func() *sandbox.Keeper, open func(*sandbox.Keeper) *World) *sandbox.Keeper {
 	t := w.T.(*testing.T)
 	const setup = `cd /workspace && rm -rf * && mkdir -p sub/shut && echo one >sub/one && ln sub/one two && ln -s sub/one three && mkfifo four && truncate -s 1G holes &&
 		printf '#!/bin/sh\necho ran\n' >run && chmod 500 run && echo secret >sub/shut/in && chmod 000 sub/shut && touch -d 2020-02-02 run && echo shut >no && chmod 000 no && echo out >/mnt/session/outputs/out`
@@ -164,7 +164,7 @@ func testMemoryDisk(w *World, k **sandbox.Keeper, begin func() *sandbox.Keeper, 
 	}
 	close := func() {
 		t.Helper()
-		h, _, err := (*k).Open(t.Context(), "sesn_disk")
+		h, _, err := k.Open(t.Context(), "sesn_disk")
 		if err == nil {
 			err = h.Close(t.Context(), false)
 		}
@@ -176,7 +176,7 @@ func testMemoryDisk(w *World, k **sandbox.Keeper, begin func() *sandbox.Keeper, 
 	if b, err := os.ReadFile(filepath.Join(w.Spec.Dir, "tree/mnt/session/outputs/out")); err != nil || string(b) != "out\n" {
 		t.Errorf("the output on disk is %q, %v", b, err)
 	}
-	w = open(*k)
+	w = open(k)
 	again("a sandbox's end")
 
 	// The agent is killed: the supervisor's descriptors hold the memory.
@@ -197,13 +197,13 @@ func testMemoryDisk(w *World, k **sandbox.Keeper, begin func() *sandbox.Keeper, 
 		f.Close()
 	}
 	close()
-	w = open(*k)
+	w = open(k)
 	again("the agent's end")
 
 	// The worker is killed, and the sandbox lives.
 	w.Want("echo late >/workspace/sub/late", "", toolset.Exited, 0)
-	*k = begin()
-	w = open(*k)
+	k = begin()
+	w = open(k)
 	w.Want("cat /workspace/sub/late", "late\n", toolset.Exited, 0)
 	again("the worker's end")
 	if b, err := w.Files().Open("/workspace/sub/late"); err != nil {
@@ -211,5 +211,5 @@ func testMemoryDisk(w *World, k **sandbox.Keeper, begin func() *sandbox.Keeper, 
 	} else {
 		b.Close()
 	}
-	return w
+	return k
 }
