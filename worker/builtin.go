@@ -14,7 +14,10 @@ type builtin struct{ set *toolset.Set }
 // AgentTools is what a Config without Tools gives a session: the agent toolset
 // over its sandbox. It is a Rememberer, of bash commands; Tools that wrap it
 // should be one, too.
-func AgentTools(h toolset.Host) Tools { return builtin{toolset.New(h, toolset.Options{})} }
+func AgentTools(h toolset.Host) Tools { return ToolsOf(toolset.New(h, toolset.Options{})) }
+
+// ToolsOf is AgentTools for a set that was made with options of its own.
+func ToolsOf(s *toolset.Set) Tools { return builtin{s} }
 
 func (b builtin) Owns(name string, custom bool) bool { return !custom && b.set.Has(name) }
 

@@ -37,8 +37,9 @@ type pacer struct {
 	failures int
 }
 
+// newPacer makes a pacer; polls that are not held (block 0) are never eager.
 func newPacer(pace Pace, baseURL string, block time.Duration) *pacer {
-	return &pacer{block: block, official: pace == PaceOfficial || pace != PaceEager && officialOrigin(baseURL)}
+	return &pacer{block: block, official: block == 0 || pace == PaceOfficial || pace != PaceEager && officialOrigin(baseURL)}
 }
 
 // officialOrigin says whether the URL is Anthropic's or AWS's.

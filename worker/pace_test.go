@@ -35,6 +35,9 @@ func TestPaceFollowsBehaviour(t *testing.T) {
 			}
 		})
 	}
+	if got := newPacer(PaceEager, "http://x", 0).empty(0); got < time.Second {
+		t.Errorf("polls that are not held are repeated after %v", got)
+	}
 	if got := newPacer(PaceAuto, "http://x", time.Millisecond).empty(time.Millisecond); got < 19*time.Millisecond {
 		t.Errorf("the floor between polls is %v", got)
 	}

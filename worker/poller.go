@@ -45,7 +45,8 @@ type PollerConfig struct {
 }
 
 // Poller gives claimed items one by one, for callers that serve them by
-// themselves. One goroutine uses it.
+// themselves. One goroutine uses it; the items may be served by others, and
+// with AutoStop off at the same time.
 type Poller struct {
 	cfg      PollerConfig
 	pacer    *pacer
@@ -62,8 +63,8 @@ func NewPoller(cfg PollerConfig) (*Poller, error) {
 	if cfg.Client == nil || cfg.EnvironmentID == "" {
 		return nil, errors.New("worker: a Poller needs Client and EnvironmentID")
 	}
-	if cfg.Block < 0 || cfg.Block > DefaultBlock {
-		return nil, fmt.Errorf("worker: PollerConfig.Block is %v; it must be between 1 and 999 ms", cfg.Block)
+	if cfg.Block > DefaultBlock {
+		return nil, fmt.Errorf("worker: PollerConfig.Block is %v; it must be at most 999 ms", cfg.Block)
 	}
 	cfg.Client = cfg.Client.WithRetries(0)
 	cfg.Block, cfg.Reclaim = pollTimes(cfg.Block, cfg.Reclaim, cfg.Wake != nil)
@@ -166,12 +167,13 @@ func (p *Poller) poll(ctx context.Context) (*api.Work, error) {
 	}
 }
 
-// pollTimes are the defaults of Block and Reclaim.
+// pollTimes are the defaults of Block and Reclaim; a block of 0 is a poll that
+// is not held.
 func pollTimes(block, reclaim time.Duration, woken bool) (time.Duration, time.Duration) {
 	if woken {
 		return 0, orDefault(reclaim, webhookReclaim)
 	}
-	return orDefault(block, DefaultBlock), orDefault(reclaim, DefaultReclaim)
+	return max(0, orDefault(block, DefaultBlock)), orDefault(reclaim, DefaultReclaim)
 }
 
 // pollError says in an operator's words why the queue refuses this worker.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -102,6 +103,71 @@ func TestPoller(t *testing.T) {
 	cancel()
 	if _, err := poller.Next(ctx); !errors.Is(err, context.Canceled) {
 		t.Errorf("with a context that has ended: %v", err)
+	}
+}
+
+// A poller that drains is at the end of an empty queue at once.
+func TestPollerDoesNotHoldPolls(t *testing.T) {
+	t.Parallel()
+	p := workertest.New(t)
+	c := client.New(p.URL, client.Bearer(workertest.EnvironmentKey), nil)
+	defer c.CloseIdleConnections()
+	poller, err := worker.NewPoller(worker.PollerConfig{Client: c, EnvironmentID: workertest.EnvironmentID, Drain: true, Block: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	if _, err := poller.Next(t.Context()); err != io.EOF {
+		t.Error(err)
+	}
+	if took := time.Since(began); took > worker.DefaultBlock/2 {
+		t.Errorf("an empty queue took %v", took)
+	}
+}
+
+// Without AutoStop the items of a poller are served at the same time by
+// whoever gets them.
+func TestPollerItemsAreServedSideBySide(t *testing.T) {
+	t.Parallel()
+	const n = 4
+	p := workertest.New(t)
+	kit := newKit()
+	g := kit.gate("slow")
+	for range n {
+		p.Session(workertest.Calls("slow"))
+	}
+	c := client.New(p.URL, client.Bearer(workertest.EnvironmentKey), nil)
+	defer c.CloseIdleConnections()
+	poller, err := worker.NewPoller(worker.PollerConfig{Client: c, EnvironmentID: workertest.EnvironmentID, Drain: true, Block: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := worker.New(worker.Config{BaseURL: p.URL, EnvironmentID: workertest.EnvironmentID, Tools: kit.tools, MaxIdle: time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var items sync.WaitGroup
+	for {
+		item, err := poller.Next(t.Context())
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		items.Go(func() {
+			if end, err := w.HandleItem(t.Context(), t.Context(), item); end != worker.EndIdle || err != nil {
+				t.Errorf("%s: %s, %v", item.Work.ID, end, err)
+			}
+		})
+	}
+	for range n {
+		<-g.entered
+	}
+	g.let()
+	items.Wait()
+	if kit.most != n || p.Live() != 0 {
+		t.Errorf("%d calls ran at one time, %d items are left", kit.most, p.Live())
 	}
 }
 

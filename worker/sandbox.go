@@ -57,6 +57,19 @@ type Sandbox interface {
 	Close(ctx context.Context, forget bool) error
 }
 
+// nowhere is the sandbox of tools that need none.
+type nowhere struct{}
+
+func (nowhere) Open(context.Context, Opening) (Sandbox, bool, error) { return nowhere{}, false, nil }
+
+func (nowhere) Bash(context.Context, toolset.Command) (toolset.Result, error) {
+	return toolset.Result{End: toolset.Refused, Head: []byte("there is no shell here")}, nil
+}
+func (nowhere) Restart(context.Context) error     { return nil }
+func (nowhere) Files() toolset.Files              { return nil }
+func (nowhere) Workdir() string                   { return "/" }
+func (nowhere) Close(context.Context, bool) error { return nil }
+
 // Lasting is a Sandbox that outlives its worker and runs no command twice: one
 // that it has heard of under its call's id it answers, and does not run anew.
 type Lasting interface {

@@ -35,7 +35,8 @@ type Config struct {
 	// and a random part.
 	WorkerID string
 
-	// Sandboxes gives sessions their sandboxes. Required.
+	// Sandboxes gives sessions their sandboxes. Required unless there are Tools,
+	// which then have a Host without files whose shell fails.
 	Sandboxes Sandboxes
 	// Journal remembers calls across a crash; nil remembers nothing, so that
 	// a call which was running then runs again.
@@ -72,7 +73,8 @@ type Config struct {
 
 	// Pace is how eagerly an empty queue is polled; "" is PaceAuto.
 	Pace Pace
-	// Block is how long a poll may be held, 1 to 999 ms; 0 is 999 ms.
+	// Block is how long a poll may be held, 1 to 999 ms; 0 is 999 ms, less
+	// than 0 asks for an answer at once.
 	Block time.Duration
 	// Reclaim is how old an unacknowledged delivery must be to be given to
 	// this worker; 0 is 5 s, or 2 s with Wake.
@@ -190,14 +192,14 @@ type Worker struct {
 // New checks the configuration and makes a worker.
 func New(cfg Config) (*Worker, error) {
 	switch {
-	case cfg.Sandboxes == nil:
-		return nil, errors.New("worker: Config.Sandboxes is required")
+	case cfg.Sandboxes == nil && cfg.Tools == nil:
+		return nil, errors.New("worker: Config.Sandboxes is required for the agent toolset")
 	case cfg.EnvironmentID == "":
 		return nil, errors.New("worker: Config.EnvironmentID is required")
 	case cfg.HTTPClient != nil && cfg.HTTPClient.Timeout != 0:
 		return nil, errors.New("worker: Config.HTTPClient has a Timeout; it would cut event streams")
-	case cfg.Block < 0 || cfg.Block > DefaultBlock:
-		return nil, fmt.Errorf("worker: Config.Block is %v; it must be between 1 and 999 ms", cfg.Block)
+	case cfg.Block > DefaultBlock:
+		return nil, fmt.Errorf("worker: Config.Block is %v; it must be at most 999 ms", cfg.Block)
 	case cfg.MaxSessions < 0:
 		return nil, fmt.Errorf("worker: Config.MaxSessions is %d", cfg.MaxSessions)
 	case cfg.Room < 0:
@@ -216,6 +218,9 @@ func New(cfg Config) (*Worker, error) {
 	case TakeoverRun, TakeoverInterrupt:
 	default:
 		return nil, fmt.Errorf("worker: Config.Takeover is %q; it is run or interrupt", cfg.Takeover)
+	}
+	if cfg.Sandboxes == nil {
+		cfg.Sandboxes = nowhere{}
 	}
 	if cfg.BaseURL == "" {
 		cfg.BaseURL = DefaultBaseURL

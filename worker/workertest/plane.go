@@ -85,6 +85,13 @@ const (
 
 // New starts a plane that ends with the test.
 func New(t testing.TB) *Plane {
+	p := Start()
+	t.Cleanup(p.Close)
+	return p
+}
+
+// Start starts a plane without a test; Close ends it.
+func Start() *Plane {
 	p := &Plane{
 		changed:  make(chan struct{}),
 		ttl:      60 * time.Second,
@@ -93,11 +100,11 @@ func New(t testing.TB) *Plane {
 	}
 	p.server = httptest.NewServer(p.handler())
 	p.URL = p.server.URL
-	t.Cleanup(p.close)
 	return p
 }
 
-func (p *Plane) close() {
+// Close cuts every connection and ends the plane.
+func (p *Plane) Close() {
 	p.mu.Lock()
 	p.closing = true
 	p.change()
