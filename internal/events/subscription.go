@@ -54,6 +54,7 @@ type Subscription struct {
 	verify    bool // and whether the session still exists
 	fullSince time.Time
 	preview   string // event whose previews it has got completely so far
+	taken     bool   // see Taken
 	err       error  // after the buffer is empty
 }
 
@@ -184,6 +185,16 @@ func (s *Subscription) read(ctx context.Context, after int64, verify bool) (fram
 	return frames, deleted, err
 }
 
+// Taken says, once, that the session was taken from its worker: whoever reads
+// for that one may not go on.
+func (s *Subscription) Taken() bool {
+	s.hub.mu.Lock()
+	defer s.hub.mu.Unlock()
+	taken := s.taken
+	s.taken = false
+	return taken
+}
+
 // Close ends the subscription and frees what it holds. Twice is fine.
 func (s *Subscription) Close() {
 	l, h := s.log, s.hub
@@ -263,7 +274,7 @@ func (l *Log) hear(n store.Note) {
 		}
 		return
 	}
-	if n.Session == "" || n.Emit == 0 && !n.Deleted {
+	if n.Session == "" || n.Emit == 0 && !n.Deleted && !n.Taken {
 		return
 	}
 	l.mu.Lock()
@@ -274,6 +285,10 @@ func (l *Log) hear(n store.Note) {
 	}
 	if n.Deleted {
 		h.deleted(l.deletedFrame())
+		return
+	}
+	if n.Taken {
+		h.taken()
 		return
 	}
 	frames := make([]*Frame, len(n.Frames))
@@ -325,9 +340,18 @@ func (h *hub) lookAgain() {
 	defer h.mu.Unlock()
 	for _, s := range h.subs {
 		if s.err == nil {
-			s.behind, s.verify, s.preview = true, true, ""
+			s.behind, s.verify, s.taken, s.preview = true, true, true, ""
 			s.signal()
 		}
+	}
+}
+
+func (h *hub) taken() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, s := range h.subs {
+		s.taken = true
+		s.signal()
 	}
 }
 

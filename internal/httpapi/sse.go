@@ -18,7 +18,7 @@ import (
 //
 // A stream ends when the session does, when it is an hour old, when its reader
 // is too slow, when the server stops, and when its credential is superseded or
-// revoked. Clients come back and list what they missed, or, where they know how,
+// revoked; at once when an operator stops the reader's item by force. Clients come back and list what they missed, or, where they know how,
 // resume by Last-Event-ID.
 func streamEvents(c *call) (any, error) {
 	if c.r.Method != http.MethodGet {
@@ -119,6 +119,11 @@ func (s *stream) run(sub *events.Subscription) error {
 				return nil
 			}
 		case <-sub.Ready():
+			if sub.Taken() {
+				if _, err := s.standing(ctx); err != nil {
+					return s.end(err)
+				}
+			}
 			last, err := s.drain(ctx, sub)
 			if last || err != nil {
 				return s.end(err)

@@ -285,6 +285,9 @@ func (q *Queue) stopItem(tx store.Tx, w plane.WorkItem, s *plane.Session, who au
 		q.ask(&w, by, now)
 		return w, tx.UpdateWork(w)
 	}
+	if by == plane.EndedOperator && w.State != api.WorkQueued { // its holder's next beat may be far
+		tx.Notify(store.Note{Session: w.SessionID, Taken: true})
+	}
 	asked := w.StopRequestedAt != nil
 	// Whoever asked for the stop first is its author.
 	if w.State == api.WorkStopping && w.EndedBy != plane.EndedNot && by != plane.EndedOperator {

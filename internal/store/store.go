@@ -48,6 +48,7 @@ type Note struct {
 	Turn        bool                // and the session's turn is wanted
 	Environment string              // its queue has something to offer
 	Deleted     bool                // Session is gone
+	Taken       bool                // Session was taken from its worker: streams look whether they may go on
 	Local       bool
 	// Lost says that notes may have been missed, of other processes or of a
 	// commit whose outcome is unknown: whoever hears it looks at everything

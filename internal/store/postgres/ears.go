@@ -126,6 +126,8 @@ func parse(payload string) (n store.Note, ok bool) {
 	switch {
 	case len(f) == 2 && f[0] == "d":
 		return store.Note{Session: f[1], Deleted: true}, true
+	case len(f) == 2 && f[0] == "t":
+		return store.Note{Session: f[1], Taken: true}, true
 	case len(f) == 2 && f[0] == "q":
 		return store.Note{Environment: f[1]}, true
 	case len(f) >= 3 && f[0] == "s":

@@ -22,6 +22,7 @@ func TestWhoseNoteItIs(t *testing.T) {
 		{Session: "sesn_1", Emit: 7},
 		{Session: "sesn_1", Emit: 8, Turn: true, Environment: "env_1"},
 		{Session: "sesn_2", Deleted: true},
+		{Session: "sesn_3", Taken: true},
 	}
 	for _, sender := range []string{"us", "them"} {
 		for _, said := range payloads(sender, notes) {
@@ -31,7 +32,7 @@ func TestWhoseNoteItIs(t *testing.T) {
 	e.heard(&pgconn.Notification{PID: 41, Channel: "other", Payload: "them q env_1"})
 	e.heard(&pgconn.Notification{PID: 41, Channel: channel, Payload: "them"})
 	hub.Stop()
-	want := []store.Note{notes[0], {Session: "sesn_1", Emit: 8, Turn: true}, {Environment: "env_1"}, notes[2]}
+	want := []store.Note{notes[0], {Session: "sesn_1", Emit: 8, Turn: true}, {Environment: "env_1"}, notes[2], notes[3]}
 	if !reflect.DeepEqual(heard, want) {
 		t.Errorf("heard %+v, want %+v", heard, want)
 	}

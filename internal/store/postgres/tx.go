@@ -256,6 +256,8 @@ func payloads(self string, notes []store.Note) (said []string) {
 		switch {
 		case n.Deleted:
 			said = append(said, self+" d "+n.Session)
+		case n.Taken:
+			said = append(said, self+" t "+n.Session)
 		case n.Session != "":
 			s := self + " s " + n.Session + " " + strconv.FormatInt(n.Emit, 10)
 			if n.Turn {
