@@ -7,12 +7,13 @@
 // privileges, and holds the shell. How it speaks is in
 // docs/design/0002-agent-frames.md. How it holds bash:
 //
-//   - bash reads its script from a FIFO that the agent writes, three lines a
-//     command, so every command is evaluated at the top level of one shell;
-//   - the command's text comes from a file, its output goes to one of a few
-//     FIFOs, and the report that it has ended to another, with a number that
-//     the agent made up for this command. The shell and its children inherit
-//     none of them;
+//   - bash reads its script from a file that the agent makes longer, so every
+//     command is evaluated at the top level of one shell; where the script ends
+//     so far, bash waits at a FIFO. What it has read is thrown away: the file
+//     begins with a hole;
+//   - a command's output goes to one of a few FIFOs, and the report that it has
+//     ended to another, with a number that the agent made up for this command.
+//     The shell and its children inherit none of them;
 //   - a FIFO whose writers outlive their command is drained and thrown away.
 package child
 

@@ -504,7 +504,7 @@ func (a *agent) readReport() error {
 	}
 	a.report = append(a.report, a.buf[:n]...)
 	c := a.call
-	// The report is a line of its own, "CODE NONCE", with a new line before it.
+	// The report is a mark, "CODE NONCE" and a new line.
 	at := bytes.Index(a.report, []byte(" "+c.nonce+"\n"))
 	if at < 0 {
 		if len(a.report) > 64<<10 { // somebody else writes there
@@ -512,7 +512,7 @@ func (a *agent) readReport() error {
 		}
 		return nil
 	}
-	from := bytes.LastIndexByte(a.report[:at], '\n') + 1
+	from := bytes.LastIndexByte(a.report[:at], '\037') + 1
 	word, said := string(a.report[from:at]), a.report[:max(from-1, 0)]
 	a.report = append([]byte(nil), a.report[at+len(c.nonce)+2:]...)
 	if c.checking {
@@ -706,17 +706,14 @@ func (a *agent) start(r agentwire.Run) error {
 		a.finish("incomplete", 0)
 		return nil
 	}
-	if err := a.shell.put(r.Text); err != nil {
-		return err
-	}
 	if surelyWhole(r.Text) {
 		return a.evaluate()
 	}
 	a.call.checking = true
-	return a.shell.check(nonce)
+	return a.shell.check(r.Text, nonce)
 }
 
-// evaluate has bash run the command whose text was put.
+// evaluate has bash run the command.
 func (a *agent) evaluate() error {
 	out, err := a.shell.takeOutput(a.turn)
 	if err != nil {
@@ -724,7 +721,7 @@ func (a *agent) evaluate() error {
 	}
 	a.turn++
 	a.call.out = out
-	return a.shell.run(a.call.nonce)
+	return a.shell.run(a.call.text, a.call.nonce)
 }
 
 // hexadecimal writes bytes as text; encoding/hex would bring fmt with it.

@@ -16,13 +16,26 @@ const outputs = 8
 
 // shell is one bash. Only the loop touches it.
 type shell struct {
-	dir    string // holds the FIFOs and the text file
+	dir    string // holds the FIFOs and the files
 	pid    int
-	script int // write end of the script FIFO
-	report int // the report FIFO
-	text   int // the file that the command's text is put in
+	script int   // the script file
+	end    int64 // of the script
+	gone   int64 // up to where the script has been thrown away
+	wake   int   // the FIFO at which bash waits when it has done all of the script
+	report int   // the report FIFO
+	text   int   // the file that a long text is put in
 	out    [outputs]output
 }
+
+const (
+	// blockSize is bash's for files of at least that size, and one byte for
+	// FIFOs: each byte would be a system call.
+	blockSize = 8192
+	// maxScript is how much of the script is kept, at least.
+	maxScript = 256 << 10
+	// maxWord is the longest text that is put in the script itself.
+	maxWord = 32 << 10
+)
 
 // output is the read end of an output FIFO.
 type output struct {
@@ -37,7 +50,7 @@ func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + 
 // what an earlier shell or its jobs hold is of no use to this one.
 func startShell(boot agentwire.Boot) (s *shell, err error) {
 	dir := boot.RunDir
-	s = &shell{dir: dir, script: -1, report: -1, text: -1}
+	s = &shell{dir: dir, script: -1, wake: -1, report: -1, text: -1}
 	for i := range s.out {
 		s.out[i].fd = -1
 	}
@@ -49,28 +62,24 @@ func startShell(boot agentwire.Boot) (s *shell, err error) {
 	if err := unix.Mkdir(dir, 0o700); err != nil && err != unix.EEXIST {
 		return nil, fail("mkdir "+dir, err)
 	}
-	if err := s.fifo("bash"); err != nil {
-		return nil, err
+	for _, f := range []struct {
+		name string
+		fd   *int
+	}{{"wake", &s.wake}, {"report", &s.report}} {
+		if err := s.fifo(f.name); err != nil {
+			return nil, err
+		}
+		if *f.fd, err = openFIFO(dir + "/" + f.name); err != nil {
+			return nil, err
+		}
 	}
-	if err := s.fifo("report"); err != nil {
-		return nil, err
-	}
-	if s.script, err = openFIFO(dir + "/bash"); err != nil {
-		return nil, err
-	}
-	if s.report, err = openFIFO(dir + "/report"); err != nil {
-		return nil, err
-	}
-	start, err := s.file("start")
-	if err != nil {
-		return nil, err
-	}
-	err = write(start, s.preamble(boot.Workdir))
-	unix.Close(start)
-	if err != nil {
+	if s.script, err = s.file("bash"); err != nil {
 		return nil, err
 	}
 	if s.text, err = s.file("text"); err != nil {
+		return nil, err
+	}
+	if err := s.append(s.preamble(boot.Workdir)); err != nil {
 		return nil, err
 	}
 	null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
@@ -90,12 +99,8 @@ func startShell(boot agentwire.Boot) (s *shell, err error) {
 	if err != nil {
 		return nil, fail("start "+boot.Bash, err)
 	}
-	// It waits for its script, so it starts nothing before it is bound.
-	err = bindShell(s.pid, boot.OpenFiles)
-	if err == nil {
-		err = s.say("builtin . " + quote(dir+"/start") + "\n")
-	}
-	if err != nil {
+	// It starts nothing before it is woken.
+	if err = bindShell(s.pid, boot.OpenFiles); err != nil {
 		kill(s.pid)
 		return nil, err
 	}
@@ -106,16 +111,17 @@ func startShell(boot agentwire.Boot) (s *shell, err error) {
 // the processes.
 var errCrowded = errors.New("start bash: there are too many processes")
 
-// preamble is what bash does first. Bash reads its script from a FIFO byte by
-// byte, a system call each, so what it is told for each command is short: the
-// rest is in variables that no command can change. A command's redirection
-// stands at the top level, where a trap at the shell's exit still has it.
+// preamble is what bash does first: it begins with what makes the script as
+// long as a block, and ends with waiting. No command can change where. Before
+// 4.0 there is no mapfile, which unlike read heeds no TMOUT.
 func (s *shell) preamble(workdir string) string {
-	take := "exec </dev/null; IFS= builtin read -rd '' __berth <" + quote(s.dir+"/text")
-	tell := `builtin printf '\n%s %s\n' $? >|` + quote(s.dir+"/report")
-	return "builtin cd -- " + quote(workdir) + " || builtin cd /; builtin unset OLDPWD; builtin export PS1= PS2=\n" +
-		"builtin readonly __b=" + quote(take) + " __e=" + quote(tell) + " __o=" + quote(s.dir+"/out") + "\n"
+	await := "; [[ ${BASH_VERSINFO[0]} -gt 3 ]] && builtin readonly __w='builtin mapfile -n 1 __berth' || builtin readonly __w='builtin read -r __berth'\n"
+	return "#" + strings.Repeat(" ", blockSize) + "\nbuiltin cd -- " + quote(workdir) + " || builtin cd /; builtin unset OLDPWD; builtin export PS1= PS2=" + await + s.await()
 }
+
+// await has bash wait for the next part of the script. It stands on the line
+// that reports: all of the script has been read by then.
+func (s *shell) await() string { return `builtin eval "$__w" <` + quote(s.dir+"/wake") + "\n" }
 
 // file makes a file anew: nobody can have put a link in its place.
 func (s *shell) file(name string) (int, error) {
@@ -133,14 +139,10 @@ func (s *shell) file(name string) (int, error) {
 // fifo makes a FIFO in the place of whatever has its name.
 func (s *shell) fifo(name string) error {
 	path := s.dir + "/" + name
-	err := unix.Mkfifo(path, 0o600)
-	if err == unix.EEXIST {
-		if err := unix.Unlink(path); err != nil {
-			return fail("unlink "+path, err)
-		}
-		err = unix.Mkfifo(path, 0o600)
+	if err := unix.Unlink(path); err != nil && err != unix.ENOENT {
+		return fail("unlink "+path, err)
 	}
-	return fail("mkfifo "+path, err)
+	return fail("mkfifo "+path, unix.Mkfifo(path, 0o600))
 }
 
 // openFIFO opens a FIFO so that neither this nor a later read or write of
@@ -153,58 +155,85 @@ func openFIFO(path string) (int, error) {
 	return fd, nil
 }
 
-// put stores a command's text where bash reads it, up to a NUL.
-func (s *shell) put(text string) error {
-	if err := unix.Ftruncate(s.text, 0); err != nil {
-		return fail("write the command", err)
-	}
-	return write(s.text, text+"\x00")
-}
-
-// write writes a file from its start.
-func write(fd int, text string) error {
-	for at := 0; at < len(text); {
-		n, err := unix.Pwrite(fd, []byte(text[at:]), int64(at))
+// write writes a file from a place on.
+func write(fd int, text string, at int64) error {
+	for b := []byte(text); len(b) > 0; {
+		n, err := unix.Pwrite(fd, b, at)
 		if err == unix.EINTR {
 			continue
 		}
 		if err != nil {
 			return fail("write for bash", err)
 		}
-		at += n
+		b, at = b[n:], at+int64(n)
 	}
 	return nil
 }
 
-// say gives bash script to read. It is short and bash has read what came
-// before it, so it fits.
-func (s *shell) say(script string) error {
-	for b := []byte(script); len(b) > 0; {
-		n, err := unix.Write(s.script, b)
-		if err == unix.EINTR {
-			continue
-		}
-		if err != nil {
-			return fail("speak to bash", err)
-		}
-		b = b[n:]
+// append adds to the script.
+func (s *shell) append(script string) error {
+	if err := write(s.script, script, s.end); err != nil {
+		return err
 	}
+	s.end += int64(len(script))
 	return nil
 }
 
-// check asks bash whether the text that was put is a whole command, without
-// running it. What bash finds wrong comes before the report.
-func (s *shell) check(nonce string) error {
-	return s.say("IFS= builtin read -rd '' __berth <" + quote(s.dir+"/text") + "\n" +
-		"(LC_ALL=C; builtin eval \"set -n\n$__berth\") </dev/null 2>" + quote(s.dir+"/report") + " || builtin :\n" +
-		"builtin printf '\\n%s %s\\n' checked " + nonce + " >|" + quote(s.dir+"/report") + "\n")
+// reportMark begins a report. A new line would have bash write it in two parts.
+const reportMark = `\037`
+
+// say has bash, which waits, do more script: lines, and then a report. That
+// stands on a line of its own: some errors end the line they are on.
+func (s *shell) say(lines, status, nonce string) error {
+	if s.end-s.gone > maxScript {
+		if err := unix.Ftruncate(s.script, 0); err != nil { // it goes on behind a hole
+			return fail("write for bash", err)
+		}
+		s.gone = s.end
+	}
+	report := `builtin printf '` + reportMark + `%s %s\n' ` + status + " " + nonce + " >|" + quote(s.dir+"/report") + "; "
+	if err := s.append(lines + report + s.await()); err != nil {
+		return err
+	}
+	for {
+		_, err := unix.Write(s.wake, []byte{'\n'})
+		if err != unix.EINTR {
+			return fail("wake bash", err)
+		}
+	}
 }
 
-// run has bash evaluate the text that was put, with its output to the FIFO of
-// the output taken last. The report stands on a line of its own: some errors
-// end the line they are on.
-func (s *shell) run(nonce string) error {
-	return s.say("eval \"$__b\"\neval \"$__berth\">|\"$__o\" 2>&1\neval \"$__e\" " + nonce + "\n")
+// word gives a text as a word for bash, and what bash has to do before it is
+// one: a long one goes through a file, up to a NUL.
+func (s *shell) word(text string) (word, before string, err error) {
+	if len(text) <= maxWord {
+		return quote(text), "", nil
+	}
+	if err := unix.Ftruncate(s.text, 0); err != nil {
+		return "", "", fail("write the command", err)
+	}
+	return `"$__berth"`, "builtin unset -v __berth; IFS= builtin read -rd '' __berth <" + quote(s.dir+"/text") + "\n", write(s.text, text+"\x00", 0)
+}
+
+// check asks bash whether a text is a whole command, without running it. What
+// bash finds wrong comes before the report.
+func (s *shell) check(text, nonce string) error {
+	word, before, err := s.word(text)
+	if err != nil {
+		return err
+	}
+	return s.say(before+"(LC_ALL=C; builtin eval \"set -n\n\""+word+") </dev/null 2>"+quote(s.dir+"/report")+" || builtin :\n", "checked", nonce)
+}
+
+// run has bash evaluate a text, with its output to the FIFO of the output taken
+// last. The redirection stands at the top level, where a trap at the shell's
+// exit still has it.
+func (s *shell) run(text, nonce string) error {
+	word, before, err := s.word(text)
+	if err != nil {
+		return err
+	}
+	return s.say("exec </dev/null\n"+before+"eval "+word+">|"+quote(s.dir+"/out")+" 2>&1\n", "$?", nonce)
 }
 
 // takeOutput picks a FIFO for a command; the one of the oldest job is taken
@@ -244,7 +273,7 @@ func (s *shell) dropOutput(i int) {
 
 // close gives up the agent's ends. Jobs that still write get EPIPE.
 func (s *shell) close() {
-	for _, fd := range []int{s.script, s.report, s.text} {
+	for _, fd := range []int{s.script, s.wake, s.report, s.text} {
 		if fd >= 0 {
 			unix.Close(fd)
 		}

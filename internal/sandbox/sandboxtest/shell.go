@@ -90,6 +90,22 @@ func testShell(t *testing.T, d sandbox.Driver) {
 		long := strings.Repeat("\t0123456789 'x' \"y\" $z\n", 50000) // over a megabyte
 		w.Want("cat >big <<'EOF'\n"+long+"EOF\nwc -c <big", "1150000\n", toolset.Exited, 0)
 	})
+	t.Run("many texts that are not short", func(t *testing.T) {
+		w := w.with(t)
+		w.Want("n=0", "", toolset.Exited, 0)
+		pad := strings.Repeat("'", 30000) // quoted, 120 KB
+		for range 12 {
+			w.Want(": \""+pad+"\"; (true); n=$((n+1))", "", toolset.Exited, 0)
+		}
+		w.Want("echo $n", "12\n", toolset.Exited, 0)
+	})
+	t.Run("a time out for input is not the shell's", func(t *testing.T) {
+		w := w.with(t)
+		g := w.gate("later")
+		w.Want("TMOUT=1; x=kept; (sleep 1.2; "+g.knock+") & true", "", toolset.Exited, 0)
+		g.reached()
+		w.Want("echo $x; unset TMOUT", "kept\n", toolset.Exited, 0)
+	})
 }
 
 // testEnds checks what a shell keeps, and the ways in which a command ends.
