@@ -199,6 +199,13 @@ func (k *kit) ran(id string) int {
 	return k.runs[id]
 }
 
+// began gives the ids of all runs so far.
+func (k *kit) began() []string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return slices.Clone(k.order)
+}
+
 // boxes are sandboxes that are only counted.
 type boxes struct {
 	mu     sync.Mutex

@@ -47,7 +47,7 @@ type lease struct {
 
 	ttl     time.Duration
 	lastOK  time.Time // when the last beat that was accepted had been sent
-	doubt   bool      // a beat since then may have been accepted without our knowing
+	doubt   time.Time // when the first one was sent that may have been accepted since without our knowing, zero for none
 	stopped bool      // stopping has been told
 	fails   int
 }
@@ -56,7 +56,7 @@ type lease struct {
 func (l *lease) run(ctx context.Context) {
 	l.lastOK = time.Now()
 	if !l.from.IsZero() {
-		l.lastOK, l.doubt = l.from, true
+		l.lastOK, l.doubt = l.from, l.from
 	}
 	if l.last == "" {
 		l.last = api.NoHeartbeat
@@ -113,19 +113,21 @@ func (l *lease) beat(ctx context.Context) (next time.Duration, news LeaseNews) {
 	}
 	status := client.StatusOf(err)
 	if status == http.StatusPreconditionFailed {
-		if state, ok := leaseState(err); ok && l.ours(state, sent) {
+		state, ok := leaseState(err)
+		switch {
+		case !ok || !l.ours(state, sent):
+			return 0, LeaseLost
+		case !l.shows(state):
 			l.log.Info("a beat's answer was lost; the lease is still ours")
-			l.adopt(*state.LastHeartbeat, state.TTLSeconds, sent)
-			return l.every(), l.stateNews(state.State)
+			l.adopt(*state.LastHeartbeat, state.TTLSeconds, l.doubt)
+			return l.due(), l.stateNews(state.State)
 		}
-		return 0, LeaseLost
-	}
-	if status != 0 && !temporary(err) {
+		// As we know it: that beat should have been accepted, and was not.
+	} else if status != 0 && !temporary(err) {
 		l.log.Error("beats are refused", "error", err)
 		return 0, LeaseRefused
-	}
-	if status != http.StatusTooManyRequests {
-		l.doubt = true
+	} else if status != http.StatusTooManyRequests && l.doubt.IsZero() {
+		l.doubt = sent
 	}
 	l.fails++
 	if !time.Now().Before(ceiling) {
@@ -155,8 +157,11 @@ func (l *lease) adopt(last string, ttlSeconds int, sent time.Time) {
 	if ttlSeconds > 0 {
 		l.ttl = time.Duration(ttlSeconds) * time.Second
 	}
-	l.lastOK, l.doubt, l.fails = sent, false, 0
+	l.lastOK, l.doubt, l.fails = sent, time.Time{}, 0
 }
+
+// due is how long the next beat has time.
+func (l *lease) due() time.Duration { return max(0, time.Until(l.lastOK.Add(l.every()))) }
 
 func (l *lease) stateNews(s api.WorkState) LeaseNews {
 	switch s {
@@ -168,11 +173,11 @@ func (l *lease) stateNews(s api.WorkState) LeaseNews {
 	return ""
 }
 
-// ours says whether the state in a 412 is our own lost answer: it shows our
-// last beat, or a later one that only we can have sent, because a beat of
-// ours is in doubt and our lease cannot have lapsed meanwhile.
+// ours says whether the state in a 412 is that of our own lease: it shows our
+// last beat, or another one that only we can have sent, because a beat of ours
+// is in doubt and our lease cannot have lapsed meanwhile.
 func (l *lease) ours(s api.LeaseState, sent time.Time) bool {
-	if s.LastHeartbeat == nil || s.State == api.WorkStopped || s.State == api.WorkQueued {
+	if s.State == api.WorkStopped || s.State == api.WorkQueued {
 		return false
 	}
 	lasts := l.ceiling()
@@ -182,18 +187,17 @@ func (l *lease) ours(s api.LeaseState, sent time.Time) bool {
 	if sent.Sub(l.lastOK) >= lasts {
 		return false
 	}
-	if *s.LastHeartbeat == l.last {
-		return true
+	return l.shows(s) || s.LastHeartbeat != nil && !l.doubt.IsZero()
+}
+
+// shows says whether the state has the beat that we know as the last one.
+func (l *lease) shows(s api.LeaseState) bool { return orNoHeartbeat(s.LastHeartbeat) == l.last }
+
+func orNoHeartbeat(last *string) string {
+	if last == nil {
+		return api.NoHeartbeat
 	}
-	if !l.doubt {
-		return false
-	}
-	seen, err := time.Parse(time.RFC3339Nano, *s.LastHeartbeat)
-	if err != nil {
-		return false
-	}
-	before, err := time.Parse(time.RFC3339Nano, l.last)
-	return err != nil || seen.After(before)
+	return *last
 }
 
 // KeepLease beats for a claimed item until ctx ends or the lease does, for

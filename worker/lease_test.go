@@ -122,9 +122,22 @@ func TestLeaseReactions(t *testing.T) {
 		{"412 that shows our own last beat", func(b *beatServer) script {
 			return script{b.compareFirst, func(expected string) (*api.Heartbeat, error) { return nil, b.mismatch(api.WorkActive, &expected) }, b.compare}
 		}, time.Hour, nil},
-		{"412 in doubt that shows an older beat", func(b *beatServer) script {
-			old := "1999-01-01T00:00:00Z" // the clock of synctest begins in 2000
-			return script{b.compareFirst, b.loseAnswer, func(string) (*api.Heartbeat, error) { return nil, b.mismatch(api.WorkActive, &old) }}
+		{"412 in doubt that shows an older beat, of a clock that went back", func(b *beatServer) script {
+			b.stored = "1999-01-01T00:00:00Z" // the clock of synctest begins in 2000
+			return script{b.compareFirst, func(string) (*api.Heartbeat, error) {
+				b.stored = "1999-01-01T00:00:00Z"
+				return nil, errors.New("connection reset")
+			}, b.compare, b.compare}
+		}, time.Hour, nil},
+		{"412 of a lease that nobody has begun", func(b *beatServer) script {
+			return script{func(string) (*api.Heartbeat, error) { return nil, b.mismatch(api.WorkStarting, nil) }, b.compareFirst}
+		}, time.Hour, nil},
+		{"412 that shows our own last beat, for the whole lease", func(b *beatServer) script {
+			all := script{b.compareFirst}
+			for range 1000 {
+				all = append(all, func(expected string) (*api.Heartbeat, error) { return nil, b.mismatch(api.WorkActive, &expected) })
+			}
+			return all
 		}, time.Hour, []LeaseNews{LeaseLost}},
 		{"404", func(b *beatServer) script { return script{b.status(404)} }, time.Hour, []LeaseNews{LeaseRefused}},
 		{"401", func(b *beatServer) script { return script{b.compareFirst, b.status(401)} }, time.Hour, []LeaseNews{LeaseRefused}},
@@ -228,6 +241,39 @@ func TestLeaseContinuesAnothersBeat(t *testing.T) {
 			t.Errorf("expected values %v", b.seen)
 		}
 	})
+}
+
+// TestLeaseIsBeatenForInTime has answers that say nothing new of when the lease
+// was last extended: the next beat comes before half of it is left unused.
+func TestLeaseIsBeatenForInTime(t *testing.T) {
+	for name, trouble := range map[string]func(b *beatServer) []func(string) (*api.Heartbeat, error){
+		"412 with the last beat": func(b *beatServer) []func(string) (*api.Heartbeat, error) {
+			return []func(string) (*api.Heartbeat, error){b.compareFirst, func(expected string) (*api.Heartbeat, error) { return nil, b.mismatch(api.WorkActive, &expected) }}
+		},
+		"an answer that took long to be lost": func(b *beatServer) []func(string) (*api.Heartbeat, error) {
+			return []func(string) (*api.Heartbeat, error){b.compareFirst, func(string) (*api.Heartbeat, error) {
+				_, _ = b.extend()
+				time.Sleep(25 * time.Second)
+				return nil, errors.New("connection reset")
+			}, b.compare}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := &beatServer{ttl: 60}
+				b.script = trouble(b)
+				beatFor(t, 5*time.Minute, b, "")
+				extended := b.at[1] // the second beat is the one in trouble
+				if name == "412 with the last beat" {
+					extended = b.at[0]
+				}
+				next := b.at[len(b.script)]
+				if next-extended > 35*time.Second {
+					t.Errorf("beats at %v; extended at %v, then at %v", b.at[:5], extended, next)
+				}
+			})
+		})
+	}
 }
 
 // TestLeaseTakesNoSuccessorsForItsOwn has a first beat that is in doubt for

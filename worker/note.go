@@ -41,7 +41,7 @@ const (
 	callSettled                   // posted, or refused for good
 	callAnswered                  // the log has its answer
 	callForeign                   // somebody else's to answer: denied, not owned, or its thread has ended
-	callVoid                      // an interrupt came after it
+	callVoid                      // an interrupt came after it in the log
 )
 
 // digest takes from an event what a tool runner needs.
@@ -90,6 +90,11 @@ func (n note) endsTurn() bool {
 // neutral events are no sign of activity: the idle clock does not mind them.
 func (n note) neutral() bool {
 	return n.kind == api.TypeUserToolConfirmation || n.kind == api.TypeUserInterrupt
+}
+
+// interrupts says that every call before it is void.
+func (n note) interrupts() bool {
+	return n.kind == api.TypeUserInterrupt && n.thread == "" && !n.at.IsZero()
 }
 
 // ends says that the session is over.

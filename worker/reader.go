@@ -20,13 +20,14 @@ const (
 )
 
 // reader follows a session's log: a stream opened first, then the whole
-// history, then what the stream brings; again and again until ctx ends.
+// history, then what the stream brings; again and again until ctx ends. A
+// history pass that is asked for is read beside the stream.
 type reader struct {
 	client  *client.Client
 	session string
 	log     *slog.Logger
 	out     chan<- reading  // read by the runner's loop
-	resync  <-chan struct{} // asks for a new connection and a new history pass
+	resync  <-chan struct{} // asks for a new history pass
 	counted func()          // a stream was opened anew
 }
 
@@ -92,14 +93,9 @@ func (r *reader) connection(ctx context.Context, known int) (good, length int, e
 		pump(ctx, stream, events)
 	}()
 
-	history, err := r.history(ctx)
-	if err != nil {
+	if length, err = r.pass(ctx); err != nil {
 		return 0, known, err
 	}
-	if !r.send(ctx, reading{history: true, notes: history}) {
-		return 0, known, ctx.Err()
-	}
-	length = len(history)
 	good = max(0, length-known)
 	for {
 		select {
@@ -119,11 +115,29 @@ func (r *reader) connection(ctx context.Context, known int) (good, length int, e
 				return good, length, ctx.Err()
 			}
 		case <-r.resync:
-			return good + 1, length, nil
+			if length, err = r.pass(ctx); err != nil {
+				return good, length, err
+			}
 		case <-ctx.Done():
 			return good, length, ctx.Err()
 		}
 	}
+}
+
+// pass reads the history and hands it over, for everybody who has asked so far.
+func (r *reader) pass(ctx context.Context) (length int, err error) {
+	select {
+	case <-r.resync:
+	default:
+	}
+	notes, err := r.history(ctx)
+	if err != nil {
+		return 0, err
+	}
+	if !r.send(ctx, reading{history: true, notes: notes}) {
+		return 0, ctx.Err()
+	}
+	return len(notes), nil
 }
 
 // streamed is an event of a stream, or its end.

@@ -3,7 +3,6 @@ package worker
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"slices"
 	"time"
@@ -111,9 +110,15 @@ type run struct {
 	cancelRun context.CancelCauseFunc
 	verdicts  map[string]string
 	allowed   map[string]time.Time // when a call was confirmed
-	cutoff    time.Time            // calls up to here are void
+	cutoff    time.Time            // when the last interrupt was processed, zero for none
 	ended     map[string]bool      // threads that have ended
 	primary   string               // the primary thread, "" until known
+
+	seen    map[uint64]bool // events that have been taken in, by hash
+	resync  chan struct{}   // asks the reader for the history
+	quiet   *time.Timer     // nothing has come for a while: something may be missing
+	looks   int             // how often the history was asked for since something came
+	leaving End             // the history is asked whether the session may be let go for this, "" for no
 
 	read     bool   // the history has been read once
 	turn     string // type of the last session status event
@@ -147,22 +152,25 @@ func newRun(c *client.Client, session string, log *slog.Logger) *run {
 		verdicts: map[string]string{},
 		allowed:  map[string]time.Time{},
 		ended:    map[string]bool{},
+		seen:     map[uint64]bool{},
+		resync:   make(chan struct{}, 1),
 	}
 }
 
 // loop is Run of ToolRunner.
 func (r *run) loop(take, work context.Context) (end End, err error) {
 	in := make(chan reading)
-	resync := make(chan struct{}, 1)
 	readCtx, stopReading := context.WithCancel(work)
 	readerGone := make(chan struct{})
 	go func() {
 		defer close(readerGone)
-		(&reader{client: r.client.WithRetries(0), session: r.session, log: r.log, out: in, resync: resync, counted: r.counters.Reconnected}).run(readCtx)
+		(&reader{client: r.client.WithRetries(0), session: r.session, log: r.log, out: in, resync: r.resync, counted: r.counters.Reconnected}).run(readCtx)
 	}()
 	done := make(chan callDone, 1)
 	r.idle = time.NewTimer(time.Hour)
 	r.idle.Stop()
+	r.quiet = time.NewTimer(time.Hour)
+	r.listen()
 	defer func() {
 		stopReading()
 		if r.running != nil {
@@ -170,6 +178,7 @@ func (r *run) loop(take, work context.Context) (end End, err error) {
 			r.await(done)
 		}
 		r.idle.Stop()
+		r.quiet.Stop()
 		r.leaveSlots()
 		<-readerGone
 	}()
@@ -195,7 +204,7 @@ func (r *run) loop(take, work context.Context) (end End, err error) {
 		if r.slot != nil && !closed(r.slot) {
 			granted = r.slot
 		}
-		if r.parking != nil {
+		if r.parking != nil && r.leaving == "" {
 			evicted = r.parking.evict
 		}
 		select {
@@ -209,32 +218,18 @@ func (r *run) loop(take, work context.Context) (end End, err error) {
 		case d := <-done:
 			r.finished(d)
 			if d.state == callUnsent {
-				select {
-				case resync <- struct{}{}:
-				default:
-				}
+				r.look()
 			}
+			r.listen()
 		case <-granted:
 		case <-evicted:
-			// A turn that begins just now goes before.
-			select {
-			case x := <-in:
-				if err := r.take(x); err != nil {
-					return r.failed(work, err)
-				}
-			default:
-				r.close(EndRoom)
-			}
+			r.leave(EndRoom)
 		case <-r.idle.C:
-			select {
-			case x := <-in:
-				r.idleFor = ""
-				if err := r.take(x); err != nil {
-					return r.failed(work, err)
-				}
-			default:
-				r.close(EndIdle)
-			}
+			r.leave(EndIdle)
+		case <-r.quiet.C:
+			r.looks++
+			r.look()
+			r.listen()
 		case <-taking:
 		case <-limit:
 			r.log.Warn("a call ran longer than the drain may last; cancelling it")
@@ -278,184 +273,9 @@ func (r *run) cancelled(work context.Context) End {
 	return end
 }
 
-// take takes in what the reader has read.
-func (r *run) take(x reading) error {
-	switch {
-	case x.err != nil:
-		return fmt.Errorf("read the events of %s: %w", r.session, x.err)
-	case x.history:
-		r.history(x.notes)
-	default:
-		r.event(x.notes[0])
-	}
-	return nil
-}
-
 func (r *run) close(why End) {
 	if r.closing == "" {
 		r.closing = why
-	}
-}
-
-// history takes the whole log in: first everything that decides what becomes
-// of a call, then the calls that are still open, in their order.
-func (r *run) history(notes []note) {
-	first := !r.read
-	r.read = true
-	over, overID := r.over || first && r.overID == "", r.overID
-	for _, n := range notes {
-		if n.ends() {
-			r.close(EndTerminated)
-			return
-		}
-		r.decide(n)
-		if !n.neutral() {
-			over, overID = n.endsTurn(), n.id
-		}
-	}
-	r.voidCalls()
-	for _, n := range notes {
-		if n.call != nil {
-			if first && r.suspected != nil && r.suspected(later(n.at, r.allowed[n.id])) {
-				r.possibly[n.id] = true
-			}
-			r.route(n.call)
-		}
-	}
-	for _, n := range notes {
-		if n.kind == api.TypeUserToolConfirmation {
-			r.applyVerdict(n.ref, n.verdict)
-		}
-	}
-	r.over, r.overID = over, overID
-}
-
-// event takes one event of the stream in.
-func (r *run) event(n note) {
-	if n.ends() {
-		r.close(EndTerminated)
-		return
-	}
-	r.decide(n)
-	switch {
-	case n.call != nil:
-		r.route(n.call)
-	case n.kind == api.TypeUserInterrupt:
-		r.voidCalls()
-	case n.kind == api.TypeUserToolConfirmation:
-		r.applyVerdict(n.ref, n.verdict)
-	}
-	if !n.neutral() {
-		r.over, r.overID = n.endsTurn(), n.id
-	}
-}
-
-// decide keeps what an event says about calls, its own excepted, and about
-// the turn.
-func (r *run) decide(n note) {
-	switch n.kind {
-	case api.TypeUserToolResult, api.TypeUserCustomToolResult, api.TypeAgentToolResult:
-		r.answered(n.ref)
-	case api.TypeUserToolConfirmation:
-		r.verdicts[n.ref], r.allowed[n.ref] = n.verdict, n.at
-	case api.TypeUserInterrupt:
-		if n.thread == "" && n.at.After(r.cutoff) {
-			r.cutoff = n.at
-		}
-	case api.TypeSessionStatusRunning, api.TypeSessionStatusRescheduled:
-		r.turn, r.blocking = n.kind, nil
-	case api.TypeSessionStatusIdle:
-		r.turn, r.blocking = n.kind, n.stop.EventIDs
-		if n.stop.Type != api.StopRequiresAction {
-			r.blocking = nil
-		}
-	case api.TypeSessionThreadStatusRunning, api.TypeSessionThreadStatusIdle, api.TypeSessionThreadStatusRescheduled, api.TypeSessionThreadStatusTerminated:
-		if r.primary == "" {
-			r.primary = n.thread // the primary thread runs before any other exists
-		}
-		if n.kind == api.TypeSessionThreadStatusTerminated && n.thread != r.primary {
-			r.ended[n.thread] = true
-			for _, c := range r.calls {
-				if c.thread == n.thread && (c.state == callQueued || c.state == callHeld) {
-					r.drop(c, callForeign)
-				}
-			}
-		}
-	}
-}
-
-// route decides what becomes of a call; one that is known already stays as
-// it is.
-func (r *run) route(c *pending) {
-	if known := r.calls[c.ID]; known != nil {
-		if known.state != callUnsent {
-			return
-		}
-		c = known
-	}
-	r.calls[c.ID] = c
-	verdict, asked := r.verdicts[c.ID], c.permission != "" && c.permission != api.PermissionAllow
-	switch {
-	case !c.at.After(r.cutoff) && !r.cutoff.IsZero():
-		r.drop(c, callVoid)
-	case c.thread != "" && r.ended[c.thread], c.permission == api.PermissionDeny:
-		r.drop(c, callForeign)
-	case !r.owns(c.Name, c.Custom):
-		r.log.Info("a call of a tool that is not served here", "call", c.ID, "tool", c.Name)
-		r.drop(c, callForeign)
-	case asked && verdict == "deny":
-		r.drop(c, callForeign)
-	case asked && verdict != "allow":
-		c.state = callHeld
-	default:
-		c.state = callQueued
-		r.queue = append(r.queue, c)
-	}
-}
-
-// applyVerdict releases or drops a held call.
-func (r *run) applyVerdict(id, verdict string) {
-	c := r.calls[id]
-	if c == nil || c.state != callHeld {
-		return
-	}
-	switch verdict {
-	case "allow":
-		c.state = callQueued
-		r.queue = append(r.queue, c)
-	case "deny":
-		r.drop(c, callForeign)
-	}
-}
-
-// answered notes that the log has a call's answer.
-func (r *run) answered(id string) {
-	c := r.calls[id]
-	switch {
-	case c == nil:
-		r.calls[id] = &pending{Call: Call{ID: id}, state: callAnswered}
-	case c.state == callRunning:
-		if !closed(c.echoed) {
-			close(c.echoed)
-		}
-	case c.state != callSettled:
-		r.drop(c, callAnswered)
-	}
-}
-
-// voidCalls drops and cancels every call that an interrupt came after.
-func (r *run) voidCalls() {
-	if r.cutoff.IsZero() {
-		return
-	}
-	for _, c := range r.calls {
-		switch {
-		case c.at.After(r.cutoff):
-		case c.state == callRunning:
-			r.cancelRun(errInterrupted)
-		case c.state == callQueued, c.state == callHeld, c.state == callUnsent:
-			r.drop(c, callVoid)
-		}
 	}
 }
 
@@ -502,7 +322,7 @@ func (r *run) settle(work context.Context, done chan<- callDone) {
 		r.running = c
 		go func() { done <- r.serve(ctx, c) }()
 	}
-	if !r.over || !r.read || r.running != nil || len(r.queue) > 0 || r.holds() || r.maxIdle < 0 {
+	if !r.idles() || r.leaving != "" || r.maxIdle < 0 {
 		r.idle.Stop()
 		r.idleFor = ""
 		return
