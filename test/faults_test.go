@@ -187,7 +187,7 @@ func (p *part) step() bool {
 // terminated is so while it is idle or in a call.
 func (f *faulty) session(i int, ran string) *part {
 	bash := func(command string) workertest.Call {
-		return call("bash", map[string]string{"command": "echo {{call}} >> " + ran + "/{{session}}; " + command + "; echo ran {{call}}"}, "ran {{call}}")
+		return toolCall("bash", map[string]string{"command": "echo {{call}} >> " + ran + "/{{session}}; " + command + "; echo ran {{call}}"}, "ran {{call}}")
 	}
 	work := bash("true")
 	if f.script.Long {
@@ -195,12 +195,12 @@ func (f *faulty) session(i int, ran string) *part {
 	}
 	leave := bash("setsid sleep " + f.mark + " > /dev/null 2>&1 & true")
 	first := []workertest.Turn{{Calls: []workertest.Call{leave, work}}}
-	second := workertest.Turn{Calls: []workertest.Call{work, call("write", map[string]string{"file_path": "note", "content": "of {{session}}\n"}, "")}}
+	second := workertest.Turn{Calls: []workertest.Call{work, toolCall("write", map[string]string{"file_path": "note", "content": "of {{session}}\n"}, "")}}
 	if !f.script.Takes && !f.script.Shuffles {
-		second.Calls = append(second.Calls, call("read", map[string]string{"file_path": "note"}, "of {{session}}"),
-			call("edit", map[string]string{"file_path": "note", "old_string": "of", "new_string": "from"}, ""))
+		second.Calls = append(second.Calls, toolCall("read", map[string]string{"file_path": "note"}, "of {{session}}"),
+			toolCall("edit", map[string]string{"file_path": "note", "old_string": "of", "new_string": "from"}, ""))
 	}
-	last := workertest.Turn{Calls: []workertest.Call{work, call("glob", map[string]string{"pattern": "*"}, "")}}
+	last := workertest.Turn{Calls: []workertest.Call{work, toolCall("glob", map[string]string{"pattern": "*"}, "")}}
 	if !f.script.Terminated {
 		s := f.plane.Session(append(first, second)...)
 		return &part{s, []func() bool{
@@ -236,7 +236,7 @@ func (f *faulty) session(i int, ran string) *part {
 	}}}
 }
 
-func call(tool string, input map[string]string, want string) workertest.Call {
+func toolCall(tool string, input map[string]string, want string) workertest.Call {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
