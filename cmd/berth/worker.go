@@ -10,6 +10,8 @@ type workerCmd struct {
 	Run  workerRun  `cmd:"" help:"Serve one claimed item, then end (a container's entrypoint)."`
 
 	Webhook workerWebhook `cmd:"" help:"Serve an environment's queue when the control plane's webhook says that there is work."`
+
+	Tools workerTools `cmd:"" help:"Print the custom tools of a file as an agent is told of them, those of its MCP servers too."`
 }
 
 // official are flags of the official worker that mean nothing here.

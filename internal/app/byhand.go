@@ -31,50 +31,58 @@ type SandboxConfig struct {
 // SandboxRun runs a command in a fresh sandbox, which is gone afterwards. out
 // gets what the command writes, as it comes where the driver can.
 func SandboxRun(ctx context.Context, c SandboxConfig, command []string, limit time.Duration, out io.Writer) (res toolset.Result, receipt sandbox.Receipt, err error) {
+	err = within(ctx, c, func(held *sandbox.Held) (err error) {
+		if receipt, err = sandbox.ReadReceipt(held.Sandbox().Record().Spec.Dir); err != nil {
+			return err
+		}
+		res, err = stream(ctx, held.Sandbox(), toolset.Command{Text: words(command), Timeout: limit}, out)
+		return err
+	})
+	return res, receipt, err
+}
+
+// within does something in a fresh sandbox, which is gone afterwards.
+func within(ctx context.Context, c SandboxConfig, do func(*sandbox.Held) error) (err error) {
 	pol, err := readPolicy(c.Policy)
 	if err != nil {
-		return res, receipt, err
+		return err
 	}
 	state, err := os.MkdirTemp("", "berth-sandbox-")
 	if err != nil {
-		return res, receipt, err
+		return err
 	}
 	defer os.RemoveAll(state)
 	driver, version, err := chooseDriver(ctx, c.Sandbox.Sandbox, drivers(c.Sandbox, pol.Image, c.StateDir, c.Log))
 	if err != nil {
-		return res, receipt, err
+		return err
 	}
 	spec, release, err := policySpec(ctx, pol, driver, imagesIn(c.StateDir), c.Log)
 	if err != nil {
-		return res, receipt, err
+		return err
 	}
 	defer release()
 	proxy, ways, err := openEgress(pol, state, c.Log)
 	if err != nil {
-		return res, receipt, err
+		return err
 	}
 	if proxy != nil {
 		defer proxy.Close()
 	}
 	keeper, _, err := newKeeper(ctx, config.Engine{}, spec, ways, driver, version, state, 0, c.Log)
 	if err != nil {
-		return res, receipt, err
+		return err
 	}
 	if err := keeper.Start(ctx); err != nil {
-		return res, receipt, err
+		return err
 	}
 	after := context.WithoutCancel(ctx)
 	defer func() { err = errors.Join(err, keeper.Stop(after)) }()
 	held, _, err := keeper.Open(ctx, "sandbox_"+strings.ToLower(rand.Text()[:12]))
 	if err != nil {
-		return res, receipt, err
+		return err
 	}
 	defer func() { err = errors.Join(err, held.Close(after, true)) }()
-	if receipt, err = sandbox.ReadReceipt(held.Sandbox().Record().Spec.Dir); err != nil {
-		return res, receipt, err
-	}
-	res, err = stream(ctx, held.Sandbox(), toolset.Command{Text: words(command), Timeout: limit}, out)
-	return res, receipt, err
+	return do(held)
 }
 
 // stream runs a command and gives its output out.

@@ -20,7 +20,6 @@ import (
 	"github.com/berthdev/berth/internal/sandbox/command"
 	"github.com/berthdev/berth/internal/skills"
 	"github.com/berthdev/berth/internal/stage"
-	"github.com/berthdev/berth/internal/tools"
 	"github.com/berthdev/berth/toolset"
 	"github.com/berthdev/berth/worker"
 )
@@ -211,19 +210,6 @@ func (h *workerHalf) workerConfig(c WorkerConfig, s settings, boxes worker.Sandb
 		w.Counters = h.counts
 	}
 	return w
-}
-
-// customTools makes the tools of a file beside the agent toolset, nil for no
-// file.
-func customTools(file string) (func(toolset.Host) worker.Tools, error) {
-	if file == "" {
-		return nil, nil
-	}
-	own, err := tools.Read(file)
-	if err != nil {
-		return nil, err
-	}
-	return tools.Over(own), nil
 }
 
 // stop ends the sandboxes; the sessions' files stay. Call it when the worker

@@ -166,7 +166,7 @@ func (w Webhook) Keys() ([]string, error) {
 
 // Tools are custom tools that this worker answers.
 type Tools struct {
-	Tools string `help:"YAML or JSON file with custom tools to answer by commands, in the sandbox or on this machine; see docs/tools.md." type:"path" placeholder:"FILE"`
+	Tools string `help:"YAML or JSON file with custom tools to answer, by commands or by MCP servers in the sandbox; see docs/tools.md." type:"path" placeholder:"FILE"`
 }
 
 // Takeover is for control planes that do not tell what a lost worker may have

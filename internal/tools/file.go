@@ -1,5 +1,6 @@
-// Package tools runs the custom tools that an operator declares in a file:
-// commands in the session's sandbox or on the worker's host.
+// Package tools answers calls of the custom tools that an operator declares in
+// a file: by commands in the session's sandbox or on the worker's host, and by
+// MCP servers in the sandbox.
 package tools
 
 import (
@@ -15,6 +16,9 @@ import (
 	"time"
 
 	"go.yaml.in/yaml/v4"
+
+	"github.com/berthdev/berth/internal/mcp"
+	"github.com/berthdev/berth/toolset"
 )
 
 // Bounds of a file.
@@ -30,12 +34,20 @@ type Error struct{ Where, Problem, Cure string }
 
 func (e *Error) Error() string { return e.Where + ": " + e.Problem + "; " + e.Cure }
 
-// Tool is a custom tool.
+// File is what a file declares.
+type File struct {
+	Tools   []Tool
+	Servers []*mcp.Server
+}
+
+// Tool is a custom tool that a command answers.
 type Tool struct {
-	Name    string
-	Command []string // argv
-	OnHost  bool     // run beside the worker, not in the sandbox
-	Timeout time.Duration
+	Name        string
+	Description string
+	Schema      json.RawMessage // of the input, nil for none
+	Command     []string        // argv
+	OnHost      bool            // run beside the worker, not in the sandbox
+	Timeout     time.Duration
 
 	required []string
 	kinds    map[string][]string // the JSON types of the input's properties
@@ -52,7 +64,7 @@ type declared struct {
 }
 
 // Read reads a file of tools, YAML or JSON. Its errors are *Error.
-func Read(path string) ([]Tool, error) {
+func Read(path string) (*File, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, &Error{path, "the tools cannot be read: " + plain(err), "name a file that this user can read"}
@@ -73,14 +85,15 @@ func plain(err error) string {
 }
 
 // Parse reads the text of a file. name is the file's, for errors.
-func Parse(name string, text []byte) ([]Tool, error) {
+func Parse(name string, text []byte) (*File, error) {
 	if len(text) > maxFile {
 		return nil, &Error{name, fmt.Sprintf("it is larger than %d KiB", maxFile>>10), "look whether this is the right file"}
 	}
 	dec := yaml.NewDecoder(bytes.NewReader(text))
 	dec.KnownFields(true)
 	var file struct {
-		Tools []declared `yaml:"tools"`
+		Tools   []declared       `yaml:"tools"`
+		Servers []declaredServer `yaml:"mcp_servers"`
 	}
 	err := dec.Decode(&file)
 	if err == nil && dec.Decode(&struct{}{}) != io.EOF {
@@ -89,19 +102,45 @@ func Parse(name string, text []byte) ([]Tool, error) {
 	if err != nil {
 		return nil, &Error{name, "this is no list of tools (" + strings.Join(strings.Fields(err.Error()), " ") + ")", "correct it; docs/tools.md has an example"}
 	}
-	if n := len(file.Tools); n == 0 || n > maxTools {
-		return nil, &Error{name, fmt.Sprintf("it has %d tools", n), fmt.Sprintf("give 1 to %d under tools:", maxTools)}
+	if n := len(file.Tools) + len(file.Servers); n == 0 || n > maxTools {
+		return nil, &Error{name, fmt.Sprintf("it has %d tools and MCP servers", n), fmt.Sprintf("give 1 to %d under tools: and mcp_servers:", maxTools)}
 	}
-	var all []Tool
+	all := &File{}
 	for i, d := range file.Tools {
 		t, err := d.tool()
-		if err == nil && slices.ContainsFunc(all, func(o Tool) bool { return o.Name == t.Name }) {
+		if err == nil && slices.ContainsFunc(all.Tools, func(o Tool) bool { return o.Name == t.Name }) {
 			err = errors.New("its name is there twice; rename one")
 		}
 		if err != nil {
 			return nil, &Error{fmt.Sprintf("%s: tools[%d]", name, i), err.Error(), "docs/tools.md says what each key takes"}
 		}
-		all = append(all, t)
+		all.Tools = append(all.Tools, t)
+	}
+	for i, d := range file.Servers {
+		s, err := d.server()
+		if err == nil {
+			err = all.clash(s)
+		}
+		if err != nil {
+			return nil, &Error{fmt.Sprintf("%s: mcp_servers[%d]", name, i), err.Error(), "docs/tools.md says what each key takes"}
+		}
+		all.Servers = append(all.Servers, s)
+	}
+	return all, nil
+}
+
+// Definitions are the tools that commands answer as agents are told of them.
+func (f *File) Definitions() ([]toolset.Definition, error) {
+	var all []toolset.Definition
+	for _, t := range f.Tools {
+		d := toolset.Definition{Name: t.Name, Description: t.Description, InputSchema: t.Schema}
+		if d.Description == "" {
+			return nil, &Error{"the tool " + t.Name, "it has no description", "give it one: a model has to know when to use it"}
+		}
+		if d.InputSchema == nil {
+			d.InputSchema = json.RawMessage(`{"type":"object"}`)
+		}
+		all = append(all, d)
 	}
 	return all, nil
 }
@@ -109,24 +148,42 @@ func Parse(name string, text []byte) ([]Tool, error) {
 var nameForm = regexp.MustCompile(`^[A-Za-z0-9_-]{1,128}$`)
 
 func (d declared) tool() (Tool, error) {
-	t := Tool{Name: d.Name, Command: d.Command, OnHost: d.On == "host", Timeout: defaultTimeout}
+	t := Tool{Name: d.Name, Description: d.Description, Command: d.Command, OnHost: d.On == "host"}
 	switch {
 	case !nameForm.MatchString(d.Name):
 		return t, fmt.Errorf("name is %q: it has 1 to 128 letters, digits, _ and -", d.Name)
-	case len(d.Command) == 0 || d.Command[0] == "":
-		return t, errors.New("command is missing: it is a list, the program first")
-	case slices.ContainsFunc(d.Command, func(s string) bool { return strings.IndexByte(s, 0) >= 0 }):
-		return t, errors.New("command has a NUL in it")
 	case d.On != "" && d.On != "sandbox" && d.On != "host":
 		return t, fmt.Errorf("on is %q: it is sandbox or host", d.On)
 	}
-	if d.Timeout != "" {
-		var err error
-		if t.Timeout, err = time.ParseDuration(d.Timeout); err != nil || t.Timeout < time.Second || t.Timeout > maxTimeout {
-			return t, fmt.Errorf("timeout is %q: it is a duration from 1s to %s", d.Timeout, maxTimeout)
-		}
+	if err := command(d.Command); err != nil {
+		return t, err
+	}
+	var err error
+	if t.Timeout, err = limit(d.Timeout); err != nil {
+		return t, err
 	}
 	return t, t.schema(d.InputSchema)
+}
+
+func command(argv []string) error {
+	switch {
+	case len(argv) == 0 || argv[0] == "":
+		return errors.New("command is missing: it is a list, the program first")
+	case slices.ContainsFunc(argv, func(s string) bool { return strings.IndexByte(s, 0) >= 0 }):
+		return errors.New("command has a NUL in it")
+	}
+	return nil
+}
+
+func limit(text string) (time.Duration, error) {
+	if text == "" {
+		return defaultTimeout, nil
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil || d < time.Second || d > maxTimeout {
+		return 0, fmt.Errorf("timeout is %q: it is a duration from 1s to %s", text, maxTimeout)
+	}
+	return d, nil
 }
 
 // schema takes from a JSON Schema what is checked: the required properties and
@@ -149,6 +206,7 @@ func (t *Tool) schema(s map[string]any) error {
 	if err := json.Unmarshal(raw, &top); err != nil || top.Type != "object" {
 		return errors.New("input_schema is no JSON Schema of type object")
 	}
+	t.Schema = raw
 	t.required, t.kinds = top.Required, map[string][]string{}
 	for name, p := range top.Properties {
 		switch kind := p.Type.(type) {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/berthdev/berth/api"
+	"github.com/berthdev/berth/internal/mcp"
 	"github.com/berthdev/berth/toolset"
 	"github.com/berthdev/berth/worker"
 )
@@ -21,24 +22,40 @@ const (
 	maxErrors = 8 << 10 // the end of stderr
 )
 
-// Over makes the tools of sessions: the agent toolset and these.
-func Over(own []Tool) func(toolset.Host) worker.Tools {
+// Over makes the tools of sessions: the agent toolset and these. The MCP
+// servers of a session end with its sandbox.
+func Over(f *File) func(toolset.Host) worker.Tools {
 	return func(h toolset.Host) worker.Tools {
-		return set{worker.AgentTools(h), h, own}
+		s := set{agent: worker.AgentTools(h), host: h, file: f}
+		for _, m := range f.Servers {
+			s.servers = append(s.servers, m.In(h))
+		}
+		return s
 	}
 }
 
 // set is the agent toolset and custom tools over one host.
 type set struct {
-	agent worker.Tools
-	host  toolset.Host
-	own   []Tool
+	agent   worker.Tools
+	host    toolset.Host
+	file    *File
+	servers []*mcp.Session // of file.Servers
 }
 
 func (s set) find(name string) *Tool {
-	for i := range s.own {
-		if s.own[i].Name == name {
-			return &s.own[i]
+	for i := range s.file.Tools {
+		if s.file.Tools[i].Name == name {
+			return &s.file.Tools[i]
+		}
+	}
+	return nil
+}
+
+// server finds the MCP server that owns a name.
+func (s set) server(name string) *mcp.Session {
+	for i, m := range s.file.Servers {
+		if m.Owns(name) {
+			return s.servers[i]
 		}
 	}
 	return nil
@@ -46,7 +63,7 @@ func (s set) find(name string) *Tool {
 
 func (s set) Owns(name string, custom bool) bool {
 	if custom {
-		return s.find(name) != nil
+		return s.find(name) != nil || s.server(name) != nil
 	}
 	return s.agent.Owns(name, false)
 }
@@ -64,6 +81,9 @@ func (s set) Run(ctx context.Context, c worker.Call) ([]api.Block, bool) {
 	}
 	t := s.find(c.Name)
 	if t == nil {
+		if m := s.server(c.Name); m != nil {
+			return m.Call(ctx, c.Name, c.Input)
+		}
 		return failed("there is no tool named %q", c.Name)
 	}
 	if wrong := t.check(c.Input); wrong != "" {

@@ -38,7 +38,7 @@ func (s *shell) Restart(context.Context) error { return nil }
 func (s *shell) Files() toolset.Files          { return nil }
 func (s *shell) Workdir() string               { return s.dir }
 
-func parse(t *testing.T, text string) []tools.Tool {
+func parse(t *testing.T, text string) *tools.File {
 	t.Helper()
 	all, err := tools.Parse("tools.yaml", []byte(text))
 	if err != nil {
@@ -132,17 +132,31 @@ func TestOwns(t *testing.T) {
 func TestParseRefuses(t *testing.T) {
 	for text, says := range map[string]string{
 		``:                                   "no list of tools",
-		`tools: []`:                          "has 0 tools",
+		`tools: []`:                          "has 0 tools and MCP servers",
 		`tools: [{name: a b, command: [x]}]`: `name is "a b"`,
 		`tools: [{name: a}]`:                 "command is missing",
 		`tools: [{name: a, command: []}]`:    "command is missing",
-		`tools: [{name: a, command: [x], on: x}]`:                        `on is "x"`,
-		`tools: [{name: a, command: [x], timeout: 5}]`:                   `timeout is "5"`,
-		`tools: [{name: a, command: [x], timeout: 3h}]`:                  `timeout is "3h"`,
-		`tools: [{name: a, command: [x], comand: [y]}]`:                  "comand",
-		`tools: [{name: a, command: [x], input_schema: {type: string}}]`: "type object",
-		`tools: [{name: a, command: [x]}, {name: a, command: [x]}]`:      "tools[1]: its name is there twice",
-		"tools: [{name: a, command: [x]}]\n---\ntools: []":               "second document",
+		`tools: [{name: a, command: [x], on: x}]`:                                                   `on is "x"`,
+		`tools: [{name: a, command: [x], timeout: 5}]`:                                              `timeout is "5"`,
+		`tools: [{name: a, command: [x], timeout: 3h}]`:                                             `timeout is "3h"`,
+		`tools: [{name: a, command: [x], comand: [y]}]`:                                             "comand",
+		`tools: [{name: a, command: [x], input_schema: {type: string}}]`:                            "type object",
+		`tools: [{name: a, command: [x]}, {name: a, command: [x]}]`:                                 "tools[1]: its name is there twice",
+		"tools: [{name: a, command: [x]}]\n---\ntools: []":                                          "second document",
+		`mcp_servers: [{name: a, command: []}]`:                                                     "mcp_servers[0]: command is missing",
+		`mcp_servers: [{name: a b, command: [x]}]`:                                                  `name is "a b"`,
+		`mcp_servers: [{name: a, command: [x], prefix: ""}]`:                                        "without a prefix",
+		`mcp_servers: [{name: a, command: [x], prefix: "é"}]`:                                       "prefix is",
+		`mcp_servers: [{name: a, command: [x], tools: []}]`:                                         "tools is empty",
+		`mcp_servers: [{name: a, command: [x], tools: [b.c]}]`:                                      `tools has "b.c"`,
+		`mcp_servers: [{name: a, command: [x], env: {"A=": b}}]`:                                    `env has "A="`,
+		`mcp_servers: [{name: a, command: [x], timeout: 0s}]`:                                       `timeout is "0s"`,
+		`mcp_servers: [{name: a, command: [x], url: x}]`:                                            "url",
+		`mcp_servers: [{name: a, command: [x]}, {name: a, command: [x]}]`:                           "there twice",
+		`mcp_servers: [{name: a, command: [x]}, {name: b, command: [x], prefix: a_b}]`:              "same names",
+		`mcp_servers: [{name: b, command: [x], prefix: a_b}, {name: a, command: [x]}]`:              "same names",
+		`mcp_servers: [{name: b, command: [x], prefix: "", tools: [a_c]}, {name: a, command: [x]}]`: "same names",
+		`{tools: [{name: a_x, command: [x]}], mcp_servers: [{name: a, command: [x]}]}`:              `the tool "a_x"`,
 		`tools: {`:                   "no list of tools",
 		strings.Repeat("#", 300<<10): "larger than 256 KiB",
 	} {
