@@ -122,6 +122,12 @@ var (
 		"one engine (RE2 syntax): hidden and ignored files count, `.git` and `node_modules` do not, every line is `path:line:text`"}
 )
 
+// improvements are all of them, in the order of the page.
+var improvements = []*improvement{
+	noExtraLine, asTyped, asWritten, noTerminal, whole, shellEnd, bothEnds, nul, wrongTypes, cutOff, roots,
+	reasons, binary, keeps, largeEdits, lineEnds, missing, patterns, leftOut, grepLines, oneGrep,
+}
+
 var corpus = []corpusCase{
 	// bash: output
 	{"bash output", "", []corpusCall{bash("echo hello"), bash("printf 'no line end'"), bash("echo one; echo; echo; echo two")}},
