@@ -23,14 +23,15 @@ const warmPrefix = "warm."
 
 const (
 	// quiet is how long nobody must have taken a sandbox before the next one is
-	// started: whoever takes one next is not to wait for the machine.
-	quiet = 50 * time.Millisecond
+	// started: neither who takes one next nor the first commands of who has one
+	// are to wait for the machine.
+	quiet = 150 * time.Millisecond
+	// patient is how long a pool stays short of sandboxes at most.
+	patient = 2 * time.Second
 	// After a failure the pool waits, from firstPause on, twice as long each
 	// time, up to lastPause, with jitter.
 	firstPause = time.Second
 	lastPause  = 2 * time.Minute
-	// takeTime bounds the check of a sandbox that is taken.
-	takeTime = time.Second
 )
 
 // pool keeps sandboxes of one kind ready. Safe for concurrent use between start
@@ -50,8 +51,9 @@ type pool struct {
 	wake   chan struct{} // one is missing
 
 	mu      sync.Mutex
-	ready   []warm // oldest first
-	taken   time.Time
+	ready   []warm    // oldest first
+	taken   time.Time // the last one
+	short   time.Time // since when there are too few; zero when there are enough
 	stopped bool
 }
 
@@ -180,7 +182,15 @@ func (p *pool) fill(ctx context.Context) {
 func (p *pool) patience() (wait time.Duration, full bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return quiet - time.Since(p.taken), len(p.ready) >= p.size
+	if len(p.ready) >= p.size {
+		p.short = time.Time{}
+		return 0, true
+	}
+	now := time.Now()
+	if p.short.IsZero() {
+		p.short = now
+	}
+	return min(quiet-now.Sub(p.taken), patient-now.Sub(p.short)), false
 }
 
 func sleep(ctx context.Context, d time.Duration) bool {
@@ -246,7 +256,7 @@ func (p *pool) take(ctx context.Context, spec Spec) (Sandbox, bool) {
 		p.ready = p.ready[1:]
 		p.mu.Unlock()
 		p.missing()
-		err := alive(ctx, w.sb)
+		err := alive(w.sb)
 		if err == nil && w.key != key {
 			err = errors.New("it is of another kind")
 		}
@@ -276,13 +286,12 @@ func (p *pool) give(w warm, spec Spec) error {
 	return w.sb.(Assignable).Assign(spec.SessionID, spec.Dir)
 }
 
-// alive asks whether a sandbox answers.
-func alive(ctx context.Context, sb Sandbox) error {
-	a, ok := sb.(interface{ Alive(context.Context) error })
+// alive looks whether a sandbox is there. Nothing has run in it since it was
+// proven, so what is there works.
+func alive(sb Sandbox) error {
+	a, ok := sb.(interface{ Alive() error })
 	if !ok {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, takeTime)
-	defer cancel()
-	return a.Alive(ctx)
+	return a.Alive()
 }

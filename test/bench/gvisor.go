@@ -63,8 +63,8 @@ func gvisorStart(ctx context.Context) ([]figure, error) {
 	return []figure{{"gvisor: start to the first command's output, p50", ms(p50) + " (p99 " + ms(quantile(took, .99)) + ")", "≤ 250 ms", p50 <= 250*time.Millisecond}}, nil
 }
 
-// gvisorClaim measures from a session's Open to its first command's output,
-// when its sandbox was ready: one at a time, and 20 at once.
+// gvisorClaim measures what a session waits for its sandbox, when one was
+// ready, and until its first command's output: one at a time, and 20 at once.
 func gvisorClaim(ctx context.Context) (_ []figure, err error) {
 	b, err := gvisorBoxes(ctx)
 	if err != nil {
@@ -81,25 +81,26 @@ func gvisorClaim(ctx context.Context) (_ []figure, err error) {
 	}
 	defer func() { err = errors.Join(err, k.Stop(context.WithoutCancel(ctx))) }()
 	session := 0
-	claim := func(id string) (*sandbox.Held, time.Duration, error) {
+	claim := func(id string) (h *sandbox.Held, has, said time.Duration, err error) {
 		began := time.Now()
-		h, _, err := k.Open(ctx, id)
+		h, _, err = k.Open(ctx, id)
+		has = time.Since(began)
 		if err == nil {
 			err = echo(ctx, h)
 		}
-		return h, time.Since(began), err
+		return h, has, time.Since(began), err
 	}
 	next := func() string {
 		session++
 		return "sesn_claim" + strconv.Itoa(session)
 	}
-	var single, together []time.Duration
+	var single, claims, together []time.Duration
 	for range 2 {
 		if err := ready(ctx, k, many); err != nil {
 			return nil, err
 		}
 		for range 10 { // the pool refills behind it
-			h, d, err := claim(next())
+			h, _, d, err := claim(next())
 			if err == nil {
 				err = h.Close(ctx, true)
 			}
@@ -120,9 +121,10 @@ func gvisorClaim(ctx context.Context) (_ []figure, err error) {
 		for range many {
 			id := next()
 			all.Go(func() {
-				h, d, err := claim(id)
+				h, has, d, err := claim(id)
 				mu.Lock()
 				defer mu.Unlock()
+				claims = append(claims, has)
 				together, failed = append(together, d), errors.Join(failed, err)
 				if err == nil {
 					claimed = append(claimed, h)
@@ -137,10 +139,11 @@ func gvisorClaim(ctx context.Context) (_ []figure, err error) {
 			return nil, failed
 		}
 	}
-	p50, p99 := quantile(single, .5), quantile(together, .99)
+	p50, p99, last := quantile(single, .5), quantile(claims, .99), quantile(together, .99)
 	return []figure{
 		{"gvisor: from the pool to the first command's output, p50", ms(p50), "≤ 10 ms", p50 <= 10*time.Millisecond},
-		{"gvisor: the same, 20 at once, p99", ms(p99), "≤ 25 ms", p99 <= 25*time.Millisecond},
+		{"gvisor: 20 claims from the pool at once, each until it has its sandbox, p99", ms(p99), "≤ 25 ms", p99 <= 25*time.Millisecond},
+		{"gvisor: the same, each until its first command's output, p99", ms(last), "≤ 25 ms", last <= 25*time.Millisecond},
 	}, nil
 }
 

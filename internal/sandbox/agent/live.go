@@ -274,12 +274,26 @@ func (l *Live) Posture(ctx context.Context, q agentwire.Probe) (agentwire.Postur
 	}
 }
 
-// Alive asks whether the agent answers, within a second.
-func (l *Live) Alive(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
-	defer cancel()
-	_, _, err := l.Recall(ctx, "alive."+rand.Text())
-	return err
+// Alive looks whether the agent is there, without asking it anything: to wake
+// one under gVisor costs as much as a command. The end of its process and that
+// of its connection are both seen at once; one that is stuck is not.
+func (l *Live) Alive() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case l.stopped:
+		return errStopped
+	case l.conn == nil:
+		return fmt.Errorf("agent: there is no connection to it: %w", sandbox.ErrGone)
+	case l.proc != nil && l.proc.Ended():
+		return fmt.Errorf("agent: its process has ended: %w", sandbox.ErrGone)
+	}
+	select {
+	case <-l.conn.done:
+		return fmt.Errorf("agent: it has closed its connection: %w", sandbox.ErrGone)
+	default:
+		return nil
+	}
 }
 
 // connection gives the connection, a new one when the last broke.

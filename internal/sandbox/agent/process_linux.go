@@ -103,6 +103,18 @@ func (p *Process) Kill() error {
 	return nil
 }
 
+// Ended says whether the process has ended, or is not held any more.
+func (p *Process) Ended() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.pidfd < 0 {
+		return true
+	}
+	fds := []unix.PollFd{{Fd: int32(p.pidfd), Events: unix.POLLIN}}
+	n, err := unix.Poll(fds, 0)
+	return err == nil && n > 0
+}
+
 // Wait waits until the process has ended and, of a child, collects it.
 func (p *Process) Wait(d time.Duration) error {
 	p.mu.Lock()

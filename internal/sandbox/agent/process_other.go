@@ -57,6 +57,9 @@ func (p *Process) Kill() error {
 	return nil
 }
 
+// Ended says whether the process has ended.
+func (p *Process) Ended() bool { return p.Wait(0) == nil }
+
 // Wait waits until the process has ended.
 func (p *Process) Wait(d time.Duration) error {
 	t := time.NewTimer(d)

@@ -281,7 +281,7 @@ func (b *box) Record() sandbox.Record {
 }
 
 // Alive says whether commands still work.
-func (b *box) Alive(context.Context) error {
+func (b *box) Alive() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.stopped || b.driver.dead(b) {

@@ -1,6 +1,9 @@
 package sandboxtest
 
 import (
+	"context"
+	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -8,6 +11,7 @@ import (
 	"time"
 
 	"github.com/berthdev/berth/internal/sandbox"
+	"github.com/berthdev/berth/internal/sandbox/agent"
 	"github.com/berthdev/berth/toolset"
 )
 
@@ -73,6 +77,43 @@ func testClaim(t *testing.T, driver func() sandbox.Driver) {
 		if strings.HasPrefix(e.Name(), "warm.") {
 			t.Errorf("%s is left", e.Name())
 		}
+	}
+}
+
+// testDead has a sandbox die that is ready: the session that comes has one of
+// its own.
+func testDead(t *testing.T, driver func() sandbox.Driver) {
+	d, dir := driver(), t.TempDir()
+	k := warmKeeper(t, d, dir, 1)
+	if k == nil {
+		t.Skipf("by design: sandboxes of %s do not change hands here", d.Name())
+	}
+	defer k.Stop(context.WithoutCancel(t.Context()))
+	warm, err := filepath.Glob(filepath.Join(dir, "warm.*"))
+	if err != nil || len(warm) != 1 {
+		t.Fatalf("ready: %v %v", warm, err)
+	}
+	rec, err := sandbox.ReadRecord(warm[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	var h agent.Handle
+	if json.Unmarshal(rec.Handle, &h) != nil || h.PID == 0 {
+		t.Skipf("by design: the host sees no process of a sandbox of %s", d.Name())
+	}
+	p, err := agent.OpenHandle(h)
+	if err == nil {
+		err = errors.Join(p.Kill(), p.Wait(10*time.Second))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	held, _, err := k.Open(t.Context(), "sesn_claimed")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r, err := held.Bash(t.Context(), toolset.Command{Text: "echo x"}); err != nil || Output(r) != "x\n" {
+		t.Errorf("its first command: %q %v", Output(r), err)
 	}
 }
 

@@ -31,6 +31,7 @@ func Run(t *testing.T, driver func() sandbox.Driver) {
 	t.Run("proof", func(t *testing.T) { testProof(t, d) })
 	t.Run("limits", func(t *testing.T) { testLimits(t, d) })
 	t.Run("claim", func(t *testing.T) { testClaim(t, driver) })
+	t.Run("claim of a dead one", func(t *testing.T) { testDead(t, driver) })
 	if d.Capabilities().View {
 		t.Run("view", func(t *testing.T) { testView(t, driver) })
 	}
