@@ -13,7 +13,7 @@ const (
 	FileLink                       // Data: where a symbolic link leads
 	FileRead                       // Offset, Length: Data and Info of a regular file
 	FileMkdir                      //
-	FileCreate                     // a regular file that is not there yet
+	FileCreate                     // a regular file that is not there yet, with Data and the mode Length, 0600 where that is 0
 	FilePut                        // Data at Offset of a regular file
 	FileTruncate                   // to Offset bytes
 	FileChmod                      // to Length
@@ -21,6 +21,7 @@ const (
 	FileRemove                     // a file
 	FileList                       // Entries from the Offset-th on
 	FileSymlink                    // a symbolic link that leads to Data
+	FileRmdir                      // a directory that is empty
 )
 
 // MaxChunk is the most data of one operation, and about the most of a part of

@@ -94,7 +94,7 @@ func putFile(draft *tree.Draft, in input) error {
 	if err != nil {
 		return err
 	}
-	return draft.Create(in.name, 0o644|info.Mode()&0o111, func(to *os.File) error {
+	return draft.Create(in.name, 0o644|info.Mode()&0o111, func(to io.Writer) error {
 		_, err := io.Copy(to, from)
 		return err
 	})

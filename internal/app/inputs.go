@@ -2,7 +2,10 @@ package app
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
+	"io"
 	"log/slog"
 
 	"github.com/berthdev/berth/api"
@@ -32,12 +35,16 @@ func (h hosts) stageInputs(ctx context.Context, session api.Session, held *sandb
 	if err != nil {
 		return &worker.OpenError{Text: "the session's metadata names inputs that cannot be understood: " + err.Error(), Final: true}
 	}
-	if len(inputs) == 0 && h.copied == "" || held.Staged() {
+	if len(inputs) == 0 && h.copied == "" {
 		return nil
 	}
 	files, ok := held.Files().(*tree.Tree)
 	if !ok {
 		return &worker.OpenError{Text: "the session's metadata names inputs, which sandboxes of this kind cannot have", Final: true}
+	}
+	there := arrived{held, files, session.ID}
+	if there.yes() {
+		return nil
 	}
 	if h.copied != "" {
 		if err := h.copyWorkdir(ctx, files, held.Workdir()); err != nil {
@@ -48,6 +55,9 @@ func (h hosts) stageInputs(ctx context.Context, session api.Session, held *sandb
 		return held.MarkStaged()
 	}
 	draft, err := files.Draft(held.Workdir())
+	if err == nil {
+		err = there.with(draft)
+	}
 	if err != nil {
 		return err
 	}
@@ -58,4 +68,38 @@ func (h hosts) stageInputs(ctx context.Context, session api.Session, held *sandb
 		return err
 	}
 	return held.MarkStaged()
+}
+
+// arrived remembers that a session's files have had its inputs: in its folder,
+// or, where they are on another machine and last as long as they do there, by a
+// file beside them.
+type arrived struct {
+	held    *sandbox.Held
+	files   *tree.Tree
+	session string
+}
+
+func (a arrived) yes() bool {
+	if !a.files.Far() {
+		return a.held.Staged()
+	}
+	_, err := a.files.Stat(a.mark())
+	return err == nil
+}
+
+// with has the mark come with a draft.
+func (a arrived) with(d *tree.Draft) error {
+	if !a.files.Far() {
+		return nil
+	}
+	err := d.Create(a.mark(), 0o444, func(io.Writer) error { return nil })
+	if err != nil {
+		err = errors.Join(err, d.Drop())
+	}
+	return err
+}
+
+func (a arrived) mark() string {
+	sum := sha256.Sum256([]byte(a.session))
+	return ".berth-inputs-" + hex.EncodeToString(sum[:6])
 }

@@ -128,7 +128,7 @@ func copyInto(ctx context.Context, dir string, d stage.Draft) error {
 		if left -= info.Size(); left < 0 {
 			return fmt.Errorf("it has grown beyond %d bytes", int64(maxCopyBytes))
 		}
-		return d.Create(name, info.Mode(), func(to *os.File) error {
+		return d.Create(name, info.Mode(), func(to io.Writer) error {
 			_, err := io.Copy(to, io.LimitReader(in, info.Size()))
 			return err
 		})

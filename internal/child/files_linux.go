@@ -58,7 +58,12 @@ func (a *agent) operate(r agentwire.FileRequest, reply *agentwire.FileReply) err
 		if err != nil {
 			return err
 		}
-		return unix.Close(fd)
+		defer unix.Close(fd)
+		err = transfer(r.Data, 0, func(b []byte, at int64) (int, error) { return unix.Pwrite(fd, b, at) })
+		if mode := uint32(r.Length) & 0o777; err == nil && mode != 0 {
+			err = unix.Fchmod(fd, mode)
+		}
+		return err
 	case agentwire.FileRename:
 		into, to, err := a.reach(r.To, r.Op)
 		if err != nil {
@@ -70,6 +75,8 @@ func (a *agent) operate(r agentwire.FileRequest, reply *agentwire.FileReply) err
 		return unix.Symlinkat(string(r.Data), dir, name)
 	case agentwire.FileRemove:
 		return unix.Unlinkat(dir, name, 0)
+	case agentwire.FileRmdir:
+		return unix.Unlinkat(dir, name, unix.AT_REMOVEDIR)
 	case agentwire.FileList:
 		return list(dir, name, r.Offset, reply)
 	case agentwire.FileRead, agentwire.FilePut, agentwire.FileTruncate, agentwire.FileChmod:

@@ -14,7 +14,10 @@ import (
 	"syscall"
 )
 
-var errNotRegular = errors.New("it is no regular file")
+var (
+	errNotRegular = errors.New("it is no regular file")
+	errShorter    = passing("it became shorter while it was copied")
+)
 
 // file copies a file of this host. The kernel does the copying, or shares the
 // blocks, where it can.
@@ -38,8 +41,19 @@ func (s *Stager) file(ctx context.Context, in Input, j *load) error {
 	if info.Mode()&0o111 != 0 {
 		mode = 0o755
 	}
-	return j.draft.Create(in.Name, mode, func(to *os.File) error {
-		return j.clone(ctx, in, to, from, info.Size())
+	return j.draft.Create(in.Name, mode, func(to io.Writer) error {
+		if here, ok := to.(*os.File); ok {
+			return j.clone(ctx, in, here, from, info.Size())
+		}
+		left := info.Size()
+		err := j.stream(in, to, io.LimitReader(from, left), func(n int64) error {
+			left -= n
+			return context.Cause(ctx)
+		})
+		if err == nil && left > 0 {
+			err = errShorter
+		}
+		return err
 	})
 }
 
@@ -120,7 +134,7 @@ func (j *load) clone(ctx context.Context, in Input, to, from *os.File, size int6
 			}
 			n, err := io.Copy(to, io.LimitReader(from, min(pieceBytes, size-done)))
 			done += n
-			j.got.Add(n)
+			j.add(n)
 			if written != nil && n > 0 {
 				written <- n
 			}
@@ -128,7 +142,7 @@ func (j *load) clone(ctx context.Context, in Input, to, from *os.File, size int6
 				return err
 			}
 			if n == 0 {
-				return passing("it became shorter while it was copied")
+				return errShorter
 			}
 		}
 		return nil

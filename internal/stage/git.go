@@ -48,7 +48,7 @@ func (s *Stager) repository(ctx context.Context, in Input, j *load) error {
 	}
 	defer os.RemoveAll(dir)
 	bounds := s.bounds
-	bounds.file = j.left.Load()
+	bounds.file = j.total.left.Load()
 	g := &git{path: host.path, dir: dir, repo: filepath.Join(dir, "repo"), bounds: bounds}
 	if err := g.settle(s.cfg); err != nil {
 		return err
@@ -360,7 +360,7 @@ func writeBlob(in Input, j *load, ask io.Writer, r *bufio.Reader, b blob) error 
 		if b.mode == "100755" {
 			mode = 0o755
 		}
-		err = j.draft.Create(name, mode, func(to *os.File) error {
+		err = j.draft.Create(name, mode, func(to io.Writer) error {
 			n, err := io.Copy(to, body)
 			if err == nil && n < size {
 				err = passing("git ended early")
@@ -371,7 +371,7 @@ func writeBlob(in Input, j *load, ask io.Writer, r *bufio.Reader, b blob) error 
 	if err != nil {
 		return err
 	}
-	j.got.Add(size)
+	j.add(size)
 	if _, err := r.Discard(1); err != nil {
 		return passing("git ended early")
 	}
@@ -397,7 +397,7 @@ func (g *git) keep(ctx context.Context, in Input, j *load) error {
 		"config": fmt.Sprintf("[core]\n\trepositoryformatversion = %s\n\tfilemode = true\n\tbare = false\n%s[remote \"origin\"]\n\turl = %s\n\tfetch = +refs/heads/*:refs/remotes/origin/*\n", version, format, u.String()),
 	}
 	for name, text := range texts {
-		if err := j.draft.Create(path.Join(to, name), 0o644, func(f *os.File) error { _, err := f.WriteString(text); return err }); err != nil {
+		if err := j.draft.Create(path.Join(to, name), 0o644, func(f io.Writer) error { _, err := io.WriteString(f, text); return err }); err != nil {
 			return err
 		}
 	}
@@ -421,9 +421,9 @@ func (g *git) keep(ctx context.Context, in Input, j *load) error {
 		if err != nil {
 			return err
 		}
-		return j.draft.Create(path.Join(to, filepath.ToSlash(rel)), 0o644, func(f *os.File) error {
+		return j.draft.Create(path.Join(to, filepath.ToSlash(rel)), 0o644, func(f io.Writer) error {
 			n, err := io.Copy(f, from)
-			j.got.Add(n)
+			j.add(n)
 			return err
 		})
 	})

@@ -90,7 +90,7 @@ func (s *Stager) object(ctx context.Context, in Input, j *load) error {
 		return objectFailure(err)
 	}
 	defer res.Body.Close()
-	if n := aws.ToInt64(res.ContentLength); n > j.left.Load() {
+	if n := aws.ToInt64(res.ContentLength); n > j.total.left.Load() {
 		return j.take(n)
 	}
 	err = j.write(in, res.Body, func() { stall.Reset(stallTime) })

@@ -57,7 +57,7 @@ const (
 
 // Draft is where inputs are written until all of them are there.
 type Draft interface {
-	Create(name string, mode fs.FileMode, fill func(*os.File) error) error
+	Create(name string, mode fs.FileMode, fill func(io.Writer) error) error
 	Link(name, target string) error
 	Dir(name string) error
 	Publish() error
@@ -135,10 +135,10 @@ func (s *Stager) Stage(ctx context.Context, inputs []Input, d Draft) error {
 	defer cancel()
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
-	j := &load{draft: d, log: s.cfg.Log}
-	j.left.Store(s.cfg.MaxBytes)
+	var total totals
+	total.left.Store(s.cfg.MaxBytes)
 	s.cfg.Log.Info("staging inputs", "inputs", len(inputs))
-	stop := j.tell(began, len(inputs))
+	stop := s.tell(&total, began, len(inputs))
 	room := make(chan struct{}, parallel)
 	var all sync.WaitGroup
 	for _, in := range inputs {
@@ -148,7 +148,7 @@ func (s *Stager) Stage(ctx context.Context, inputs []Input, d Draft) error {
 			if ctx.Err() != nil {
 				return
 			}
-			began, before := time.Now(), j.got.Load()
+			began, j := time.Now(), &load{draft: d, total: &total}
 			if err := s.fetch(ctx, in, j); err != nil {
 				if ctx.Err() != nil && context.Cause(ctx) != nil {
 					err = context.Cause(ctx)
@@ -156,7 +156,7 @@ func (s *Stager) Stage(ctx context.Context, inputs []Input, d Draft) error {
 				fail(asError(in, err))
 				return
 			}
-			s.cfg.Log.Info("input staged", "input", in, "bytes", j.got.Load()-before, "took", time.Since(began).Round(time.Millisecond))
+			s.cfg.Log.Info("input staged", "input", in, "bytes", j.got, "took", time.Since(began).Round(time.Millisecond))
 		})
 	}
 	all.Wait()
@@ -171,7 +171,7 @@ func (s *Stager) Stage(ctx context.Context, inputs []Input, d Draft) error {
 	if err := d.Publish(); err != nil {
 		return &Error{Reason: err.Error()}
 	}
-	s.cfg.Log.Info("inputs staged", "inputs", len(inputs), "bytes", j.got.Load(), "took", time.Since(began).Round(time.Millisecond))
+	s.cfg.Log.Info("inputs staged", "inputs", len(inputs), "bytes", total.got.Load(), "took", time.Since(began).Round(time.Millisecond))
 	return nil
 }
 
@@ -206,25 +206,36 @@ func (s *Stager) fetch(ctx context.Context, in Input, j *load) error {
 	return refused("%q is no scheme of inputs", in.Scheme)
 }
 
-// load is the staging of one session.
+// totals are of all inputs of a session.
+type totals struct {
+	left atomic.Int64 // bytes that may still come
+	got  atomic.Int64
+}
+
+// load is the staging of one input, by one goroutine.
 type load struct {
 	draft Draft
-	log   *slog.Logger
-	left  atomic.Int64 // bytes that may still come
-	got   atomic.Int64
+	total *totals
+	got   int64 // bytes
+}
+
+// add notes bytes that have come.
+func (j *load) add(n int64) {
+	j.got += n
+	j.total.got.Add(n)
 }
 
 // take asks for room for n more bytes.
 func (j *load) take(n int64) error {
-	if n < 0 || j.left.Add(-n) < 0 {
-		j.left.Add(max(n, 0))
+	if n < 0 || j.total.left.Add(-n) < 0 {
+		j.total.left.Add(max(n, 0))
 		return refused("it is larger than what the worker takes for one session (--input-bytes)")
 	}
 	return nil
 }
 
 // tell logs how far the staging is, until it is stopped.
-func (j *load) tell(began time.Time, inputs int) (stop func()) {
+func (s *Stager) tell(total *totals, began time.Time, inputs int) (stop func()) {
 	done := make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -235,44 +246,52 @@ func (j *load) tell(began time.Time, inputs int) (stop func()) {
 			case <-done:
 				return
 			case <-t.C:
-				j.log.Info("still staging inputs", "inputs", inputs, "bytes", j.got.Load(), "for", time.Since(began).Round(time.Second))
+				s.cfg.Log.Info("still staging inputs", "inputs", inputs, "bytes", total.got.Load(), "for", time.Since(began).Round(time.Second))
 			}
 		}
 	})
 	return func() { close(done); wg.Wait() }
 }
 
-// write brings a stream of unknown length into a file of the draft. stalled,
+// write brings a stream of unknown length into a file of the draft. alive,
 // when set, is told of every read.
 func (j *load) write(in Input, from io.Reader, alive func()) error {
-	return j.draft.Create(in.Name, 0o644, func(to *os.File) error {
-		sum := sha256.New()
-		buf := make([]byte, 256<<10)
-		for {
-			n, err := from.Read(buf)
-			if n > 0 {
-				if alive != nil {
-					alive()
-				}
-				if err := j.take(int64(n)); err != nil {
-					return err
-				}
-				if _, err := to.Write(buf[:n]); err != nil {
-					return err
-				}
-				j.got.Add(int64(n))
-				if in.SHA256 != "" {
-					sum.Write(buf[:n])
-				}
+	return j.draft.Create(in.Name, 0o644, func(to io.Writer) error {
+		return j.stream(in, to, from, func(n int64) error {
+			if alive != nil {
+				alive()
 			}
-			if err == io.EOF {
-				return in.verify(sum)
+			return j.take(n)
+		})
+	})
+}
+
+// stream copies to the end of from, asks may before each piece, and compares the
+// digest of what went through.
+func (j *load) stream(in Input, to io.Writer, from io.Reader, may func(n int64) error) error {
+	sum := sha256.New()
+	buf := make([]byte, 256<<10)
+	for {
+		n, err := from.Read(buf)
+		if n > 0 {
+			if err := may(int64(n)); err != nil {
+				return err
 			}
-			if err != nil {
-				return passing("it broke off: %s", plain(err))
+			if _, err := to.Write(buf[:n]); err != nil {
+				return err
+			}
+			j.add(int64(n))
+			if in.SHA256 != "" {
+				sum.Write(buf[:n])
 			}
 		}
-	})
+		if err == io.EOF {
+			return in.verify(sum)
+		}
+		if err != nil {
+			return passing("it broke off: %s", plain(err))
+		}
+	}
 }
 
 // verify compares what came with what was promised.

@@ -116,7 +116,7 @@ func (w *web) fetch(ctx context.Context, in Input, j *load) error {
 	default:
 		return refused("the server answered %d", code)
 	}
-	if res.ContentLength > j.left.Load() {
+	if res.ContentLength > j.total.left.Load() {
 		return j.take(res.ContentLength)
 	}
 	stall := time.AfterFunc(w.stall, func() { cancel(passing("nothing came for %s", w.stall)) })

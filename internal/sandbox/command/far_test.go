@@ -30,11 +30,12 @@ func TestDockerExec(t *testing.T) {
 		}
 		return strings.TrimSpace(string(out))
 	}
-	docker("load", "-q", "-i", dockertest.Tarball(t, dockertest.Image(t, nil, append(dockertest.Programs, "mktemp", "uname", "ln", "stat")...)))
+	docker("load", "-q", "-i", dockertest.Tarball(t, dockertest.Image(t, nil, append(dockertest.Programs, "mktemp", "uname", "ln", "stat", "sha256sum", "readlink")...)))
 	docker("run", "-d", "--name", "far", "--network", "none", "--entrypoint", "sleep", "berth.test/image:1", "1000000")
 	defer docker("rm", "-f", "far")
 	d := newDriver(t, "docker -H "+host+" exec -i far sh")
 	t.Run("tools", func(t *testing.T) { testTools(t, d) })
+	t.Run("staging", func(t *testing.T) { testStaging(t, d) })
 	t.Run("session", func(t *testing.T) { testFar(t, d) })
 	if left := docker("exec", "far", "sh", "-c", "ls -d /tmp/berth.* 2>/dev/null; grep -l berth-agent /proc/[0-9]*/comm; true"); left != "" {
 		t.Errorf("left at the far side: %s", left)
@@ -87,6 +88,7 @@ func TestSSH(t *testing.T) {
 	ssh := "ssh -F none -i " + dir + "/user -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR -p " + port + " root@127.0.0.1 "
 	d := newDriver(t, ssh+line)
 	t.Run("tools", func(t *testing.T) { testTools(t, d) })
+	t.Run("staging", func(t *testing.T) { testStaging(t, d) })
 	t.Run("session", func(t *testing.T) { testFar(t, d) })
 	p := newDriver(t, strings.Replace(ssh, "/user ", "/host ", 1)+line).Probe(t.Context())
 	if p.OK || !strings.Contains(p.Reason, "Permission denied") {

@@ -3,6 +3,7 @@ package tree
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -18,21 +19,39 @@ import (
 const draftName = ".berth-draft"
 
 // Draft is new files for a directory of the tree that appear in it together
-// or not at all. Until then nobody but the supervisor's user can read them.
-// Create and Link may be called from several goroutines at once; nothing else
-// may run beside Publish and Drop.
+// or not at all. Until then, on this machine, nobody but the supervisor's user
+// can read them. Create and Link may be called from several goroutines at once;
+// nothing else may run beside Publish and Drop.
 type Draft struct {
-	into  *os.Root // the directory
-	files *os.Root // the draft in it
-	own   owner
+	at ground // nil once it has ended
 
 	mu   sync.Mutex
 	dirs map[string]bool
 }
 
+// ground is where a draft is made: a directory, and the draft in it. Names are
+// relative to either, with slashes.
+type ground interface {
+	create(name string, mode fs.FileMode, fill func(io.Writer) error) error
+	link(name, target string) error
+	mkdir(name string) error
+	// read lists a directory of the draft.
+	read(dir string) ([]dirent, error)
+	// lstat looks at what the directory has of that name.
+	lstat(name string) (fs.FileInfo, error)
+	// publish moves a name of the draft to the directory.
+	publish(name string) error
+	// drop removes the draft and lets go of both.
+	drop() error
+}
+
 // Draft begins a draft for a directory that exists.
 func (t *Tree) Draft(dir string) (d *Draft, err error) {
 	err = t.reach(dir, existing(func(rel string) error {
+		if h, ok := t.hold.(far); ok {
+			d, err = draftOn(newOutpost(h, rel))
+			return err
+		}
 		into, err := t.hold.root(rel)
 		if err != nil {
 			return err
@@ -48,19 +67,16 @@ func (t *Tree) Draft(dir string) (d *Draft, err error) {
 	return d, nil
 }
 
-func newDraft(into *os.Root, own owner) (*Draft, error) {
-	if err := into.RemoveAll(draftName); err != nil {
-		return nil, err
-	}
-	if err := into.Mkdir(draftName, 0o700); err != nil {
-		return nil, err
-	}
-	files, err := into.OpenRoot(draftName)
+func draftOn(g ground, err error) (*Draft, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Draft{into: into, files: files, own: own, dirs: map[string]bool{".": true}}, nil
+	return &Draft{at: g, dirs: map[string]bool{".": true}}, nil
 }
+
+// newDraft begins one in a directory of this machine, which it closes at its
+// end.
+func newDraft(into *os.Root, own owner) (*Draft, error) { return draftOn(newPlot(into, own)) }
 
 // local says what is wrong with a name for a draft.
 func local(name string) error {
@@ -73,30 +89,14 @@ func local(name string) error {
 	return nil
 }
 
-// Create makes a regular file and has fill write it. Names are relative,
-// with slashes; missing directories are made. A name that is there already is
-// an error.
-func (d *Draft) Create(name string, mode fs.FileMode, fill func(*os.File) error) error {
+// Create makes a regular file and has fill write it, to an *os.File where it is
+// on this machine. Names are relative, with slashes; missing directories are
+// made. A name that is there already is an error.
+func (d *Draft) Create(name string, mode fs.FileMode, fill func(io.Writer) error) error {
 	if err := d.parents(name); err != nil {
 		return err
 	}
-	f, err := d.files.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return plain(err)
-	}
-	defer f.Close()
-	if err := fill(f); err != nil {
-		return err
-	}
-	if d.own.uid >= 0 {
-		if err := f.Chown(d.own.uid, d.own.gid); err != nil {
-			return plain(err)
-		}
-	}
-	if err := f.Chmod(mode.Perm()); err != nil {
-		return plain(err)
-	}
-	return plain(f.Close())
+	return d.at.create(name, mode, fill)
 }
 
 // Link makes a symbolic link. Its target is only a text: what it leads to is
@@ -105,13 +105,7 @@ func (d *Draft) Link(name, target string) error {
 	if err := d.parents(name); err != nil {
 		return err
 	}
-	if err := d.files.Symlink(target, name); err != nil {
-		return plain(err)
-	}
-	if d.own.uid < 0 {
-		return nil
-	}
-	return plain(d.files.Lchown(name, d.own.uid, d.own.gid))
+	return d.at.link(name, target)
 }
 
 // Dir makes a directory and its missing parents; one that is there is fine.
@@ -141,13 +135,8 @@ func (d *Draft) dir(name string) error {
 	if err := d.dir(path.Dir(name)); err != nil {
 		return err
 	}
-	if err := d.files.Mkdir(name, 0o755); err != nil {
-		return plain(err)
-	}
-	if d.own.uid >= 0 {
-		if err := d.files.Lchown(name, d.own.uid, d.own.gid); err != nil {
-			return plain(err)
-		}
+	if err := d.at.mkdir(name); err != nil {
+		return err
 	}
 	d.dirs[name] = true
 	return nil
@@ -167,29 +156,29 @@ func (d *Draft) Publish() error {
 
 // merge goes through a directory of the draft, and moves what is in it.
 func (d *Draft) merge(dir string, move bool) error {
-	entries, err := fs.ReadDir(d.files.FS(), dir)
+	entries, err := d.at.read(dir)
 	if err != nil {
 		return plain(err)
 	}
 	for _, e := range entries {
-		name := path.Join(dir, e.Name())
-		there, err := d.into.Lstat(name)
+		name := path.Join(dir, e.name)
+		there, err := d.at.lstat(name)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 		case err != nil:
 			return fmt.Errorf("%s: %w", name, plain(err))
-		case there.IsDir() && e.IsDir():
+		case there.IsDir() && e.mode.IsDir():
 			if err := d.merge(name, move); err != nil {
 				return err
 			}
 			continue
 		case there.IsDir():
 			return fmt.Errorf("%s: %w", name, toolset.ErrIsDir)
-		case e.IsDir():
+		case e.mode.IsDir():
 			return fmt.Errorf("%s: %w", name, toolset.ErrNotDir)
 		}
 		if move {
-			if err := d.into.Rename(draftName+"/"+name, name); err != nil {
+			if err := d.at.publish(name); err != nil {
 				return fmt.Errorf("%s: %w", name, plain(err))
 			}
 		}
@@ -199,10 +188,89 @@ func (d *Draft) merge(dir string, move bool) error {
 
 // Drop ends the draft; what has not been published is removed. Twice is fine.
 func (d *Draft) Drop() error {
-	if d.files == nil {
+	if d.at == nil {
 		return nil
 	}
-	err := errors.Join(d.files.Close(), plain(d.into.RemoveAll(draftName)), d.into.Close())
-	d.files = nil
+	err := d.at.drop()
+	d.at = nil
 	return err
+}
+
+// plot is a ground on this machine.
+type plot struct {
+	into  *os.Root // the directory
+	files *os.Root // the draft in it
+	own   owner
+}
+
+func newPlot(into *os.Root, own owner) (*plot, error) {
+	if err := into.RemoveAll(draftName); err != nil {
+		return nil, err
+	}
+	if err := into.Mkdir(draftName, 0o700); err != nil {
+		return nil, err
+	}
+	files, err := into.OpenRoot(draftName)
+	if err != nil {
+		return nil, err
+	}
+	return &plot{into: into, files: files, own: own}, nil
+}
+
+func (p *plot) create(name string, mode fs.FileMode, fill func(io.Writer) error) error {
+	f, err := p.files.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return plain(err)
+	}
+	defer f.Close()
+	if err := fill(f); err != nil {
+		return err
+	}
+	if p.own.uid >= 0 {
+		if err := f.Chown(p.own.uid, p.own.gid); err != nil {
+			return plain(err)
+		}
+	}
+	if err := f.Chmod(mode.Perm()); err != nil {
+		return plain(err)
+	}
+	return plain(f.Close())
+}
+
+func (p *plot) link(name, target string) error {
+	if err := p.files.Symlink(target, name); err != nil {
+		return plain(err)
+	}
+	return p.give(name)
+}
+
+func (p *plot) mkdir(name string) error {
+	if err := p.files.Mkdir(name, 0o755); err != nil {
+		return plain(err)
+	}
+	return p.give(name)
+}
+
+func (p *plot) give(name string) error {
+	if p.own.uid < 0 {
+		return nil
+	}
+	return plain(p.files.Lchown(name, p.own.uid, p.own.gid))
+}
+
+func (p *plot) read(dir string) ([]dirent, error) {
+	entries, err := fs.ReadDir(p.files.FS(), dir)
+	all := make([]dirent, len(entries))
+	for i, e := range entries {
+		all[i] = dirent{e.Name(), e.Type()}
+	}
+	return all, err
+}
+
+func (p *plot) lstat(name string) (fs.FileInfo, error) { return p.into.Lstat(name) }
+
+func (p *plot) publish(name string) error { return p.into.Rename(draftName+"/"+name, name) }
+
+func (p *plot) drop() error {
+	return errors.Join(p.files.Close(), plain(p.into.RemoveAll(draftName)), p.into.Close())
 }

@@ -2,6 +2,7 @@ package tree
 
 import (
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -12,9 +13,9 @@ import (
 	"github.com/berthdev/berth/toolset"
 )
 
-func say(text string) func(*os.File) error {
-	return func(f *os.File) error {
-		_, err := f.WriteString(text)
+func say(text string) func(io.Writer) error {
+	return func(f io.Writer) error {
+		_, err := io.WriteString(f, text)
 		return err
 	}
 }
@@ -90,7 +91,7 @@ func TestDraftAllOrNothing(t *testing.T) {
 		full := errors.New("no more")
 		d, err := w.Draft("/workspace")
 		must(t, err)
-		if err := d.Create("half", 0o644, func(f *os.File) error { f.WriteString("half"); return full }); !errors.Is(err, full) {
+		if err := d.Create("half", 0o644, func(f io.Writer) error { io.WriteString(f, "half"); return full }); !errors.Is(err, full) {
 			t.Error(err)
 		}
 		must(t, d.Drop())

@@ -95,7 +95,7 @@ func (t *Tree) lend(ctx context.Context, src fs.FS, name string) error {
 			return err
 		}
 		defer in.Close()
-		return d.Create(path.Join(name, at), lentMode, func(to *os.File) error {
+		return d.Create(path.Join(name, at), lentMode, func(to io.Writer) error {
 			_, err := io.Copy(to, in)
 			return err
 		})
