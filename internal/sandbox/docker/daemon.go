@@ -78,7 +78,7 @@ func (d *daemon) ask(ctx context.Context, api *client.Client) (system.Info, erro
 	case info.OSType != "linux":
 		return info, &trouble{"the Docker daemon runs " + info.OSType + " containers", "use a daemon with Linux containers"}
 	case slices.ContainsFunc(info.SecurityOptions, func(o string) bool { return strings.HasPrefix(o, "name=rootless") }):
-		return info, &trouble{"the Docker daemon is rootless, and users of its containers are not users of this machine", "use --sandbox namespaces, which needs no root either, or a daemon that runs as root"}
+		return info, &trouble{"the Docker daemon is rootless, and users of its containers are not users of this machine", "use --sandbox namespaces, which needs no root either, --sandbox command with docker exec -i, or a daemon that runs as root"}
 	}
 	if d.runtime != "" {
 		if _, ok := info.Runtimes[d.runtime]; !ok {
