@@ -10,6 +10,7 @@
 // # History
 //
 //	2026-11-23  first version: environments, work, agents, sessions, every event
+//	2026-11-26  memories, as a worker uses them
 package api
 
 import "time"

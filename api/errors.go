@@ -17,6 +17,9 @@ const (
 	ErrAPI             ErrorType = "api_error"
 	ErrTimeout         ErrorType = "timeout_error"
 	ErrOverloaded      ErrorType = "overloaded_error"
+
+	ErrMemoryPrecondition ErrorType = "memory_precondition_failed_error"
+	ErrMemoryPathConflict ErrorType = "memory_path_conflict_error"
 )
 
 // ErrorResponse is the body of every answer that is not 2xx, and the data of

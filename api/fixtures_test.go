@@ -186,6 +186,19 @@ func objects() []object {
 			value: SessionThread{ID: threadID, Type: "session_thread", SessionID: sessionID, Agent: threadAgent(sessionAgent(bareAgent())), Status: SessionIdle, CreatedAt: noon, UpdatedAt: noon},
 		},
 		{
+			name: "memory", sdk: func() any { return &anthropic.BetaManagedAgentsMemory{} },
+			value: Memory{ID: "mem_01a", Type: "memory", MemoryStoreID: "memstore_01a", MemoryVersionID: "memver_01a", Path: "/notes/a.md", Content: ref("hello"),
+				ContentSHA256: "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824", ContentSizeBytes: 5, CreatedAt: noon, UpdatedAt: noon},
+		},
+		{
+			name: "memory_prefix", sdk: func() any { return &anthropic.BetaManagedAgentsMemoryPrefix{} },
+			value: MemoryPrefix{Type: "memory_prefix", Path: "/notes/"},
+		},
+		{
+			name: "memory_store_resource", sdk: func() any { return &anthropic.BetaManagedAgentsMemoryStoreResource{} },
+			value: MemoryStoreResource{Type: "memory_store", MemoryStoreID: "memstore_01a", Access: MemoryReadOnly, Instructions: "be brief", Name: "notes", Description: "d", MountPath: "/mnt/memory/notes"},
+		},
+		{
 			name: "skill_version", sdk: func() any { return &anthropic.BetaSkillVersion{} },
 			value: SkillVersion{ID: "1759178010641129", Type: "skill_version", SkillID: "skill_01a", Name: "pdf-forms", Description: "Fills forms.", CreatedAt: noon},
 		},
@@ -226,6 +239,14 @@ func requests() []object {
 		{
 			name: "update_work", sdk: func() any { return &anthropic.BetaSelfHostedWorkUpdateRequestParam{} },
 			value: UpdateWork{Metadata: MetadataPatch{"a": ref("b")}},
+		},
+		{
+			name: "create_memory", sdk: func() any { return &anthropic.BetaMemoryStoreMemoryNewParams{} },
+			value: CreateMemory{Path: "/a.md", Content: "hi"},
+		},
+		{
+			name: "update_memory", sdk: func() any { return &anthropic.BetaMemoryStoreMemoryUpdateParams{} },
+			value: UpdateMemory{Content: ref("hi"), Precondition: &MemoryPrecondition{Type: "content_sha256", ContentSHA256: "00"}},
 		},
 		{name: "stop_work", sdk: func() any { return &anthropic.BetaSelfHostedWorkStopRequestParam{} }, value: StopWork{Force: true}},
 	}

@@ -38,6 +38,11 @@ func (p *Plane) handler() http.Handler {
 	mux.HandleFunc("GET /v1/skills/{k}/versions", p.serve(GetSkill, p.skillVersions))
 	mux.HandleFunc("GET /v1/skills/{k}/versions/{v}", p.serve(GetSkill, p.onSkill(func(s Skill) any { return s.wire() })))
 	mux.HandleFunc("GET /v1/skills/{k}/versions/{v}/content", p.serve(LoadSkill, p.onSkill(func(s Skill) any { return s.Archive })))
+	mux.HandleFunc("GET /v1/memory_stores/{m}/memories", p.serve(ListMemories, p.onStore(false, listMemories)))
+	mux.HandleFunc("POST /v1/memory_stores/{m}/memories", p.serve(CreateMemory, p.onStore(true, createMemory)))
+	mux.HandleFunc("GET /v1/memory_stores/{m}/memories/{id}", p.serve(GetMemory, p.onMemory(false, getMemory)))
+	mux.HandleFunc("POST /v1/memory_stores/{m}/memories/{id}", p.serve(UpdateMemory, p.onMemory(true, updateMemory)))
+	mux.HandleFunc("DELETE /v1/memory_stores/{m}/memories/{id}", p.serve(DeleteMemory, p.onMemory(true, deleteMemory)))
 	return mux
 }
 
@@ -59,6 +64,7 @@ func (p *Plane) serve(route Route, do answer) http.HandlerFunc {
 		req := Request{
 			Route: route, Credential: bearer(r), Work: r.PathValue("w"), Session: r.PathValue("s"), WorkerID: r.Header.Get("Anthropic-Worker-ID"),
 			Expected: r.URL.Query().Get("expected_last_heartbeat"), Force: route == Stop && forced(body), At: time.Now(),
+			Store: r.PathValue("m"), Query: r.URL.RawQuery,
 		}
 		f := p.trouble(route, w, r)
 		if !pause(r, f.Delay) {

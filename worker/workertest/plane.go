@@ -40,11 +40,14 @@ type Plane struct {
 	sessions map[string]*Session
 	agent    api.SessionAgent
 	skills   []Skill
-	order    []*Session
-	items    []*item // oldest first
-	requests []Request
-	reticent bool
-	closing  bool
+	stores   []*MemoryStore
+	// resources are those of the sessions to come.
+	resources []api.MemoryStoreResource
+	order     []*Session
+	items     []*item // oldest first
+	requests  []Request
+	reticent  bool
+	closing   bool
 
 	faults []*Fault
 	frames []*FrameFault
@@ -63,6 +66,8 @@ type Request struct {
 	WorkerID   string
 	Expected   string // of a beat
 	Force      bool   // of a stop
+	Store      string // a memory store
+	Query      string
 	At         time.Time
 }
 
@@ -78,9 +83,16 @@ const (
 	GetSession Route = "get session"
 	GetSkill   Route = "get skill"
 	LoadSkill  Route = "load skill"
-	List       Route = "list"
-	Stream     Route = "stream"
-	Send       Route = "send"
+
+	ListMemories Route = "list memories"
+	GetMemory    Route = "get memory"
+	CreateMemory Route = "create memory"
+	UpdateMemory Route = "update memory"
+	DeleteMemory Route = "delete memory"
+
+	List   Route = "list"
+	Stream Route = "stream"
+	Send   Route = "send"
 )
 
 // New starts a plane that ends with the test.
@@ -207,6 +219,7 @@ type failure struct {
 	status  int
 	message string
 	details map[string]any
+	kind    api.ErrorType // "" is by the status
 	noRetry bool
 }
 
@@ -217,8 +230,12 @@ func failf(status int, format string, args ...any) *failure {
 func (f *failure) write(w http.ResponseWriter) {
 	kind := api.ErrInvalidRequest
 	switch {
+	case f.kind != "":
+		kind = f.kind
 	case f.status == http.StatusUnauthorized:
 		kind = api.ErrAuthentication
+	case f.status == http.StatusForbidden:
+		kind = api.ErrPermission
 	case f.status == http.StatusNotFound:
 		kind = api.ErrNotFound
 	case f.status == http.StatusTooManyRequests:

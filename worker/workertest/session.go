@@ -49,6 +49,8 @@ type Session struct {
 	log     []entry
 	calls   []*call
 	nowhere []string // ids that results for no call of this session named
+
+	resources []api.MemoryStoreResource
 }
 
 // entry is an event in its wire form.
@@ -79,7 +81,7 @@ type call struct {
 func (p *Plane) Session(turns ...Turn) *Session {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	s := &Session{ID: p.id("sesn_"), plane: p, status: api.SessionIdle, turns: turns}
+	s := &Session{ID: p.id("sesn_"), plane: p, status: api.SessionIdle, turns: turns, resources: p.resources}
 	p.sessions[s.ID] = s
 	p.order = append(p.order, s)
 	p.offer(s, 0, nil)
@@ -404,8 +406,16 @@ func (s *Session) send(events []json.RawMessage) (any, *failure) {
 
 // wire needs mu.
 func (s *Session) wire() *api.Session {
+	resources := []json.RawMessage{}
+	for _, r := range s.resources {
+		raw, err := json.Marshal(r)
+		if err != nil {
+			panic(err) // it is made of strings
+		}
+		resources = append(resources, raw)
+	}
 	return &api.Session{
 		ID: s.ID, Type: "session", EnvironmentID: EnvironmentID, Status: s.status, Metadata: api.Metadata{}, Agent: s.plane.agent,
-		Resources: []json.RawMessage{}, VaultIDs: []string{}, OutcomeEvaluations: []json.RawMessage{},
+		Resources: resources, VaultIDs: []string{}, OutcomeEvaluations: []json.RawMessage{},
 	}
 }
