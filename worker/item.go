@@ -274,16 +274,18 @@ func (h *held) session(take, work context.Context, secret api.WorkSecret) (End, 
 	place.warned = w.cfg.Counters.Warned
 	if p := w.cfg.Preparer; p != nil {
 		place.prepare = func(ctx context.Context, s api.Session) (*Prepared, error) {
-			return p.Prepare(ctx, PrepareInput{Session: s, Client: h.client, Log: h.log})
+			return p.Prepare(ctx, PrepareInput{Session: s, Client: h.client, Token: secret.SessionsToken != "", Warn: place.warn, Log: h.log})
 		}
 	}
 	end, err := h.run(take, work, place, secret)
 	h.status.set(StateClosing, "")
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(work), closeTimeout)
-	defer cancel()
-	if ferr := place.finish(ctx); ferr != nil {
+	finishing, stopFinishing := context.WithTimeout(context.WithoutCancel(work), FinishLimit)
+	if ferr := place.finish(finishing, end); ferr != nil {
 		h.log.Error("what was prepared for the session did not end well", "error", ferr)
 	}
+	stopFinishing()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(work), closeTimeout)
+	defer cancel()
 	if cerr := place.close(ctx, end == EndTerminated); cerr != nil {
 		h.log.Error("the sandbox could not be closed", "error", cerr)
 	}
@@ -314,7 +316,9 @@ func (h *held) run(take, work context.Context, place *place, secret api.WorkSecr
 			cancelWork(stopCause(EndTerminated))
 		default:
 			place.know(Opening{Session: *s})
-			if s.Status == api.SessionRunning {
+			// What comes with a session is brought at once, also to be found
+			// again after a former worker.
+			if s.Status == api.SessionRunning || w.cfg.Preparer != nil && len(s.Resources) > 0 {
 				place.start()
 			}
 		}

@@ -97,6 +97,7 @@ func (p *place) ready() error {
 		return err
 	}
 	p.opening.Mounts = append(p.opening.Mounts, got.Mounts...)
+	p.opening.Folders = append(p.opening.Folders, got.Folders...)
 	for _, w := range got.Warnings {
 		p.warn(w)
 	}
@@ -116,8 +117,19 @@ func (p *place) after(ctx context.Context) {
 	}
 }
 
+// opened does what follows the opening of a sandbox.
+func (p *place) opened(box Sandbox) error {
+	p.mu.Lock()
+	got := p.prepared
+	p.mu.Unlock()
+	if got == nil || got.Opened == nil {
+		return nil
+	}
+	return got.Opened(p.ctx, box)
+}
+
 // finish opens no sandbox any more and ends what was prepared. Call it once.
-func (p *place) finish(ctx context.Context) error {
+func (p *place) finish(ctx context.Context, end End) error {
 	p.shut()
 	p.mu.Lock()
 	got := p.prepared
@@ -125,7 +137,7 @@ func (p *place) finish(ctx context.Context) error {
 	if got == nil || got.Finish == nil {
 		return nil
 	}
-	return got.Finish(ctx)
+	return got.Finish(ctx, end)
 }
 
 // start opens the sandbox in the background unless that has been done.
@@ -186,10 +198,15 @@ func (p *place) open(o *opening) error {
 	if err != nil {
 		return err
 	}
-	o.box = box
 	if lost {
 		p.tell(textNewWorkspace)
 	}
+	if err := p.opened(box); err != nil {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(p.ctx), closeTimeout)
+		defer cancel()
+		return errors.Join(err, box.Close(ctx, false))
+	}
+	o.box = box
 	o.tools = p.tools(watchedHost{box, &o.broken})
 	return nil
 }

@@ -17,6 +17,19 @@ type preparer struct {
 	mu    sync.Mutex
 	notes []string
 	fail  []error
+	shut  []error // of opened
+}
+
+func (p *preparer) opened(context.Context, worker.Sandbox) error {
+	p.note("opened")
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.shut) == 0 {
+		return nil
+	}
+	err := p.shut[0]
+	p.shut = p.shut[1:]
+	return err
 }
 
 func (p *preparer) note(what string) {
@@ -48,7 +61,9 @@ func (p *preparer) Prepare(ctx context.Context, in worker.PrepareInput) (*worker
 		Mounts:   []worker.Mount{{Source: "/skills/" + s.ID, Target: "skills/x", ReadOnly: true}},
 		Warnings: []string{"one is missing"},
 		After:    func(context.Context) { p.note("after") },
-		Finish:   func(context.Context) error { p.note("finish"); return nil },
+		Folders:  []worker.Folder{{Path: "/mnt/memory/x", ReadOnly: true}},
+		Opened:   p.opened,
+		Finish:   func(_ context.Context, end worker.End) error { p.note("finish:" + string(end)); return nil },
 	}, nil
 }
 
@@ -85,7 +100,7 @@ func TestPrepare(t *testing.T) {
 		if err := l.ended(); err != nil {
 			t.Error(err)
 		}
-		if got := p.get(); got != "prepare after after finish" {
+		if got := p.get(); got != "prepare opened after after finish:drained" {
 			t.Errorf("hooks %q", got)
 		}
 	})
@@ -101,8 +116,37 @@ func TestPrepare(t *testing.T) {
 		}
 		l.stop()
 		_ = l.ended()
-		if got := p.get(); got != "prepare prepare prepare prepare after finish" {
+		if got := p.get(); got != "prepare prepare prepare prepare opened after finish:drained" {
 			t.Errorf("hooks %q", got)
+		}
+	})
+	t.Run("what follows the opening fails, and the sandbox is closed", func(t *testing.T) {
+		t.Parallel()
+		p := &preparer{shut: []error{&worker.OpenError{Text: "its store is gone", Final: true}}}
+		l := start(t, func(c *worker.Config) { c.Preparer = worker.Preparers{p, p} })
+		s := l.plane.Session(workertest.Calls("first", "second"))
+		l.finished(s)
+		got := s.Answers()
+		if !got[0].IsError || !strings.Contains(got[0].Text, "its store is gone") || got[1].Text != "[one is missing]\n[one is missing]\nran second" {
+			t.Errorf("answers %q", texts(s))
+		}
+		l.stop()
+		_ = l.ended()
+		if got := p.get(); got != "prepare prepare opened opened opened after after finish:drained finish:drained" {
+			t.Errorf("hooks %q", got)
+		}
+		if opened, closed, _ := l.boxes.count(); opened != 2 || closed != 2 {
+			t.Errorf("%d sandboxes were opened, %d closed", opened, closed)
+		}
+	})
+	t.Run("one of several fails, and those before it are finished", func(t *testing.T) {
+		t.Parallel()
+		p, q := &preparer{}, &preparer{fail: []error{&worker.OpenError{Text: "no", Final: true}}}
+		l := start(t, func(c *worker.Config) { c.Preparer = worker.Preparers{p, q} })
+		s := l.plane.Session(workertest.Calls("first"))
+		l.finished(s)
+		if got := p.get(); got != "prepare finish:failed" || !s.Answers()[0].IsError {
+			t.Errorf("hooks %q, answers %q", got, texts(s))
 		}
 	})
 }

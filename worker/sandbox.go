@@ -38,6 +38,8 @@ type Opening struct {
 	Session api.Session
 	// Mounts are directories of this host that the tools shall see.
 	Mounts []Mount
+	// Folders are directories of the session's own that the sandbox must have.
+	Folders []Folder
 	// Warn tells the session something with its next result, in one line that
 	// holds nothing the session may not know. It is never nil.
 	Warn func(text string)
@@ -48,6 +50,13 @@ type Mount struct {
 	Source   string // absolute, on this host
 	Target   string // absolute, as the tools see it; relative means below the working directory
 	ReadOnly bool
+}
+
+// Folder is a directory that belongs to the session and is made if it is
+// missing.
+type Folder struct {
+	Path     string // absolute, as the tools see it; relative means below the working directory
+	ReadOnly bool   // for the tools
 }
 
 // Sandbox is a session's place for its tools, from Open to Close.
