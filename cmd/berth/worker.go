@@ -41,6 +41,7 @@ type queueFlags struct {
 	config.Watch    `embed:""`
 	config.Tools    `embed:""`
 	config.Takeover `embed:""`
+	config.Memory   `embed:""`
 	official        `embed:""`
 
 	WorkerID string `help:"This worker's name at the control plane; empty makes one up." env:"ANTHROPIC_WORKER_ID" placeholder:"NAME"`
@@ -51,7 +52,7 @@ func (c *queueFlags) config(t *term) app.WorkerConfig {
 	c.warn(t)
 	return app.WorkerConfig{
 		Remote: c.Remote, Login: c.Login, Engine: c.Engine, Sandbox: c.Sandbox, Policy: c.Policy, StateDir: c.StateDir, Warm: c.Warm.Warm, WorkerID: c.WorkerID,
-		Replace: c.Replace, OnWork: c.OnWork, Watch: c.Watch, Tools: c.Tools.Tools, Takeover: c.Takeover.Takeover, Log: t.log,
+		Replace: c.Replace, OnWork: c.OnWork, Watch: c.Watch, Tools: c.Tools.Tools, Takeover: c.Takeover.Takeover, Memory: c.Memory, Log: t.log,
 	}
 }
 
@@ -106,6 +107,7 @@ type workerRun struct {
 	config.Tools  `embed:""`
 
 	config.Takeover `embed:""`
+	config.Memory   `embed:""`
 	official        `embed:""`
 
 	Sandbox string `help:"How tools are isolated: process (the container is the sandbox), auto or namespaces." default:"process" placeholder:"WAY"`
@@ -119,7 +121,7 @@ func (c *workerRun) Run(t *term) error {
 	taking, working, done := t.signals()
 	defer done()
 	end, err := app.WorkerRun(taking, working, app.WorkerConfig{
-		Remote: c.Remote, Login: c.Login, Engine: c.Engine, Sandbox: config.Sandbox{Sandbox: c.Sandbox}, Policy: c.Policy, StateDir: c.StateDir, Tools: c.Tools.Tools, Takeover: c.Takeover.Takeover, Log: t.log,
+		Remote: c.Remote, Login: c.Login, Engine: c.Engine, Sandbox: config.Sandbox{Sandbox: c.Sandbox}, Policy: c.Policy, StateDir: c.StateDir, Tools: c.Tools.Tools, Takeover: c.Takeover.Takeover, Memory: c.Memory, Log: t.log,
 	}, c.Item)
 	if err != nil {
 		return serving{err}

@@ -52,7 +52,7 @@ func room(promised sandbox.Limits, has capacity, warm int, log *slog.Logger) int
 
 // machineHere is what this machine has for a worker's sessions.
 func machineHere(state string) capacity {
-	c := capacity{memory: memory(), pids: least(number("/proc/sys/kernel/pid_max"), number("/proc/sys/kernel/threads-max"))}
+	c := capacity{memory: machineMemory(), pids: least(number("/proc/sys/kernel/pid_max"), number("/proc/sys/kernel/threads-max"))}
 	for _, dir := range ownGroups() {
 		c.memory = least(c.memory, number(filepath.Join(dir, "memory.max")), number(filepath.Join(dir, "memory.limit_in_bytes")))
 		c.pids = least(c.pids, number(filepath.Join(dir, "pids.max")))

@@ -2,9 +2,11 @@ package app
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -19,8 +21,10 @@ import (
 	"github.com/berthdev/berth/internal/sandbox/gvisor"
 	"github.com/berthdev/berth/internal/sandbox/namespaces"
 	"github.com/berthdev/berth/internal/sandbox/process"
+	"github.com/berthdev/berth/internal/sandbox/tree"
 	"github.com/berthdev/berth/internal/stage"
 	"github.com/berthdev/berth/worker"
+	"github.com/berthdev/berth/worker/memory"
 )
 
 // drivers lists the ways to run tools by name, most isolating first. What they
@@ -89,7 +93,7 @@ func newKeeper(ctx context.Context, c config.Engine, spec sandbox.Spec, ways san
 	if err != nil {
 		return nil, "", err
 	}
-	spec.Limits = spec.Limits.Or(sandbox.DefaultLimits(memory()))
+	spec.Limits = spec.Limits.Or(sandbox.DefaultLimits(machineMemory()))
 	var disks *disk.Pool
 	if spec.Limits.Disk > 0 {
 		if disks, err = disk.NewPool(disk.Config{Dir: filepath.Join(state, "disks"), Log: log}); err != nil {
@@ -102,8 +106,8 @@ func newKeeper(ctx context.Context, c config.Engine, spec sandbox.Spec, ways san
 	return k, copied, err
 }
 
-// memory is the machine's, in bytes; 0 where the kernel does not say.
-func memory() int64 {
+// machineMemory is the machine's, in bytes; 0 where the kernel does not say.
+func machineMemory() int64 {
 	b, err := os.ReadFile("/proc/meminfo")
 	if err != nil {
 		return 0
@@ -128,7 +132,11 @@ type hosts struct {
 
 // Open opens the session's sandbox.
 func (h hosts) Open(ctx context.Context, o worker.Opening) (worker.Sandbox, bool, error) {
-	held, lost, err := h.Keeper.Open(ctx, o.Session.ID)
+	parts, err := h.parts(o.Folders)
+	if err != nil {
+		return nil, false, err
+	}
+	held, lost, err := h.Keeper.Open(ctx, o.Session.ID, parts...)
 	if err != nil {
 		return nil, false, err
 	}
@@ -140,6 +148,37 @@ func (h hosts) Open(ctx context.Context, o worker.Opening) (worker.Sandbox, bool
 	}
 	h.lend(ctx, o, held)
 	return host{held, h.lasts}, lost, nil
+}
+
+// parts are the folders that a sandbox does not show by itself.
+func (h hosts) parts(folders []worker.Folder) ([]sandbox.Part, error) {
+	spec := h.Spec()
+	var parts []sandbox.Part
+	below := func(at, dir string) bool { return strings.HasPrefix(at, dir+"/") }
+	for _, f := range folders {
+		if !path.IsAbs(f.Path) {
+			continue // below the working directory
+		}
+		refuse := func(why string) ([]sandbox.Part, error) {
+			return nil, &worker.OpenError{Text: fmt.Sprintf("the session's folder %q cannot be shown: %s", f.Path, why), Final: true}
+		}
+		own := sandbox.Reserved(f.Path)
+		inWorkdir := below(f.Path, spec.Workdir)
+		shown := inWorkdir || f.Path == "/mnt/memory" || slices.ContainsFunc(tree.Prefixes, func(p string) bool { return below(f.Path, p) })
+		switch {
+		case inWorkdir && spec.Share != "":
+			return refuse("sessions share their working directory")
+		case inWorkdir && spec.View != "" && f.ReadOnly:
+			return refuse("the working directory is a view, of which no part can be read-only")
+		case !shown && own != "":
+			return refuse(own + " is the sandbox's own")
+		case !shown && (f.Path == spec.Workdir || below(spec.Workdir, f.Path)):
+			return refuse("the working directory is there")
+		case !shown || f.ReadOnly:
+			parts = append(parts, sandbox.Part{Path: f.Path, ReadOnly: f.ReadOnly})
+		}
+	}
+	return parts, nil
 }
 
 // host is a session's sandbox as the worker knows it.
@@ -156,3 +195,15 @@ func (h host) Birth() string {
 	rec := h.Sandbox().Record()
 	return rec.StartedAt.Format(time.RFC3339Nano) + " " + string(rec.Handle)
 }
+
+// Folder gives a directory of the session, for what is kept in step with it. It
+// fulfils memory.Holder.
+func (h host) Folder(at string) (memory.Folder, error) {
+	files, ok := h.Files().(*tree.Tree)
+	if !ok {
+		return nil, errors.New("sandboxes of this kind have no files")
+	}
+	return files.Folder(at)
+}
+
+var _ memory.Holder = host{}

@@ -22,6 +22,7 @@ import (
 	"github.com/berthdev/berth/internal/stage"
 	"github.com/berthdev/berth/toolset"
 	"github.com/berthdev/berth/worker"
+	"github.com/berthdev/berth/worker/memory"
 )
 
 // WorkerConfig is what `berth worker` needs. It holds nothing of the plane
@@ -43,6 +44,7 @@ type WorkerConfig struct {
 	Watch    config.Watch
 	Tools    string          // file with custom tools, "" for none
 	Takeover string          // see worker.Takeover; "" is its default
+	Memory   config.Memory   // the zero value keeps stores in step by the defaults
 	Replace  bool            // take the place of the worker that runs on StateDir
 	Wake     <-chan struct{} // polls only when told to; nil polls all the time
 	Log      *slog.Logger
@@ -106,12 +108,14 @@ func startWorker(ctx context.Context, c WorkerConfig) (_ *workerHalf, err error)
 	if err != nil {
 		return nil, err
 	}
-	preparer, err := skills.New(c.Skills)
-	if err != nil {
-		return nil, err
-	}
+	var counters memory.Counters
 	if c.Watch.MetricsAddr != "" {
 		h.counts = metrics.NewWorker(config.Version)
+		counters = h.counts.Memory()
+	}
+	preparer, err := preparers(c, h.keeper, counters)
+	if err != nil {
+		return nil, err
 	}
 	if h.worker, err = worker.New(h.workerConfig(c, s, boxes, preparer)); err != nil {
 		return nil, err
@@ -139,6 +143,9 @@ type settings struct {
 // readSettings reads files, chooses the driver and makes the state directory;
 // it disturbs no worker that runs there.
 func readSettings(ctx context.Context, c WorkerConfig) (s settings, err error) {
+	if err = c.Memory.Validate(); err != nil {
+		return s, err
+	}
 	if s.policy, err = readPolicy(c.Policy); err != nil {
 		return s, err
 	}
@@ -210,6 +217,21 @@ func (h *workerHalf) workerConfig(c WorkerConfig, s settings, boxes worker.Sandb
 		w.Counters = h.counts
 	}
 	return w
+}
+
+// preparers bring what comes with a session.
+func preparers(c WorkerConfig, k *sandbox.Keeper, counters memory.Counters) (worker.Preparer, error) {
+	known, err := skills.New(c.Skills)
+	if err != nil || c.Memory.MemoryStores == "off" {
+		return known, err
+	}
+	stores, err := memory.New(memory.Config{
+		Interval: c.Memory.MemorySyncInterval, Deletions: memory.Deletions(c.Memory.MemorySyncDeletions), Apart: k.Spec().Share != "", State: k.Dir, Counters: counters,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return worker.Preparers{known, stores}, nil
 }
 
 // stop ends the sandboxes; the sessions' files stay. Call it when the worker

@@ -175,6 +175,21 @@ type Takeover struct {
 	Takeover string `help:"A call that a worker which is gone may have begun, where neither this worker's journal nor the control plane knows. run: run it, so that each call runs at least once; interrupt: answer it as interrupted, so that none runs twice." enum:"run,interrupt" default:"run"`
 }
 
+// Memory is what becomes of the memory stores that sessions have.
+type Memory struct {
+	MemoryStores        string        `help:"sync: each memory store of a session is a directory that its tools read and write, kept in step; off: sessions run without their stores." enum:"sync,off" default:"sync"`
+	MemorySyncInterval  time.Duration `help:"How long after a sync the next one may follow a call; at least 5s." default:"15s"`
+	MemorySyncDeletions string        `help:"What a deleted file does to its memory in the store. enabled: it is deleted; log-only: the log says so and nothing is; disabled: nothing." enum:"enabled,log-only,disabled" default:"enabled"`
+}
+
+// Validate checks what flags alone cannot. The zero value is the default.
+func (m Memory) Validate() error {
+	if m.MemorySyncInterval != 0 && m.MemorySyncInterval < 5*time.Second {
+		return wrong("give 5s or more, or --memory-stores off", "--memory-sync-interval %v is too short", m.MemorySyncInterval)
+	}
+	return nil
+}
+
 // OnWork hands items to a script.
 type OnWork struct {
 	OnWork           string        `help:"Run this program for each item in place of the built-in runner, the item as JSON on its standard input; in-process means the built-in one." placeholder:"SCRIPT"`

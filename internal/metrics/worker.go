@@ -27,6 +27,7 @@ type Worker struct {
 	ran        *prometheus.HistogramVec
 	reconnects prometheus.Counter
 	warnings   prometheus.Counter
+	memory     *memoryCounters
 
 	mu       sync.Mutex
 	polled   time.Time // when a poll last succeeded
@@ -60,6 +61,7 @@ func NewWorker(version string) *Worker {
 		Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 120, 600}}, []string{"tool"})
 	w.reconnects = w.counter("stream_reconnects_total", "Event streams opened anew.")
 	w.warnings = w.counter("warnings_total", "Warnings that sessions were told with their results.")
+	w.memory = newMemoryCounters(w)
 	info := prometheus.NewGauge(prometheus.GaugeOpts{Name: prefix + "info", Help: "Always 1; its label is the version.", ConstLabels: prometheus.Labels{"version": version}})
 	info.Set(1)
 	w.registry.MustRegister(w.held, w.ran, info,

@@ -8,8 +8,5 @@ import (
 // Take takes one for a spec.
 func (k *Keeper) Take(ctx context.Context, s Spec) (Sandbox, bool) { return k.pool.take(ctx, s) }
 
-// Spec is the pattern of a keeper's sandboxes.
-func (k *Keeper) Spec() Spec { return k.cfg.Spec }
-
 // ForgetPast removes what is kept too long at a time.
 func (k *Keeper) ForgetPast(ctx context.Context, now time.Time) { k.forgetPast(ctx, now) }

@@ -330,10 +330,17 @@ func (k *Keeper) LetGo(ctx context.Context) error {
 	return err
 }
 
+// Spec is the pattern of the sandboxes.
+func (k *Keeper) Spec() Spec { return k.cfg.Spec }
+
+// Dir is a session's folder on the host; its tree is in it.
+func (k *Keeper) Dir(session string) string { return filepath.Join(k.cfg.Dir, Folder(session)) }
+
 // Open gives the session's sandbox: the one that is open, one taken over from
 // an earlier process, or a new one on the session's tree. lost says that the
-// session had a tree here before and it is gone.
-func (k *Keeper) Open(ctx context.Context, session string) (h *Held, lost bool, err error) {
+// session had a tree here before and it is gone. A sandbox without all of
+// parts makes way for one that has them, unless it is open.
+func (k *Keeper) Open(ctx context.Context, session string, parts ...Part) (h *Held, lost bool, err error) {
 	folder := Folder(session)
 	if folder == "" {
 		return nil, false, fmt.Errorf("sandbox: %q is no session id", session)
@@ -350,8 +357,14 @@ func (k *Keeper) Open(ctx context.Context, session string) (h *Held, lost bool, 
 		return p.held, false, nil
 	}
 	dir := filepath.Join(k.cfg.Dir, folder)
+	if p.sb != nil && !has(p.sb.Record().Spec.Parts, parts) {
+		k.log.Info("a sandbox without the parts of the tree that its session needs is ended", "session", session)
+		if err := k.end(ctx, p, dir); err != nil {
+			return nil, false, err
+		}
+	}
 	if p.sb == nil {
-		if lost, err = k.start(ctx, p, dir, session); err != nil {
+		if lost, err = k.start(ctx, p, dir, session, parts); err != nil {
 			return nil, false, err
 		}
 	}
@@ -359,8 +372,12 @@ func (k *Keeper) Open(ctx context.Context, session string) (h *Held, lost bool, 
 	return p.held, lost, nil
 }
 
+func has(all, some []Part) bool {
+	return !slices.ContainsFunc(some, func(p Part) bool { return !slices.Contains(all, p) })
+}
+
 // start makes the sandbox. p.mu is held.
-func (k *Keeper) start(ctx context.Context, p *place, dir, session string) (lost bool, err error) {
+func (k *Keeper) start(ctx context.Context, p *place, dir, session string, parts []Part) (lost bool, err error) {
 	tree := filepath.Join(dir, "tree")
 	if disk.Adrift(dir) {
 		if err := disk.Lose(dir); err != nil {
@@ -371,7 +388,7 @@ func (k *Keeper) start(ctx context.Context, p *place, dir, session string) (lost
 	_, errTree := os.Stat(tree)
 	lost = errDir == nil && errors.Is(errTree, fs.ErrNotExist)
 	spec := k.cfg.Spec
-	spec.SessionID, spec.Dir, spec.Tree = session, dir, tree
+	spec.SessionID, spec.Dir, spec.Tree, spec.Parts = session, dir, tree, parts
 	if errors.Is(errDir, fs.ErrNotExist) && k.pool != nil {
 		if sb, ok := k.pool.take(ctx, spec); ok {
 			p.sb = sb

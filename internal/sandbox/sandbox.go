@@ -116,6 +116,9 @@ type Spec struct {
 	Network Network
 	// Mounts are further directories of the host to show inside.
 	Mounts []Mount
+	// Parts are directories of the tree to show at their paths beside the usual ones,
+	// or below one of those, to be read only.
+	Parts []Part
 	// Policy is the digest of the policy that this spec follows, "" for none.
 	Policy string
 	// OrphanTTL ends a sandbox whose worker does not come back; 0 means 120 s.
@@ -196,6 +199,13 @@ type User struct {
 type Mount struct {
 	Source   string `json:"source"`
 	Target   string `json:"target"`
+	ReadOnly bool   `json:"read_only,omitempty"`
+}
+
+// Part is a directory of the session's tree, by its clean absolute path
+// inside.
+type Part struct {
+	Path     string `json:"path"`
 	ReadOnly bool   `json:"read_only,omitempty"`
 }
 

@@ -184,14 +184,40 @@ var reserved = []string{"/", "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64"
 func Places(s sandbox.Spec) []string {
 	places := append([]string(nil), tree.Prefixes...)
 	if s.View != "" && !slices.Contains(places, s.Workdir) {
-		return append(places, s.Workdir)
+		places = append(places, s.Workdir)
 	}
-	for _, p := range places {
-		if s.Workdir == p || strings.HasPrefix(s.Workdir, p+"/") {
-			return places
+	add := func(at string) {
+		if !slices.ContainsFunc(places, func(p string) bool { return at == p || strings.HasPrefix(at, p+"/") }) {
+			places = append(places, at)
 		}
 	}
-	return append(places, s.Workdir)
+	add(s.Workdir)
+	for _, f := range s.Parts {
+		add(f.Path)
+	}
+	return places
+}
+
+// Frozen are the places below or among Places that are shown read-only, over
+// what is shown there already.
+func Frozen(s sandbox.Spec) []string {
+	var all []string
+	for _, f := range s.Parts {
+		if f.ReadOnly {
+			all = append(all, f.Path)
+		}
+	}
+	return all
+}
+
+// Tree is the spec's tree as the file tools of the host see it; what they make
+// is uid's and gid's.
+func Tree(s sandbox.Spec, uid, gid int) tree.Config {
+	c := tree.Config{Root: s.Tree, Workdir: s.Workdir, Share: s.Share, UID: uid, GID: gid, ReadOnly: Frozen(s)}
+	for _, f := range s.Parts {
+		c.Folders = append(c.Folders, f.Path)
+	}
+	return c
 }
 
 // identity are the variables of who one is, which no image knows.

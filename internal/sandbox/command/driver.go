@@ -135,7 +135,7 @@ func (d *Driver) start(ctx context.Context, words []string, program *agent.Progr
 	if err != nil {
 		return nil, undo(err)
 	}
-	files, err := tree.Over(live, tree.Config{Workdir: spec.Workdir})
+	files, err := tree.Over(live, agent.Tree(spec, -1, -1))
 	if err != nil {
 		live.Close()
 		return nil, undo(fmt.Errorf("at the far side: %w; choose another --workdir", err))

@@ -193,6 +193,9 @@ func mounts(spec sandbox.Spec, im *image, program string) ([]mount.Mount, error)
 	if spec.Share != "" {
 		bind(spec.Share, spec.Workdir, false)
 	}
+	for _, at := range agent.Frozen(spec) {
+		bind(filepath.Join(spec.Tree, at), at, true)
+	}
 	if spec.Network.Socket != "" {
 		bind(filepath.Dir(spec.Network.Socket), agent.EgressDir, true)
 	}

@@ -271,7 +271,7 @@ func (d *Driver) user(spec sandbox.Spec, h *handle) (release func(), err error) 
 
 // open opens the session's tree and gives it to its user.
 func (d *Driver) open(spec sandbox.Spec, h handle) (*tree.Tree, error) {
-	files, err := tree.Open(tree.Config{Root: spec.Tree, Workdir: spec.Workdir, Share: spec.Share, UID: h.UID, GID: h.GID})
+	files, err := tree.Open(agent.Tree(spec, h.UID, h.GID))
 	if err != nil {
 		return nil, err
 	}
@@ -323,7 +323,7 @@ func (d *Driver) Recover(ctx context.Context, rec sandbox.Record) (sandbox.Sandb
 	if err != nil {
 		return nil, err
 	}
-	files, err := tree.Open(tree.Config{Root: rec.Spec.Tree, Workdir: rec.Spec.Workdir, Share: rec.Spec.Share, UID: h.UID, GID: h.GID})
+	files, err := tree.Open(agent.Tree(rec.Spec, h.UID, h.GID))
 	if err != nil {
 		live.Close()
 		return nil, err

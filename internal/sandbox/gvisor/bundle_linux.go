@@ -98,6 +98,9 @@ func (d *Driver) newBundle(spec sandbox.Spec, h handle, run string) (*bundle, er
 			return nil, err
 		}
 	}
+	for _, at := range agent.Frozen(spec) {
+		show(filepath.Join(spec.Tree, at), at, "ro")
+	}
 	if spec.Network.Socket != "" {
 		show(filepath.Dir(spec.Network.Socket), agent.EgressDir, "ro", "noexec")
 	}

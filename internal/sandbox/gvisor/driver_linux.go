@@ -161,7 +161,7 @@ func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (_ sandbox.Sandbo
 }
 
 func (d *Driver) openTree(spec sandbox.Spec, h handle) (*tree.Tree, error) {
-	files, err := tree.Open(tree.Config{Root: spec.Tree, Workdir: spec.Workdir, Share: spec.Share, UID: h.UID, GID: h.UID})
+	files, err := tree.Open(agent.Tree(spec, h.UID, h.UID))
 	if err != nil {
 		return nil, err
 	}
@@ -295,7 +295,7 @@ func (d *Driver) Recover(_ context.Context, rec sandbox.Record) (sandbox.Sandbox
 		return nil, err
 	}
 	d.ids.Keep(h.UID)
-	files, err := tree.Open(tree.Config{Root: rec.Spec.Tree, Workdir: rec.Spec.Workdir, Share: rec.Spec.Share, UID: h.UID, GID: h.UID})
+	files, err := tree.Open(agent.Tree(rec.Spec, h.UID, h.UID))
 	if err != nil {
 		live.Close()
 		return nil, err

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/berthdev/berth/internal/sandbox"
+	"github.com/berthdev/berth/internal/sandbox/agent"
 	"github.com/berthdev/berth/internal/sandbox/tree"
 	"github.com/berthdev/berth/toolset"
 )
@@ -167,7 +168,7 @@ func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox,
 	if spec.Workdir == "" {
 		spec.Workdir = "/workspace"
 	}
-	files, err := tree.Open(tree.Config{Root: spec.Tree, Workdir: spec.Workdir, Share: spec.Share, UID: -1, GID: -1})
+	files, err := tree.Open(agent.Tree(spec, -1, -1))
 	if err != nil {
 		return nil, err
 	}

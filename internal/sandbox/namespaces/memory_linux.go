@@ -114,7 +114,7 @@ func open(spec sandbox.Spec, live *agent.Live) (*disk.Memory, error) {
 // config says where the session's files are; memory is nil where they are on
 // disk.
 func config(spec sandbox.Spec, h handle, memory *disk.Memory) tree.Config {
-	c := tree.Config{Root: spec.Tree, Workdir: spec.Workdir, Share: spec.Share, UID: h.UID, GID: h.GID}
+	c := agent.Tree(spec, h.UID, h.GID)
 	if memory != nil {
 		c.Parts = memory.Parts()
 	}

@@ -142,6 +142,15 @@ func (d *Driver) places(p *plan, spec sandbox.Spec, h handle, program *agent.Pro
 			return err
 		}
 	}
+	for _, at := range agent.Frozen(spec) {
+		if h.Memory { // the supervisor comes the same way as the tools
+			d.log.Warn("a directory of a session is read-only for its file tools alone: its disk is in memory", "session", spec.SessionID, "at", at)
+			continue
+		}
+		if err := bind(filepath.Join(spec.Tree, at), at, true); err != nil {
+			return err
+		}
+	}
 	if spec.Network.Socket != "" {
 		if err := bind(filepath.Dir(spec.Network.Socket), agent.EgressDir, true); err != nil {
 			return err

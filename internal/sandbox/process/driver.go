@@ -72,7 +72,7 @@ func (d *Driver) tryMounts() bool {
 	trial := &Driver{cfg: d.cfg, log: slog.New(slog.DiscardHandler), mounts: func() bool { return true }}
 	err := agent.Try(context.Background(), trial)
 	if err != nil {
-		d.log.Warn("the session's directories cannot be mounted at their names; bash finds them by BERTH_WORKSPACE and BERTH_OUTPUTS", "err", err)
+		d.log.Warn("the session's directories cannot be mounted at their names; bash finds them by BERTH_WORKSPACE, BERTH_OUTPUTS and BERTH_MEMORY", "err", err)
 	}
 	return err == nil
 }
@@ -97,7 +97,7 @@ func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (_ sandbox.Sandbo
 			return nil, err
 		}
 	}
-	files, err := tree.Open(tree.Config{Root: spec.Tree, Workdir: spec.Workdir, Share: spec.Share, UID: -1, GID: -1})
+	files, err := tree.Open(agent.Tree(spec, -1, -1))
 	if err != nil {
 		return nil, err
 	}
@@ -132,7 +132,7 @@ func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (_ sandbox.Sandbo
 		} else {
 			boot.Workdir = filepath.Join(spec.Tree, spec.Workdir)
 		}
-		boot.Env = append(boot.Env, "BERTH_OUTPUTS="+outputs, "BERTH_WORKSPACE="+boot.Workdir)
+		boot.Env = append(boot.Env, "BERTH_OUTPUTS="+outputs, "BERTH_WORKSPACE="+boot.Workdir, "BERTH_MEMORY="+filepath.Join(spec.Tree, "mnt/memory"))
 	}
 	boot.Env = append(boot.Env, mark(sandbox.Label(spec.Dir)))
 	group, held, err := cgroup.New(sandbox.Label(spec.Dir), spec.Limits)
@@ -213,7 +213,7 @@ func (d *Driver) Recover(ctx context.Context, rec sandbox.Record) (sandbox.Sandb
 	if err := agent.CheckView(rec.Spec); err != nil {
 		return nil, abandon(err)
 	}
-	files, err := tree.Open(tree.Config{Root: rec.Spec.Tree, Workdir: rec.Spec.Workdir, Share: rec.Spec.Share, UID: -1, GID: -1})
+	files, err := tree.Open(agent.Tree(rec.Spec, -1, -1))
 	if err != nil {
 		return nil, abandon(err)
 	}

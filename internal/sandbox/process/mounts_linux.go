@@ -85,6 +85,9 @@ func mountPlan(spec sandbox.Spec) ([]agentwire.Step, error) {
 	for _, p := range byDepth(places) {
 		steps = append(steps, agentwire.Step{Kind: agentwire.StepBind, Source: places[p], Target: p, Devices: true, Setuid: true})
 	}
+	for _, at := range agent.Frozen(spec) {
+		steps = append(steps, agentwire.Step{Kind: agentwire.StepBind, Source: filepath.Join(spec.Tree, at), Target: at, ReadOnly: true, Devices: true, Setuid: true})
+	}
 	return append(steps, agentwire.Step{Kind: agentwire.StepPivot}, agentwire.Step{Kind: agentwire.StepPlain, Optional: true}), nil
 }
 

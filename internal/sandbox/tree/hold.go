@@ -29,6 +29,8 @@ type hold interface {
 	open(rel string) (toolset.File, error)
 	mkdir(rel string) error
 	write(rel string, data []byte) error
+	// remove removes what is no directory, or with dir an empty one.
+	remove(rel string, dir bool) error
 	list(rel string) (listing, error)
 	// root opens a directory for os.Root's ways of work.
 	root(rel string) (*os.Root, error)

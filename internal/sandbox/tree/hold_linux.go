@@ -244,6 +244,19 @@ func (h *beneath) write(rel string, data []byte) error {
 	return err
 }
 
+func (h *beneath) remove(rel string, dir bool) error {
+	in, err := h.parent(rel)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(in)
+	flags := 0
+	if dir {
+		flags = unix.AT_REMOVEDIR
+	}
+	return unix.Unlinkat(in, path.Base(rel), flags)
+}
+
 func writeInPlace(dir int, name string, data []byte) error {
 	pinned, err := unix.Openat(dir, name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {

@@ -65,6 +65,11 @@ func (j *joined) write(rel string, data []byte) error {
 	return h.write(rel, data)
 }
 
+func (j *joined) remove(rel string, dir bool) error {
+	h, rel := j.of(rel)
+	return h.remove(rel, dir)
+}
+
 func (j *joined) list(rel string) (listing, error) {
 	h, rel := j.of(rel)
 	return h.list(rel)

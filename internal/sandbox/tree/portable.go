@@ -190,6 +190,17 @@ func overwrite(f *os.File, data []byte) error {
 // temporary is a name nobody guesses.
 func temporary() string { return ".berth-" + rand.Text()[:16] }
 
+func (p *portable) remove(rel string, dir bool) error {
+	info, err := p.lstat(rel)
+	switch {
+	case err != nil:
+		return err
+	case info.IsDir() != dir:
+		return syscall.EISDIR
+	}
+	return plain(p.at.Remove(rel))
+}
+
 func (p *portable) list(rel string) (listing, error) {
 	was, err := p.lstat(rel)
 	if err != nil {

@@ -183,6 +183,14 @@ func (h far) overwrite(path string, data []byte) error {
 	return err
 }
 
+func (h far) remove(rel string, dir bool) error {
+	if dir {
+		return syscall.ENOTSUP
+	}
+	_, err := h.do(agentwire.FileRequest{Op: agentwire.FileRemove, Path: at(rel)})
+	return err
+}
+
 func (h far) list(rel string) (listing, error) {
 	l := &farListing{h: h, rel: rel}
 	for {

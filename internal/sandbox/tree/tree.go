@@ -35,6 +35,9 @@ type Config struct {
 	UID, GID int
 	// ReadOnly are absolute paths inside that the tools do not write to.
 	ReadOnly []string
+	// Folders are further absolute paths inside that the sandbox shows of the
+	// tree, made if missing.
+	Folders []string
 }
 
 // Prefixes are the paths inside that every sandbox shows of its tree, beside
@@ -76,7 +79,7 @@ func Open(c Config) (*Tree, error) {
 		return nil, fmt.Errorf("tree: %w", err)
 	}
 	t.hold = h
-	for _, p := range append(slices.Clip(t.places), t.workdir) {
+	for _, p := range slices.Concat(t.places, []string{t.workdir}, c.Folders) {
 		if err := t.makeDir(p[1:]); err != nil {
 			h.close()
 			return nil, fmt.Errorf("tree: make %s: %w", p, err)
@@ -119,6 +122,14 @@ func newTree(c Config) (*Tree, error) {
 	t := &Tree{workdir: workdir, uid: c.UID, gid: c.GID, places: slices.Clone(Prefixes)}
 	if !within(workdir, t.places) {
 		t.places = append(t.places, workdir)
+	}
+	for _, p := range c.Folders {
+		if !path.IsAbs(p) || path.Clean(p) != p || p == "/" {
+			return nil, fmt.Errorf("tree: the folder %q is no clean absolute path below /", p)
+		}
+		if !within(p, t.places) {
+			t.places = append(t.places, p)
+		}
 	}
 	for _, p := range c.ReadOnly {
 		if !path.IsAbs(p) {
