@@ -84,6 +84,14 @@ func (c *Client) SendRaw(ctx context.Context, session string, events ...json.Raw
 	return sent.Data, nil
 }
 
+// SendOnce is SendRaw for what must not be there twice, such as a message,
+// though an answer is lost and the send is tried again: key, visible ASCII of
+// at most 255 characters, names it. A Berth control plane remembers the key for a
+// day; one that does not know keys ignores it.
+func (c *Client) SendOnce(ctx context.Context, session, key string, events ...json.RawMessage) (api.EventList, error) {
+	return c.WithHeader("Idempotency-Key", key).SendRaw(ctx, session, events...)
+}
+
 // Outgoing is an event as a client sends it: without the members that only
 // the server may set.
 func Outgoing(e api.Event) (json.RawMessage, error) {

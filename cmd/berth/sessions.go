@@ -2,7 +2,9 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -176,6 +178,8 @@ type sessionsSend struct {
 	Text   string `arg:"" optional:"" help:"The message; - reads it from standard input."`
 	File   string `help:"Events as JSON, one or an array; - reads standard input." short:"f" placeholder:"FILE"`
 	Follow bool   `help:"Follow the session until its turn has ended."`
+
+	IdempotencyKey string `help:"A name for this send: one that was sent already, within a day, is not sent again, and its events are printed. Empty makes one up, for the tries of this command." placeholder:"KEY"`
 }
 
 func (c *sessionsSend) Run(t *term) error {
@@ -183,14 +187,15 @@ func (c *sessionsSend) Run(t *term) error {
 	if err != nil {
 		return err
 	}
+	key := cmp.Or(c.IdempotencyKey, rand.Text())
 	return call(t, c.remote, func(ctx context.Context, cl *client.Client) error {
 		if c.Follow {
 			return follow(ctx, t, cl, c.remote, c.ID, true, func() error {
-				_, err := cl.SendRaw(ctx, c.ID, events...)
+				_, err := cl.SendOnce(ctx, c.ID, key, events...)
 				return err
 			})
 		}
-		sent, err := cl.SendRaw(ctx, c.ID, events...)
+		sent, err := cl.SendOnce(ctx, c.ID, key, events...)
 		if err != nil {
 			return err
 		}

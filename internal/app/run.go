@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -255,7 +256,7 @@ func play(taking, working context.Context, cl *client.Client, prompt, session st
 	err := Follow(ctx, cl, session, func() error {
 		raw, err := client.Outgoing(&api.UserMessage{EventHead: api.EventHead{Type: api.TypeUserMessage}, Content: []api.Block{api.Text(prompt)}})
 		if err == nil {
-			_, err = cl.SendRaw(ctx, session, raw)
+			_, err = cl.SendOnce(ctx, session, rand.Text(), raw)
 		}
 		return err
 	}, func(e api.Event) bool {

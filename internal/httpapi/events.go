@@ -10,6 +10,7 @@ import (
 	"github.com/berthdev/berth/api"
 	"github.com/berthdev/berth/internal/plane"
 	"github.com/berthdev/berth/internal/store"
+	"github.com/berthdev/berth/internal/turn"
 )
 
 // pageBytes ends a page of events early, so that long ones do not fill the
@@ -24,7 +25,11 @@ func sendEvents(c *call) (any, error) {
 	if req.Events == nil {
 		return nil, plane.Errorf(plane.Invalid, "is required").In("events")
 	}
-	sent, err := c.s.cfg.Turn.AcceptFrom(c.ctx(), c.who, c.path("session"), req.Events)
+	key, err := c.idempotencyKey()
+	if err != nil {
+		return nil, err
+	}
+	sent, err := c.s.cfg.Turn.AcceptSend(c.ctx(), c.path("session"), turn.Send{Who: c.who, Key: key, Events: req.Events})
 	if err != nil {
 		return nil, noSession(err, c.path("session"))
 	}
@@ -32,6 +37,22 @@ func sendEvents(c *call) (any, error) {
 		sent = api.EventList{}
 	}
 	return api.SentEvents{Data: sent}, nil
+}
+
+// idempotencyKey is what the client calls this send by, so that a repeat adds
+// nothing; "" for none.
+func (c *call) idempotencyKey() (string, error) {
+	const most = 255
+	key := c.r.Header.Get("Idempotency-Key")
+	for _, b := range []byte(key) {
+		if b <= ' ' || b > '~' {
+			return "", plane.Errorf(plane.Invalid, "must be visible ASCII without spaces").In("Idempotency-Key")
+		}
+	}
+	if len(key) > most {
+		return "", plane.Errorf(plane.Invalid, "is longer than %d characters", most).In("Idempotency-Key")
+	}
+	return key, nil
 }
 
 func listEvents(c *call) (any, error) {

@@ -116,6 +116,15 @@ type Replay struct {
 	CallIDs   []string
 }
 
+// Send is what a client's send of events became that had an idempotency key.
+type Send struct {
+	SessionID string
+	Key       string
+	Digest    [32]byte // of the events as they were sent, to tell a repeat from another send
+	EventIDs  []string
+	At        time.Time
+}
+
 // WorkItem is a work item's row: one delivery, one token, one fence.
 type WorkItem struct {
 	ID            string

@@ -116,6 +116,7 @@ type Reader interface {
 	Calls(session string) ([]plane.Call, error)
 	// Replays lists the model's answers with Pos greater than after.
 	Replays(session string, after int64) ([]plane.Replay, error)
+	Send(session, key string) (plane.Send, error)
 
 	Work(id string) (plane.WorkItem, error)
 	WorkByToken(publicID string) (plane.WorkItem, error)
@@ -163,7 +164,7 @@ type Tx interface {
 	InsertSession(plane.Session) error
 	LockSession(id string) (plane.Session, error)
 	UpdateSession(plane.Session) error
-	// DeleteSession removes it with its events, calls and replays. Its items
+	// DeleteSession removes it with its events, calls, replays and sends. Its items
 	// stay until they are pruned, so that a holder can let go.
 	DeleteSession(id string) error
 
@@ -172,6 +173,9 @@ type Tx interface {
 	InsertCalls(...plane.Call) error
 	UpdateCall(plane.Call) error
 	InsertReplay(plane.Replay) error
+	InsertSend(plane.Send) error // Conflict when the session has one of this key
+	// PruneSends forgets a session's sends before a time.
+	PruneSends(session string, before time.Time) error
 
 	// InsertWork adds an item. A session has one live item at most: stop the
 	// old one first (Conflict otherwise, at the latest from Update).

@@ -18,17 +18,31 @@ import (
 // gives the stored event. Errors name the field at fault: Invalid for what
 // repeating will not help, Conflict for an archived session, NotFound.
 func (r *Runner) Accept(ctx context.Context, session string, raws []json.RawMessage) (api.EventList, error) {
-	return r.AcceptFrom(ctx, plane.Identity{}, session, raws)
+	return r.AcceptSend(ctx, session, Send{Events: raws})
 }
 
-// AcceptFrom is Accept for a caller whose sessions token, if it has one, must
-// still be good when the events are written: Unauthenticated otherwise. A
-// request may have been admitted long before its body arrived.
-func (r *Runner) AcceptFrom(ctx context.Context, who plane.Identity, session string, raws []json.RawMessage) (api.EventList, error) {
-	if len(raws) == 0 {
+// Send is a client's request to take events.
+type Send struct {
+	// Who sends. A sessions token must still be good when the events are
+	// written: Unauthenticated otherwise. A request may have been admitted long
+	// before its body arrived.
+	Who plane.Identity
+	// Key is the client's idempotency key, "" for none. For KeepSends a send
+	// that repeats one with the same key gives what that one gave; the key with
+	// other events is Invalid.
+	Key    string
+	Events []json.RawMessage
+}
+
+// KeepSends is how long an idempotency key is remembered at least.
+const KeepSends = 24 * time.Hour
+
+// AcceptSend is Accept for a send.
+func (r *Runner) AcceptSend(ctx context.Context, session string, send Send) (api.EventList, error) {
+	if len(send.Events) == 0 {
 		return nil, plane.Errorf(plane.Invalid, "needs at least one event").In("events")
 	}
-	sent, err := plane.ParseSent("events", raws)
+	sent, err := plane.ParseSent("events", send.Events)
 	if err != nil {
 		return nil, err
 	}
@@ -39,7 +53,11 @@ func (r *Runner) AcceptFrom(ctx context.Context, who plane.Identity, session str
 		if err != nil {
 			return err
 		}
-		if err := fenced(tx, who); err != nil {
+		if err := fenced(tx, send.Who); err != nil {
+			return err
+		}
+		a = &accepting{change: r.change(tx, &s), resting: s.Turn == plane.TurnRest, room: room != nil, after: s.Pos}
+		if known, err := a.sentBefore(send); known || err != nil {
 			return err
 		}
 		if s.ArchivedAt != nil {
@@ -48,11 +66,13 @@ func (r *Runner) AcceptFrom(ctx context.Context, who plane.Identity, session str
 		if s.Status == api.SessionTerminated {
 			return plane.Errorf(plane.Invalid, "session %s has terminated and takes no more events", session)
 		}
-		a = &accepting{change: r.change(tx, &s), resting: s.Turn == plane.TurnRest, room: room != nil, after: s.Pos}
 		for i, e := range sent {
 			if err := a.take(fmt.Sprintf("events[%d]", i), clone(e)); err != nil {
 				return err
 			}
+		}
+		if err := a.noteSend(send); err != nil {
+			return err
 		}
 		return a.finish()
 	})

@@ -490,6 +490,18 @@ func (t *tx) InsertReplay(p plane.Replay) error {
 	return t.insert("a replay at this place exists", `INSERT INTO replays (`+replayColumns+`) VALUES ($1, $2, $3, $4, $5, $6)`, values...)
 }
 
+func (t *tx) InsertSend(s plane.Send) error {
+	values, err := record.SendValues(s)
+	if err != nil {
+		return err
+	}
+	return t.insert("a send with this key exists", `INSERT INTO sends (`+sendColumns+`) VALUES ($1, $2, $3, $4, $5)`, values...)
+}
+
+func (t *tx) PruneSends(session string, before time.Time) error {
+	return t.write(nil, `DELETE FROM sends WHERE session_id = $1 AND at < $2`, session, before)
+}
+
 func (t *tx) InsertWork(w plane.WorkItem) error {
 	values, err := record.WorkValues(&w)
 	if err != nil {

@@ -130,6 +130,19 @@ func ReplayValues(p plane.Replay) ([]any, error) {
 	return []any{p.SessionID, p.RequestID, p.Pos, p.Provider, string(p.Content), ids}, err
 }
 
+// Send: session_id, name, digest, event_ids, at.
+func Send(r Row) (plane.Send, error) {
+	s := plane.Send{SessionID: r.Text(), Key: r.Text(), Digest: hash(r.Bytes())}
+	err := json.Unmarshal(r.Bytes(), &s.EventIDs)
+	s.At = r.Time()
+	return s, err
+}
+
+func SendValues(s plane.Send) ([]any, error) {
+	ids, err := text(s.EventIDs)
+	return []any{s.SessionID, s.Key, hashBytes(s.Digest), ids, s.At}, err
+}
+
 // ID: id.
 func ID(r Row) (string, error) { return r.Text(), nil }
 

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/berthdev/berth/internal/store"
 	"github.com/berthdev/berth/internal/store/record"
@@ -41,7 +42,7 @@ func TestConnectionsAreDurable(t *testing.T) {
 // that waits for a commit does not stop it.
 func TestLogIsBounded(t *testing.T) {
 	s := open(t)
-	s.walLimit = 1 << 20
+	s.walLimit, s.patience = 1<<20, 20*time.Second // others may load the machine
 	n := 0
 	write := func() {
 		n++
@@ -84,6 +85,7 @@ func TestLogIsBounded(t *testing.T) {
 	close(stop)
 	wg.Wait()
 
+	s.patience = patience // which this reader is to outwait
 	s.View(t.Context(), func(r store.Reader) error {
 		if _, err := r.Setting("a"); err != nil {
 			t.Error(err)

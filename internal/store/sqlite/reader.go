@@ -23,6 +23,7 @@ const (
 	eventColumns  = `session_id, id, type, pos, emit, processed_at, body`
 	callColumns   = `session_id, id, kind, name, state, pos, request_id, answer_id, answer_digest`
 	replayColumns = `session_id, request_id, pos, provider, content, call_ids`
+	sendColumns   = `session_id, name, digest, event_ids, at`
 	workColumns   = `id, environment_id, session_id, state, metadata, has_input, token_id, token_hash, created_at, not_before, prefer_worker,
 		prefer_until, delivered_at, delivered_to, acked_at, acked_by_key, started_at, heartbeat_at, last_heartbeat, prev_expected, beat_by_token,
 		ttl_seconds, lease_until, due_at, stop_requested_at, stopped_at, ended_by, superseded_by, streamed, tries, possibly_started`
@@ -209,6 +210,10 @@ func (r *reader) Calls(session string) ([]plane.Call, error) {
 
 func (r *reader) Replays(session string, after int64) ([]plane.Replay, error) {
 	return list(r.c, record.Replay, `SELECT `+replayColumns+` FROM replays WHERE session_id = ? AND pos > ? ORDER BY pos`, session, after)
+}
+
+func (r *reader) Send(session, key string) (plane.Send, error) {
+	return one(r.c, "send", record.Send, `SELECT `+sendColumns+` FROM sends WHERE session_id = ? AND name = ?`, session, key)
 }
 
 func (r *reader) Work(id string) (plane.WorkItem, error) {

@@ -44,7 +44,8 @@ type Store struct {
 	all     []*conn
 	works   *works
 
-	walLimit int64 // of the writer's goroutine
+	walLimit int64         // of the writer's goroutine
+	patience time.Duration // likewise
 
 	closing sync.Once
 	closed  chan struct{}
@@ -64,7 +65,7 @@ func Open(ctx context.Context, path string, o store.Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
-	s := &Store{path: path, walLimit: walLimit, works: newWorks(), closed: make(chan struct{})}
+	s := &Store{path: path, walLimit: walLimit, patience: patience, works: newWorks(), closed: make(chan struct{})}
 	n := o.Readers
 	if n <= 0 {
 		n = 4
@@ -228,7 +229,7 @@ func (s *Store) boundLog() {
 			s.readers <- c
 		}
 	}()
-	timeout := time.NewTimer(patience)
+	timeout := time.NewTimer(s.patience)
 	defer timeout.Stop()
 	for range cap(s.readers) {
 		select {

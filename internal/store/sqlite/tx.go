@@ -279,6 +279,19 @@ func (t *tx) InsertReplay(p plane.Replay) error {
 	return t.insert("a replay at this place exists", `INSERT INTO replays (`+replayColumns+`) VALUES (?, ?, ?, ?, ?, ?)`, values...)
 }
 
+func (t *tx) InsertSend(s plane.Send) error {
+	values, err := record.SendValues(s)
+	if err != nil {
+		return err
+	}
+	return t.insert("a send with this key exists", `INSERT INTO sends (`+sendColumns+`) VALUES (?, ?, ?, ?, ?)`, values...)
+}
+
+func (t *tx) PruneSends(session string, before time.Time) error {
+	_, err := t.exec(`DELETE FROM sends WHERE session_id = ? AND at < ?`, session, before)
+	return err
+}
+
 func (t *tx) InsertWork(w plane.WorkItem) error {
 	values, err := record.WorkValues(&w)
 	if err != nil {

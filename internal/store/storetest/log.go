@@ -182,3 +182,40 @@ func testReplays(t *testing.T, st store.Store) {
 	same(t, "all", read(0), all)
 	same(t, "after", read(3), all[1:])
 }
+
+func testSends(t *testing.T, st store.Store) {
+	world(t, st, "sesn_1", "sesn_2")
+	send := func(session, key string, seconds int) plane.Send {
+		return plane.Send{SessionID: session, Key: key, Digest: [32]byte{byte(seconds)}, EventIDs: []string{"sevt_a", "sevt_b"}, At: at(seconds)}
+	}
+	all := []plane.Send{send("sesn_1", "Key", 1), send("sesn_1", "key", 2), send("sesn_2", "Key", 3)}
+	update(t, st, func(tx store.Tx) error {
+		for _, s := range all {
+			if err := tx.InsertSend(s); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	for _, want := range all {
+		same(t, "a send", see(t, st, func(r store.Reader) (plane.Send, error) { return r.Send(want.SessionID, want.Key) }), want)
+	}
+	wantKind(t, "a key twice", st.Update(t.Context(), func(tx store.Tx) error { return tx.InsertSend(all[0]) }), plane.Conflict)
+	update(t, st, func(tx store.Tx) error { return tx.PruneSends("sesn_1", at(2)) })
+	view(t, st, func(r store.Reader) error {
+		_, err := r.Send("sesn_1", "Key")
+		wantKind(t, "one that was pruned", err, plane.NotFound)
+		for _, s := range all[1:] {
+			if _, err := r.Send(s.SessionID, s.Key); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	update(t, st, func(tx store.Tx) error { return tx.DeleteSession("sesn_2") })
+	view(t, st, func(r store.Reader) error {
+		_, err := r.Send("sesn_2", "Key")
+		wantKind(t, "one of a deleted session", err, plane.NotFound)
+		return nil
+	})
+}

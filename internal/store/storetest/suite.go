@@ -33,6 +33,7 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 		{"Frames", testFrames},
 		{"Calls", testCalls},
 		{"Replays", testReplays},
+		{"Sends", testSends},
 		{"Work", testWork},
 		{"WorkOneLive", testWorkOneLive},
 		{"ClaimOrder", testClaimOrder},

@@ -1,0 +1,54 @@
+package turn_test
+
+import (
+	"testing"
+
+	"github.com/berthdev/berth/api"
+	"github.com/berthdev/berth/internal/plane"
+	"github.com/berthdev/berth/internal/store"
+	"github.com/berthdev/berth/internal/store/storetest"
+	"github.com/berthdev/berth/internal/turn"
+)
+
+func TestASendWithAKeyHappensOnce(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, st store.Store) {
+		w, s := staged(t, st)
+		id := w.create(actor(), "hi")
+		send := func(key string, events ...string) (api.EventList, error) {
+			return w.r.AcceptSend(ctx(t), id, turn.Send{Key: key, Events: raws(events...)})
+		}
+		first, err := send("k1", message("more"), message("and more")) // which wait for their place
+		must(t, err)
+		s.next(t).say("done")
+		s.next(t).say("done")
+		w.idle(id, api.StopEndTurn)
+		n := len(w.list(id))
+		again, err := send("k1", message("more"), message("and more"))
+		must(t, err)
+		if len(again) != 2 || again[0].Head().ID != first[0].Head().ID || again[1].Head().ID != first[1].Head().ID {
+			t.Errorf("a repeat gave %v", again)
+		}
+		if again[0].Head().ProcessedAt == nil {
+			t.Error("the repeat does not show that the message has its place by now")
+		}
+		_, err = send("k1", message("something else"))
+		kind(t, err, plane.Invalid, "used for other events")
+		if got := len(w.list(id)); got != n {
+			t.Errorf("%d events, %d before the repeats", got, n)
+		}
+		_, err = send("k2", message("more"))
+		must(t, err)
+		s.next(t).say("done")
+		w.idle(id, api.StopEndTurn)
+
+		// What was refused left nothing behind; an ended session still knows.
+		_, err = send("k3", confirm("sevt_none", "allow"))
+		kind(t, err, plane.Invalid, "")
+		_, err = w.r.Archive(ctx(t), id)
+		must(t, err)
+		_, err = send("k1", message("more"), message("and more"))
+		must(t, err)
+		_, err = send("k3", message("late"))
+		kind(t, err, plane.Conflict, "archived")
+	})
+}
