@@ -42,6 +42,7 @@ var rows = []row{
 	{"sleepers", sleepers},
 	{"claim by a worker", claim},
 	{"hundred sleepers", manySleepers},
+	{"attached idle", attachedIdle},
 	{"worker start", workerStart},
 	{"journal", journalCost},
 	{"queue", queueAlone},

@@ -237,44 +237,31 @@ func idleCPU(all []sandbox.Sandbox) time.Duration {
 
 // proportional is the memory of a process and its children, what they share
 // with others counted in part.
-func proportional(pid int) (int64, error) {
-	p := "/proc/" + strconv.Itoa(pid)
-	b, err := os.ReadFile(p + "/smaps_rollup")
+func proportional(pid int) (sum int64, err error) {
+	family, _ := descendants(pid)
+	for _, pid := range family {
+		n, err := pss(pid)
+		if err != nil {
+			return 0, err
+		}
+		sum += n
+	}
+	return sum, nil
+}
+
+// pss is the memory of a process.
+func pss(pid int) (int64, error) {
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/smaps_rollup")
 	if err != nil {
 		return 0, err
 	}
-	var sum int64
 	for line := range strings.Lines(string(b)) {
 		if f := strings.Fields(line); len(f) > 1 && f[0] == "Pss:" {
 			kib, err := strconv.ParseInt(f[1], 10, 64)
-			if err != nil {
-				return 0, err
-			}
-			sum += kib << 10
+			return kib << 10, err
 		}
 	}
-	tasks, err := filepath.Glob(p + "/task/*/children")
-	if err != nil || len(tasks) == 0 {
-		return 0, fmt.Errorf("the children of %d: %v", pid, err)
-	}
-	for _, t := range tasks {
-		b, err := os.ReadFile(t)
-		if err != nil {
-			continue // the thread has ended
-		}
-		for _, f := range strings.Fields(string(b)) {
-			child, err := strconv.Atoi(f)
-			if err != nil {
-				return 0, err
-			}
-			n, err := proportional(child)
-			if err != nil {
-				return 0, err
-			}
-			sum += n
-		}
-	}
-	return sum, nil
+	return 0, fmt.Errorf("process %d says nothing of its memory", pid)
 }
 
 // sandboxTrue is trueOver for namespaces.
