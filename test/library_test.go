@@ -112,7 +112,7 @@ func pageText(t *testing.T, page string) string {
 // Every name of ours that the page gives exists, and so does every example.
 func TestLibraryPageNamesWhatIsThere(t *testing.T) {
 	ours := map[string]map[string]string{}
-	for _, p := range []string{"api", "client", "toolset", "worker", "worker/workertest"} {
+	for _, p := range []string{"api", "client", "toolset", "worker", "worker/memory", "worker/workertest"} {
 		ours[filepath.Base(p)] = exported(t, "../"+p, false)
 	}
 	examples := map[string]bool{}
