@@ -29,12 +29,6 @@ import (
 // DefaultRetries is how often a failed call is tried again.
 const DefaultRetries = 2
 
-// maxAnswer bounds what a call reads of an answer, maxError of a failure.
-const (
-	maxAnswer = 256 << 20
-	maxError  = 1 << 20
-)
-
 // Credential is sent with every request: an API key as x-api-key, anything
 // else as a bearer. The zero value sends none.
 type Credential struct {
@@ -83,13 +77,14 @@ func New(base string, credential Credential, hc *http.Client) *Client {
 	if hc == nil {
 		t := http.DefaultTransport.(*http.Transport).Clone()
 		t.MaxIdleConnsPerHost = 64
+		t.MaxResponseHeaderBytes = maxHeader
 		hc = &http.Client{Transport: t}
 	}
 	own := *hc
 	inner := own.CheckRedirect
 	own.CheckRedirect = func(req *http.Request, via []*http.Request) error {
 		if from := via[0].URL; from.Scheme != req.URL.Scheme || from.Host != req.URL.Host {
-			return errRedirect
+			return &redirected{req.URL}
 		}
 		if inner != nil {
 			return inner(req, via)
@@ -102,8 +97,6 @@ func New(base string, credential Credential, hc *http.Client) *Client {
 	c.http = &own
 	return c
 }
-
-var errRedirect = errors.New("the server redirects to another origin; not followed, so that the credential stays here")
 
 // WithRetries is c with another number of retries; 0 tries once. Connection
 // errors, 408, 409, 429 and 5xx are retried unless the answer's
@@ -161,7 +154,11 @@ type request struct {
 	query  url.Values
 	body   any // nil sends none
 	header http.Header
+	limit  int64 // bytes of the answer, 0 for maxAnswer
 }
+
+// name is the call for people.
+func (r request) name() string { return r.method + " /v1/" + strings.Join(r.path, "/") }
 
 func (c *Client) newRequest(ctx context.Context, r request, body []byte) (*http.Request, error) {
 	if c.baseErr != nil {
@@ -170,7 +167,7 @@ func (c *Client) newRequest(ctx context.Context, r request, body []byte) (*http.
 	u := *c.base
 	for _, s := range append([]string{"v1"}, r.path...) {
 		if s == "" || s == "." || s == ".." {
-			return nil, fmt.Errorf("%s /v1/%s: %q is no id", r.method, strings.Join(r.path, "/"), s)
+			return nil, fmt.Errorf("%s: %q is no id", r.name(), s)
 		}
 		u.RawPath = u.EscapedPath() + "/" + url.PathEscape(s)
 		u.Path += "/" + s
@@ -215,18 +212,12 @@ func call[T any](ctx context.Context, c *Client, r request) (out T, ok bool, err
 			return out, false, fmt.Errorf("encode the request: %w", err)
 		}
 	}
-	raw, err := c.do(ctx, r, body)
+	raw, header, err := c.do(ctx, r, body)
 	if err != nil {
 		return out, false, err
 	}
-	raw = bytes.TrimSpace(raw)
-	if len(raw) == 0 || bytes.Equal(raw, []byte("null")) {
-		return out, false, nil
-	}
-	if err := json.Unmarshal(raw, &out); err != nil {
-		return out, false, fmt.Errorf("%s /v1/%s: the answer is not what was expected: %w", r.method, strings.Join(r.path, "/"), err)
-	}
-	return out, true, nil
+	ok, err = c.decode(r, raw, header, &out)
+	return out, ok, err
 }
 
 // must is call for an answer that has to be there.
@@ -236,27 +227,27 @@ func must[T any](ctx context.Context, c *Client, r request) (*T, error) {
 		return nil, err
 	}
 	if !ok {
-		return nil, fmt.Errorf("%s /v1/%s: the answer is empty", r.method, strings.Join(r.path, "/"))
+		return nil, &unexpected{r.name(), "it is empty"}
 	}
 	return &out, nil
 }
 
 // do tries r until it succeeds, fails for good or has been tried enough.
-func (c *Client) do(ctx context.Context, r request, body []byte) ([]byte, error) {
+func (c *Client) do(ctx context.Context, r request, body []byte) ([]byte, http.Header, error) {
 	for try := 0; ; try++ {
 		raw, header, err := c.once(ctx, r, body, try)
 		if err == nil {
-			return raw, nil
+			return raw, header, nil
 		}
 		if try >= c.retries || !retryable(ctx, err, header) {
-			return nil, err
+			return nil, nil, err
 		}
 		t := time.NewTimer(pause(header, try))
 		select {
 		case <-t.C:
 		case <-ctx.Done():
 			t.Stop()
-			return nil, fmt.Errorf("%w (last failure: %w)", context.Cause(ctx), err)
+			return nil, nil, fmt.Errorf("%w (last failure: %w)", context.Cause(ctx), err)
 		}
 	}
 }
@@ -272,22 +263,41 @@ func (c *Client) once(ctx context.Context, r request, body []byte, try int) ([]b
 		return nil, nil, permanent{err}
 	}
 	req.Header.Set("X-Stainless-Retry-Count", strconv.Itoa(try))
-	res, err := c.http.Do(req)
+	res, err := c.send(req)
 	if err != nil {
-		return nil, nil, err
+		return nil, header(res), err
 	}
 	defer res.Body.Close()
-	if res.StatusCode < 200 || res.StatusCode > 299 {
-		return nil, res.Header, errorFrom(res)
+	limit := r.limit
+	if limit == 0 {
+		limit = maxAnswer
 	}
-	raw, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer+1))
+	raw, err := readAnswer(res.Body, limit)
 	if err != nil {
-		return nil, nil, fmt.Errorf("read the answer: %w", err)
-	}
-	if len(raw) > maxAnswer {
-		return nil, nil, permanent{fmt.Errorf("the answer is longer than %d bytes", maxAnswer)}
+		return nil, nil, fmt.Errorf("%s: %w", r.name(), err)
 	}
 	return raw, res.Header, nil
+}
+
+// send sends a request. With an *Error, for an answer that is not 2xx, the
+// answer is there and its body closed.
+func (c *Client) send(req *http.Request) (*http.Response, error) {
+	res, err := c.http.Do(req)
+	if err != nil {
+		return nil, c.explain(err)
+	}
+	if res.StatusCode < 200 || res.StatusCode > 299 {
+		defer res.Body.Close()
+		return res, c.errorFrom(res)
+	}
+	return res, nil
+}
+
+func header(res *http.Response) http.Header {
+	if res == nil {
+		return nil
+	}
+	return res.Header
 }
 
 // permanent marks a failure that no repeat can help.
@@ -296,7 +306,10 @@ type permanent struct{ error }
 func (p permanent) Unwrap() error { return p.error }
 
 func retryable(ctx context.Context, err error, h http.Header) bool {
-	if ctx.Err() != nil || errors.Is(err, errRedirect) {
+	if ctx.Err() != nil {
+		return false
+	}
+	if _, ok := errors.AsType[*redirected](err); ok {
 		return false
 	}
 	if _, ok := errors.AsType[permanent](err); ok {
@@ -327,11 +340,11 @@ func pause(h http.Header, try int) time.Duration {
 // retryAfter is the pause that an answer asks for.
 func retryAfter(h http.Header) (time.Duration, bool) {
 	if ms, err := strconv.ParseFloat(h.Get("Retry-After-Ms"), 64); err == nil && ms > 0 {
-		return time.Duration(ms * float64(time.Millisecond)), true
+		return longest(ms * float64(time.Millisecond)), true
 	}
 	if after := h.Get("Retry-After"); after != "" {
 		if s, err := strconv.ParseFloat(after, 64); err == nil && s > 0 {
-			return time.Duration(s * float64(time.Second)), true
+			return longest(s * float64(time.Second)), true
 		}
 		if at, err := http.ParseTime(after); err == nil {
 			if d := time.Until(at); d > 0 {
@@ -341,6 +354,9 @@ func retryAfter(h http.Header) (time.Duration, bool) {
 	}
 	return 0, false
 }
+
+// longest bounds a pause by an hour.
+func longest(d float64) time.Duration { return time.Duration(min(d, float64(time.Hour))) }
 
 // Error is an answer that is not 2xx, or an error frame on a stream (Status is
 // then the stream's, 200).
@@ -406,12 +422,12 @@ func StatusOf(err error) int {
 	return 0
 }
 
-func errorFrom(res *http.Response) *Error {
+func (c *Client) errorFrom(res *http.Response) *Error {
 	raw, _ := io.ReadAll(io.LimitReader(res.Body, maxError)) // what came is enough
-	e := parseError(raw)
+	e := c.parseError(raw)
 	e.Status = res.StatusCode
 	if id := res.Header.Get("Request-Id"); id != "" {
-		e.RequestID = id
+		e.RequestID = c.plain(id)
 	}
 	if e.Message == "" {
 		e.Message = http.StatusText(res.StatusCode)
@@ -421,7 +437,7 @@ func errorFrom(res *http.Response) *Error {
 	return e
 }
 
-func parseError(raw []byte) *Error {
+func (c *Client) parseError(raw []byte) *Error {
 	var body struct {
 		Error struct {
 			Type    api.ErrorType   `json:"type"`
@@ -433,14 +449,14 @@ func parseError(raw []byte) *Error {
 	if json.Unmarshal(raw, &body) != nil {
 		return &Error{}
 	}
-	e := &Error{Type: body.Error.Type, Message: body.Error.Message, RequestID: body.RequestID}
+	e := &Error{Type: api.ErrorType(c.plain(string(body.Error.Type))), Message: c.plain(body.Error.Message), RequestID: c.plain(body.RequestID)}
 	if d := body.Error.Details; len(d) > 0 && string(d) != "null" {
 		e.Details = d
 		var code struct {
 			ErrorCode string `json:"error_code"`
 		}
 		if json.Unmarshal(d, &code) == nil {
-			e.Code = code.ErrorCode
+			e.Code = c.plain(code.ErrorCode)
 		}
 	}
 	return e

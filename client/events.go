@@ -40,7 +40,7 @@ func (q EventQuery) values() url.Values {
 
 // Events lists a page of a session's log.
 func (c *Client) Events(ctx context.Context, session string, q EventQuery) (*api.EventPage, error) {
-	return must[api.EventPage](ctx, c, request{method: http.MethodGet, path: []string{"sessions", session, "events"}, query: q.values()})
+	return must[api.EventPage](ctx, c, request{method: http.MethodGet, path: []string{"sessions", session, "events"}, query: q.values(), limit: maxPage})
 }
 
 // AllEvents reads the whole of a session's log that q selects, page by page.

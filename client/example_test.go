@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"path"
 	"time"
 
 	"github.com/berthdev/berth/api"
@@ -17,6 +18,10 @@ import (
 func plane(answers map[string]string) *httptest.Server {
 	return httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		a, ok := answers[r.Method+" "+r.URL.Path]
+		w.Header().Set("Content-Type", "application/json")
+		if path.Base(r.URL.Path) == "stream" {
+			w.Header().Set("Content-Type", "text/event-stream")
+		}
 		if !ok {
 			w.WriteHeader(404)
 			a = `{"type":"error","error":{"type":"not_found_error","message":"there is no such thing"}}`

@@ -191,13 +191,9 @@ func (c *Client) SkillContent(ctx context.Context, skill, version string) (io.Re
 	if err != nil {
 		return nil, err
 	}
-	res, err := c.http.Do(req)
+	res, err := c.send(req)
 	if err != nil {
 		return nil, err
-	}
-	if res.StatusCode < 200 || res.StatusCode > 299 {
-		defer res.Body.Close()
-		return nil, errorFrom(res)
 	}
 	return res.Body, nil
 }

@@ -5,10 +5,10 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/berthdev/berth/api"
@@ -34,6 +34,7 @@ var ErrLineTooLong = errors.New("a line of the event stream is longer than 32 Mi
 // Stream is a session's events as they happen. One goroutine reads it; Close
 // may come from any.
 type Stream struct {
+	client  *Client
 	body    io.Closer
 	cancel  context.CancelCauseFunc
 	ctx     context.Context
@@ -61,7 +62,7 @@ func (c *Client) stream(ctx context.Context, path []string, o StreamOptions) (*S
 		h.Set("Last-Event-Id", o.LastEventID)
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
-	s := &Stream{cancel: cancel, ctx: ctx, silence: o.Silence}
+	s := &Stream{client: c, cancel: cancel, ctx: ctx, silence: o.Silence}
 	if o.Silence > 0 {
 		s.watch = time.AfterFunc(o.Silence, func() { cancel(ErrSilence) })
 	}
@@ -70,16 +71,16 @@ func (c *Client) stream(ctx context.Context, path []string, o StreamOptions) (*S
 		s.end()
 		return nil, err
 	}
-	res, err := c.http.Do(req)
+	res, err := c.send(req)
+	if err == nil {
+		if kind := mediaType(res.Header); kind != "" && kind != "text/event-stream" {
+			res.Body.Close()
+			err = &unexpected{"GET /v1/" + strings.Join(path, "/"), "it is " + kind + ", not an event stream; look at what stands between here and " + c.BaseURL()}
+		}
+	}
 	if err != nil {
 		s.end()
 		return nil, s.cause(err)
-	}
-	if res.StatusCode < 200 || res.StatusCode > 299 {
-		err := errorFrom(res)
-		res.Body.Close()
-		s.end()
-		return nil, err
 	}
 	s.body = res.Body
 	s.sse = NewFrames(&watched{s, res.Body})
@@ -103,7 +104,7 @@ func (s *Stream) Next() (api.Event, error) {
 		case "ping":
 			continue
 		case "error":
-			e := parseError(f.Data)
+			e := s.client.parseError(f.Data)
 			e.Status = http.StatusOK
 			return nil, e
 		}
@@ -112,7 +113,7 @@ func (s *Stream) Next() (api.Event, error) {
 		}
 		e, err := api.DecodeEvent(f.Data)
 		if err != nil {
-			return nil, fmt.Errorf("stream: %w", err)
+			return nil, &unexpected{"stream", s.client.plain(err.Error())}
 		}
 		if f.ID != "" {
 			s.lastID = f.ID

@@ -26,6 +26,9 @@ func (r *run) take(x reading) error {
 func (r *run) history(notes []note) {
 	first := !r.read
 	r.read = true
+	if first {
+		r.began()
+	}
 	over, overID := r.over || first && r.overID == "", r.overID
 	void := 0 // the calls before it are
 	for i, n := range notes {

@@ -32,6 +32,11 @@ func (w *Worker) serve(take, work context.Context, item HeldItem, slot chan stru
 	}
 	h := &held{worker: w, item: item, log: log, slot: slot, slots: s, noted: make(chan struct{})}
 	defer h.giveSlot()
+	defer func() {
+		if h.reached.Load() < 2 {
+			w.bad.failed()
+		}
+	}()
 	status, detach := w.attach(item.Item)
 	defer detach()
 	h.status = status
@@ -82,9 +87,11 @@ type held struct {
 	slot   chan struct{}  // until the run has it
 	slots  *slots
 	ttl    atomic.Int64 // of the lease, a time.Duration
-	asks   chan chan struct{}
-	beaten chan struct{} // closed when nobody beats any more
-	noted  chan struct{} // closed when the ledger has the item
+
+	reached atomic.Int32 // of the session and its history, how many were there
+	asks    chan chan struct{}
+	beaten  chan struct{} // closed when nobody beats any more
+	noted   chan struct{} // closed when the ledger has the item
 
 	suspected func(since time.Time) bool // see suspect
 }
@@ -93,6 +100,13 @@ func (h *held) giveSlot() {
 	if h.slot != nil {
 		h.slots.give(h.slot)
 		h.slot = nil
+	}
+}
+
+// reach notes that the session is there, or its history.
+func (h *held) reach() {
+	if h.reached.Add(1) == 2 {
+		h.worker.bad.passed()
 	}
 }
 
@@ -124,6 +138,9 @@ func DecodeSecret(s string) (api.WorkSecret, error) {
 	}
 	if secret.SessionsToken == "" {
 		return api.WorkSecret{}, errors.New("the secret holds no sessions token")
+	}
+	if strings.ContainsFunc(secret.SessionsToken, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return api.WorkSecret{}, errors.New("the secret's sessions token cannot be sent: it holds other characters than a token may")
 	}
 	return secret, nil
 }
@@ -238,10 +255,10 @@ func (h *held) sendBeat(first chan struct{}) func(context.Context, string) (*api
 			if answered && hb.LeaseExtended {
 				item := h.item.Item
 				item.LastHeartbeat = hb.LastHeartbeat
-				h.note(ctx, HeldItem{Item: item, BeatAt: sent, TTL: time.Duration(hb.TTLSeconds) * time.Second})
+				h.note(ctx, HeldItem{Item: item, BeatAt: sent, TTL: ttlOf(hb.TTLSeconds)})
 			}
 			if hb.TTLSeconds > 0 {
-				h.ttl.Store(int64(time.Duration(hb.TTLSeconds) * time.Second))
+				h.ttl.Store(int64(ttlOf(hb.TTLSeconds)))
 			}
 			if !answered {
 				answered = true
@@ -315,6 +332,7 @@ func (h *held) run(take, work context.Context, place *place, secret api.WorkSecr
 		case s.Status == api.SessionTerminated:
 			cancelWork(stopCause(EndTerminated))
 		default:
+			h.reach()
 			place.know(Opening{Session: *s})
 			// What comes with a session is brought at once, also to be found
 			// again after a former worker.
@@ -332,6 +350,7 @@ func (h *held) run(take, work context.Context, place *place, secret api.WorkSecr
 		r.possibly[call] = true
 	}
 	r.suspected = h.suspected
+	r.began = h.reach
 	r.owns = func(string, bool) bool { return true }
 	if w.cfg.Tools == nil {
 		r.owns = ownsBuiltin

@@ -155,7 +155,7 @@ func (l *lease) adopt(last string, ttlSeconds int, sent time.Time) {
 		l.last = last
 	}
 	if ttlSeconds > 0 {
-		l.ttl = time.Duration(ttlSeconds) * time.Second
+		l.ttl = ttlOf(ttlSeconds)
 	}
 	l.lastOK, l.doubt, l.fails = sent, time.Time{}, 0
 }
@@ -182,7 +182,7 @@ func (l *lease) ours(s api.LeaseState, sent time.Time) bool {
 	}
 	lasts := l.ceiling()
 	if l.ttl <= 0 && s.TTLSeconds > 0 {
-		lasts = min(lasts, time.Duration(s.TTLSeconds)*time.Second)
+		lasts = min(lasts, ttlOf(s.TTLSeconds))
 	}
 	if sent.Sub(l.lastOK) >= lasts {
 		return false
@@ -223,6 +223,9 @@ func (l *lease) every() time.Duration {
 	}
 	return max(beatMinEvery, min(l.ttl/2, beatMaxEvery))
 }
+
+// ttlOf is a lease's TTL as it was told, a day at most.
+func ttlOf(seconds int) time.Duration { return time.Duration(min(seconds, 24*60*60)) * time.Second }
 
 // ceiling is how long the lease is believed to hold without a beat.
 func (l *lease) ceiling() time.Duration {

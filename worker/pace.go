@@ -1,9 +1,11 @@
 package worker
 
 import (
+	"context"
 	"math/rand/v2"
 	"net/url"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -28,6 +30,8 @@ const (
 	emptyPauseMax = 3 * time.Second
 	errorPauseMin = time.Second
 	errorPauseMax = 60 * time.Second
+	badPauseMin   = 100 * time.Millisecond // after an item that could not be served
+	badPauseMax   = 10 * time.Second
 )
 
 // pacer says how long to wait between polls. It belongs to the poll loop.
@@ -83,6 +87,38 @@ func (p *pacer) failed() time.Duration {
 	}
 	p.failures++
 	return jitter(d)
+}
+
+// streak counts items in a row that could not be served, so that a queue which
+// gives nothing else is not asked all the time. Safe for concurrent use.
+type streak struct {
+	mu    sync.Mutex
+	n     int
+	until time.Time
+}
+
+// failed says how long to wait for the next item.
+func (s *streak) failed() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d := jitter(min(badPauseMin<<min(s.n, 10), badPauseMax))
+	s.n++
+	s.until = time.Now().Add(d)
+	return d
+}
+
+func (s *streak) passed() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.n, s.until = 0, time.Time{}
+}
+
+// over waits until the next item may be asked for.
+func (s *streak) over(ctx context.Context) bool {
+	s.mu.Lock()
+	until := s.until
+	s.mu.Unlock()
+	return sleep(ctx, time.Until(until))
 }
 
 // jitter spreads a pause over its upper half.

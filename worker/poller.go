@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"regexp"
 	"time"
 
 	"github.com/berthdev/berth/api"
@@ -55,6 +56,7 @@ type Poller struct {
 
 	next     time.Time // before which nothing is polled
 	lastNote time.Time // when an empty queue was last logged
+	bad      streak    // of items that could not be acked
 	held     *api.Work // the item to stop, with AutoStop
 }
 
@@ -95,8 +97,10 @@ func (p *Poller) Next(ctx context.Context) (Item, error) {
 			if ctx.Err() != nil {
 				return Item{}, context.Cause(ctx)
 			}
+			p.next = time.Now().Add(p.bad.failed())
 			continue
 		}
+		p.bad.passed()
 		p.counters.Claimed()
 		if p.cfg.AutoStop {
 			p.held = w
@@ -140,6 +144,10 @@ func (p *Poller) poll(ctx context.Context) (*api.Work, error) {
 			pause := pauseAfter(err, p.pacer.failed())
 			p.log.Warn("a poll failed; trying again", "error", err, "pause", pause)
 			p.next = time.Now().Add(pause)
+		case w != nil && !sound(w):
+			p.counters.Polled("error")
+			p.log.Warn("the control plane gave an item whose ids are none; leaving it", "work", clipped(w.ID), "session", clipped(w.Data.ID))
+			p.next = time.Now().Add(p.pacer.failed())
 		case w != nil:
 			p.counters.Polled("item")
 			p.next = time.Now().Add(p.pacer.found())
@@ -176,15 +184,28 @@ func pollTimes(block, reclaim time.Duration, woken bool) (time.Duration, time.Du
 	return max(0, orDefault(block, DefaultBlock)), orDefault(reclaim, DefaultReclaim)
 }
 
+// plainID is what an id may look like that goes into paths, logs and the
+// environment of scripts.
+var plainID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:-]{0,255}$`)
+
+// sound says whether an item's ids are ids.
+func sound(w *api.Work) bool {
+	return plainID.MatchString(w.ID) && (w.EnvironmentID == "" || plainID.MatchString(w.EnvironmentID)) &&
+		(w.Data.Type != "session" || plainID.MatchString(w.Data.ID))
+}
+
+// clipped is an id that is none, fit for a log.
+func clipped(id string) string { return fmt.Sprintf("%.100q", id) }
+
 // pollError says in an operator's words why the queue refuses this worker.
 func pollError(err error, environment string) error {
 	switch client.StatusOf(err) {
 	case http.StatusUnauthorized:
-		return fmt.Errorf("the control plane refuses the environment key: %w", err)
+		return fmt.Errorf("the control plane refuses the environment key: it was revoked, or is another environment's; make a new one: %w", err)
 	case http.StatusForbidden:
-		return fmt.Errorf("the environment key is not for %s: %w", environment, err)
+		return fmt.Errorf("the environment key is not for %s; give the environment's own: %w", environment, err)
 	case http.StatusNotFound:
-		return fmt.Errorf("there is no environment %s at this control plane: %w", environment, err)
+		return fmt.Errorf("there is no environment %s at this control plane; look at the environment id and the base URL: %w", environment, err)
 	}
 	return fmt.Errorf("poll for work: %w", err)
 }

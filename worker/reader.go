@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"time"
@@ -17,6 +18,8 @@ const (
 	streamHealthy = 5 * time.Second // a stream that lived so long was a good one
 	streamSilence = 60 * time.Second
 	historyPage   = 1000
+	historyPages  = 2000            // of one pass, at most
+	historyTime   = 2 * time.Minute // for one page
 )
 
 // reader follows a session's log: a stream opened first, then the whole
@@ -55,7 +58,7 @@ func (r *reader) run(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		if err != nil && !temporary(err) {
+		if err != nil && (!temporary(err) || errors.Is(err, errHistory)) {
 			r.send(ctx, reading{err: err})
 			return
 		}
@@ -67,7 +70,11 @@ func (r *reader) run(ctx context.Context) {
 			backoff = min(max(reconnectMin, backoff*2), reconnectMax)
 		}
 		known = max(known, n)
-		r.log.Debug("the event stream ended; connecting again", "reason", err, "pause", backoff)
+		if err != nil && events == 0 {
+			r.log.Warn("the session's events cannot be had; trying again", "error", err, "pause", backoff)
+		} else {
+			r.log.Debug("the event stream ended; connecting again", "reason", err, "pause", backoff)
+		}
 	}
 }
 
@@ -167,7 +174,7 @@ func pump(ctx context.Context, s *client.Stream, out chan<- streamed) {
 func (r *reader) history(ctx context.Context) ([]note, error) {
 	for backoff := reconnectMin; ; backoff = min(backoff*2, reconnectMax) {
 		notes, err := r.list(ctx)
-		if err == nil || ctx.Err() != nil || !temporary(err) {
+		if err == nil || ctx.Err() != nil || !temporary(err) || errors.Is(err, errHistory) {
 			return notes, err
 		}
 		r.log.Warn("the session's history could not be read; trying again", "error", err)
@@ -177,11 +184,14 @@ func (r *reader) history(ctx context.Context) ([]note, error) {
 	}
 }
 
+// errHistory marks a history that no further try can read.
+var errHistory = errors.New("the session's history cannot be read")
+
 func (r *reader) list(ctx context.Context) ([]note, error) {
 	var notes []note
 	q := client.EventQuery{PageQuery: client.PageQuery{Limit: historyPage}, Order: "asc"}
-	for {
-		p, err := r.client.Events(ctx, r.session, q)
+	for range historyPages {
+		p, err := r.page(ctx, &q)
 		if err != nil {
 			return nil, err
 		}
@@ -192,6 +202,24 @@ func (r *reader) list(ctx context.Context) ([]note, error) {
 			return notes, nil
 		}
 		q.Page = *p.NextPage
+	}
+	return nil, fmt.Errorf("%w: it has no end after %d pages", errHistory, historyPages)
+}
+
+// page reads one page; where it is too long it asks for fewer events from then
+// on.
+func (r *reader) page(ctx context.Context, q *client.EventQuery) (*api.EventPage, error) {
+	for {
+		try, cancel := context.WithTimeout(ctx, historyTime)
+		p, err := r.client.Events(try, r.session, *q)
+		cancel()
+		switch {
+		case !errors.Is(err, client.ErrTooLong):
+			return p, err
+		case q.Limit == 1:
+			return nil, fmt.Errorf("%w: one event of it: %w", errHistory, err)
+		}
+		q.Limit = max(1, q.Limit/10)
 	}
 }
 

@@ -98,6 +98,7 @@ type run struct {
 	after   func(context.Context)                // what follows a call
 	abort   func()                               // kill the sandbox
 	refused func(context.Context)                // a request was refused for good: is the lease still ours?
+	began   func()                               // the history has been read
 	at      func(point string)
 	state   func(SlotState, string) // what the session is doing now
 	slots   *slots
@@ -146,6 +147,7 @@ func newRun(c *client.Client, session string, log *slog.Logger) *run {
 		gate:     newGate(),
 		abort:    func() {},
 		refused:  func(context.Context) {},
+		began:    func() {},
 		at:       func(string) {},
 		state:    func(SlotState, string) {},
 		calls:    map[string]*pending{},

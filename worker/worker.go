@@ -184,6 +184,7 @@ type Worker struct {
 	slots  *slots
 	rooms  keyed // one item of a session at a time
 	gate   *gate
+	bad    streak // of items that came to nothing: no history was read
 
 	mu       sync.Mutex
 	attached map[*status]bool
@@ -277,7 +278,7 @@ func (w *Worker) Run(take, work context.Context) error {
 	poller := w.poller(w.client)
 	w.log.Info("polling for work", "environment", w.cfg.EnvironmentID, "worker", w.cfg.WorkerID, "sessions", w.cfg.MaxSessions)
 	for {
-		if !w.vacancy(take) {
+		if !w.vacancy(take) || !w.bad.over(take) {
 			return nil
 		}
 		asking, done := w.gate.ask(take)
