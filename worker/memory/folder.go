@@ -127,7 +127,7 @@ func (st *store) look(ctx context.Context) (*look, error) {
 		l.files[name] = sum(b)
 		return nil
 	})
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) { // the folder itself has gone
 		return nil, err
 	}
 	return l, nil

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"path"
 	"strconv"
@@ -374,7 +375,10 @@ func reason(err error) string {
 		return fmt.Sprintf("the control plane answers %d", e.Status)
 	}
 	if _, ok := errors.AsType[*toolset.WalkError](err); ok {
-		return "a directory in it cannot be read"
+		return "a directory in its folder cannot be read"
+	}
+	if _, ok := errors.AsType[*fs.PathError](err); ok {
+		return "its folder cannot be read or written"
 	}
 	return "the control plane could not be asked"
 }

@@ -30,7 +30,8 @@ type Plane struct {
 	// URL is its origin.
 	URL string
 
-	server *httptest.Server
+	server *httptest.Server // nil for an offline one
+	mux    http.Handler
 
 	mu       sync.Mutex
 	changed  chan struct{} // closed and replaced at every change
@@ -104,16 +105,27 @@ func New(t testing.TB) *Plane {
 
 // Start starts a plane without a test; Close ends it.
 func Start() *Plane {
+	p := Offline()
+	p.server = httptest.NewServer(p)
+	p.URL = p.server.URL
+	return p
+}
+
+// Offline makes a plane without an address, to be called as the http.Handler
+// that it is: for tests in which time stands still. It needs no Close.
+func Offline() *Plane {
 	p := &Plane{
 		changed:  make(chan struct{}),
 		ttl:      60 * time.Second,
 		sessions: map[string]*Session{},
 		now:      time.Now().UTC().Truncate(time.Microsecond),
 	}
-	p.server = httptest.NewServer(p.handler())
-	p.URL = p.server.URL
+	p.mux = p.handler()
 	return p
 }
+
+// ServeHTTP answers one call.
+func (p *Plane) ServeHTTP(w http.ResponseWriter, r *http.Request) { p.mux.ServeHTTP(w, r) }
 
 // Close cuts every connection and ends the plane.
 func (p *Plane) Close() {
@@ -121,8 +133,10 @@ func (p *Plane) Close() {
 	p.closing = true
 	p.change()
 	p.mu.Unlock()
-	p.server.CloseClientConnections()
-	p.server.Close()
+	if p.server != nil {
+		p.server.CloseClientConnections()
+		p.server.Close()
+	}
 }
 
 // SetTTL sets the lease's TTL; 60 s at first.
