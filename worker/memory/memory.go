@@ -281,6 +281,7 @@ func (s *session) opened(ctx context.Context, sb worker.Sandbox) error {
 		}
 	}
 	s.open = true
+	s.speak()
 	return nil
 }
 
