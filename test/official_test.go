@@ -41,6 +41,11 @@ func (c *counter) all(route workertest.Route, ok func(workertest.Request) bool) 
 // served says that the session's call was answered.
 func served(c *counter, _ string) bool { return c.session.Done() && len(c.session.Answers()) == 1 }
 
+// withItsToken says that the item's own token was the credential.
+func withItsToken(c *counter, log string) bool {
+	return served(c, log) && c.all(workertest.Send, func(r workertest.Request) bool { return strings.HasPrefix(r.Credential, "sk-test-req01-") })
+}
+
 var settings = []setting{
 	{"--environment-id", "ANTHROPIC_ENVIRONMENT_ID", "poll run", served},
 	{"--environment-key", "ANTHROPIC_ENVIRONMENT_KEY", "poll run", served},
@@ -65,9 +70,8 @@ var settings = []setting{
 	{"--log-format", "", "poll run", func(c *counter, log string) bool {
 		return served(c, log) && strings.Contains(log, `{"time":`) && !strings.Contains(log, "time=")
 	}},
-	{"", "ANTHROPIC_WORK_SECRET", "run", func(c *counter, log string) bool {
-		return served(c, log) && c.all(workertest.Send, func(r workertest.Request) bool { return strings.HasPrefix(r.Credential, "sk-test-req01-") })
-	}},
+	{"--work-secret-file", "ANTHROPIC_WORK_SECRET_FILE", "run", withItsToken},
+	{"", "ANTHROPIC_WORK_SECRET", "run", withItsToken},
 	{"", "ANTHROPIC_WORK_LAST_HEARTBEAT", "run", func(c *counter, log string) bool {
 		return served(c, log) && c.plane.Requests(workertest.Beat)[1].Expected == c.is["ANTHROPIC_WORK_LAST_HEARTBEAT"]
 	}},
@@ -111,6 +115,10 @@ func offer(t *testing.T, claimed, beaten bool) *counter {
 		t.Fatal(err)
 	}
 	c.is["ANTHROPIC_WORK_ID"], c.is["ANTHROPIC_SESSION_ID"], c.is["ANTHROPIC_WORK_SECRET"] = w.ID, w.Data.ID, *w.Secret
+	c.is["ANTHROPIC_WORK_SECRET_FILE"] = filepath.Join(dir, "secret")
+	if err := os.WriteFile(c.is["ANTHROPIC_WORK_SECRET_FILE"], []byte(*w.Secret+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	if beaten {
 		beat, err := somebody.Beat(t.Context(), w.EnvironmentID, w.ID, api.NoHeartbeat, 0)
 		if err != nil {
@@ -130,6 +138,7 @@ var required = map[string][]string{
 // Every flag and variable of the official command line is taken and heeded,
 // the flag over the variable.
 func TestOfficialFlagsAndVariables(t *testing.T) {
+	testenv.Binary(t) // which may take longer than a lease lasts
 	for _, s := range settings {
 		for verb := range strings.FieldsSeq(s.verbs) {
 			for _, by := range []string{"flag", "variable"} {

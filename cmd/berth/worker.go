@@ -114,6 +114,9 @@ type workerRun struct {
 }
 
 func (c *workerRun) Run(t *term) error {
+	if err := c.ReadSecret(); err != nil {
+		return err
+	}
 	if err := c.NeedItem(c.Remote, c.Login); err != nil {
 		return err
 	}

@@ -1,9 +1,11 @@
 package config
 
 import (
+	"io"
 	"os"
 	"runtime"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -138,10 +140,11 @@ func (r Remote) Validate() error { return httpURL("--base-url", r.BaseURL) }
 // Item is a claimed work item, handed to `berth worker run` by whoever
 // claimed it.
 type Item struct {
-	SessionID     string `help:"The item's session." env:"ANTHROPIC_SESSION_ID" placeholder:"ID"`
-	WorkID        string `help:"The item." env:"ANTHROPIC_WORK_ID" placeholder:"ID"`
-	WorkSecret    Secret `help:"The item's secret as it was polled; better given as the variable than as a flag." env:"ANTHROPIC_WORK_SECRET" placeholder:"SECRET"`
-	LastHeartbeat string `help:"The last beat of a lease that somebody else began." env:"ANTHROPIC_WORK_LAST_HEARTBEAT" placeholder:"BEAT"`
+	SessionID      string `help:"The item's session." env:"ANTHROPIC_SESSION_ID" placeholder:"ID"`
+	WorkID         string `help:"The item." env:"ANTHROPIC_WORK_ID" placeholder:"ID"`
+	WorkSecret     Secret `help:"The item's secret as it was polled; better given as the variable than as a flag." env:"ANTHROPIC_WORK_SECRET" placeholder:"SECRET"`
+	WorkSecretFile string `help:"File that holds the item's secret, in place of the variable; not one that everybody on this machine may read or write." env:"ANTHROPIC_WORK_SECRET_FILE" type:"path" placeholder:"FILE"`
+	LastHeartbeat  string `help:"The last beat of a lease that somebody else began." env:"ANTHROPIC_WORK_LAST_HEARTBEAT" placeholder:"BEAT"`
 }
 
 // Webhook is where the control plane's deliveries come in.
@@ -229,6 +232,39 @@ func (r Remote) NeedQueue(l Login) error {
 	return l.NeedLogin()
 }
 
+// maxSecretBytes bounds a file that holds a secret.
+const maxSecretBytes = 64 << 10
+
+// ReadSecret takes the item's secret from its file where one is named. Blanks
+// and line ends around it do not count.
+func (i *Item) ReadSecret() error {
+	if i.WorkSecretFile == "" {
+		return nil
+	}
+	f, err := os.OpenFile(i.WorkSecretFile, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return wrong("name a file that this user may read", "--work-secret-file: %v", err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	switch {
+	case err != nil || !info.Mode().IsRegular():
+		return wrong("name a file that holds the secret", "--work-secret-file: %s is no regular file", i.WorkSecretFile)
+	case info.Mode()&0o006 != 0:
+		return wrong("chmod o-rw "+i.WorkSecretFile, "--work-secret-file: everybody on this machine may read or write %s", i.WorkSecretFile)
+	}
+	raw, err := io.ReadAll(io.LimitReader(f, maxSecretBytes+1))
+	text := strings.TrimSpace(string(raw))
+	switch {
+	case err != nil:
+		return wrong("name a file that this user may read", "--work-secret-file: %v", err)
+	case text == "" || len(raw) > maxSecretBytes:
+		return wrong("write the item's secret into it", "--work-secret-file: %s holds no secret", i.WorkSecretFile)
+	}
+	i.WorkSecret = Secret(text)
+	return nil
+}
+
 // NeedItem checks what serving one claimed item needs.
 func (i Item) NeedItem(r Remote, l Login) error {
 	switch {
@@ -239,7 +275,7 @@ func (i Item) NeedItem(r Remote, l Login) error {
 	case i.WorkID == "":
 		return wrong("set ANTHROPIC_WORK_ID or --work-id", "the work item is not named")
 	case i.WorkSecret == "" && r.EnvironmentKey == "" && !l.OnAWS():
-		return wrong("set ANTHROPIC_WORK_SECRET (preferred) or ANTHROPIC_ENVIRONMENT_KEY", "a credential for the item is missing")
+		return wrong("set ANTHROPIC_WORK_SECRET or ANTHROPIC_WORK_SECRET_FILE (preferred), or ANTHROPIC_ENVIRONMENT_KEY", "a credential for the item is missing")
 	}
 	return l.NeedLogin()
 }
