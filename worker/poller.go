@@ -38,6 +38,8 @@ type PollerConfig struct {
 	// Wake, where it is set, is waited for after an empty poll, and polls are
 	// not held: see Config.Wake.
 	Wake <-chan struct{}
+	// Sweep is how long a poller with Wake waits at most: see Config.Sweep.
+	Sweep time.Duration
 	// AutoStop stops an item gracefully when the next one is asked for, and
 	// at Close: for callers that hand an item to somebody and wait.
 	AutoStop bool
@@ -160,10 +162,7 @@ func (p *Poller) poll(ctx context.Context) (*api.Work, error) {
 			}
 			if p.cfg.Wake != nil {
 				p.pacer.found()
-				select {
-				case <-p.cfg.Wake:
-				case <-ctx.Done():
-				}
+				p.wait(ctx)
 				continue
 			}
 			p.next = time.Now().Add(p.pacer.empty(took))
@@ -172,6 +171,22 @@ func (p *Poller) poll(ctx context.Context) (*api.Work, error) {
 				p.lastNote = time.Now()
 			}
 		}
+	}
+}
+
+// wait waits until somebody says that there is work, or for so long that a
+// word may have been lost.
+func (p *Poller) wait(ctx context.Context) {
+	var late <-chan time.Time
+	if sweep := orDefault(p.cfg.Sweep, DefaultSweep); sweep > 0 {
+		t := time.NewTimer(jitter(sweep))
+		defer t.Stop()
+		late = t.C
+	}
+	select {
+	case <-p.cfg.Wake:
+	case <-late:
+	case <-ctx.Done():
 	}
 }
 

@@ -2,6 +2,7 @@ package worker_test
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -249,4 +250,53 @@ func TestWebhookWakesAWorker(t *testing.T) {
 	if p.Items(last)[0] != api.WorkStopped {
 		t.Error("an item was kept")
 	}
+}
+
+// A delivery that is lost is made up for by a look at the queue.
+func TestALostDeliveryIsMadeUpFor(t *testing.T) {
+	t.Parallel()
+	p := workertest.New(t)
+	l := startAt(t, p, func(c *worker.Config) { c.Wake, c.Sweep = make(chan struct{}), 200*time.Millisecond })
+	l.wait("the first look", func() bool { return len(p.Requests(workertest.Poll)) == 1 })
+	s := p.Session(workertest.Calls("a"))
+	l.finished(s)
+	if n := len(p.Requests(workertest.Poll)); n > 5 {
+		t.Errorf("%d polls", n)
+	}
+}
+
+func TestNoSweepWhereNoneIsWanted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, tt := range []struct {
+			sweep       time.Duration
+			least, most int // polls in an hour
+		}{{-1, 1, 1}, {0, 61, 121}, {10 * time.Minute, 7, 13}} {
+			p := &badPlane{over: map[string]http.HandlerFunc{onPoll: jsonOf("null")}, requests: map[string]int{}}
+			net := newWire()
+			server := &http.Server{Handler: p}
+			go server.Serve(net)
+			transport := &http.Transport{DialContext: net.dial}
+			w, err := worker.New(worker.Config{
+				BaseURL: "http://plane.test", HTTPClient: &http.Client{Transport: transport}, EnvironmentID: "env_1", EnvironmentKey: "k",
+				Wake: make(chan struct{}), Sweep: tt.sweep, Sandboxes: &boxes{},
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			take, stop := context.WithCancel(t.Context())
+			done := make(chan error, 1)
+			go func() { done <- w.Run(take, t.Context()) }()
+			time.Sleep(time.Hour)
+			synctest.Wait()
+			if n := p.requests[onPoll]; n < tt.least || n > tt.most {
+				t.Errorf("%v: %d polls in an hour, want %d to %d", tt.sweep, n, tt.least, tt.most)
+			}
+			stop()
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+			transport.CloseIdleConnections()
+			server.Close()
+		}
+	})
 }

@@ -84,6 +84,9 @@ type Config struct {
 	// Wake, where it is set, is waited for after each empty poll, and Block is
 	// not used: the queue is emptied at the start and whenever Wake says so.
 	Wake <-chan struct{}
+	// Sweep is how long, at most, the queue is not looked at with Wake when
+	// nobody says so; 0 is 60 s, less than 0 for ever.
+	Sweep time.Duration
 
 	// Logger gets what an operator wants to know; nil discards it. Secrets
 	// never reach it.
@@ -174,6 +177,7 @@ const (
 	DefaultDrainLimit  = 155 * time.Second
 	DefaultBlock       = 999 * time.Millisecond
 	DefaultReclaim     = 5 * time.Second
+	DefaultSweep       = 60 * time.Second
 )
 
 // Worker serves one environment's queue. Safe for concurrent use.
@@ -353,7 +357,7 @@ func (w *Worker) hangUp() {
 func (w *Worker) poller(c *client.Client) *Poller {
 	return &Poller{cfg: PollerConfig{
 		Client: c, EnvironmentID: w.cfg.EnvironmentID, WorkerID: w.cfg.WorkerID, Pace: w.cfg.Pace, Block: w.cfg.Block,
-		Reclaim: w.cfg.Reclaim, Drain: w.cfg.Drain, Wake: w.cfg.Wake, Logger: w.log, Counters: w.cfg.Counters,
+		Reclaim: w.cfg.Reclaim, Drain: w.cfg.Drain, Wake: w.cfg.Wake, Sweep: w.cfg.Sweep, Logger: w.log, Counters: w.cfg.Counters,
 	}, pacer: newPacer(w.cfg.Pace, w.cfg.BaseURL, w.cfg.Block), log: w.log, counters: w.cfg.Counters}
 }
 

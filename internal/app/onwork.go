@@ -27,7 +27,7 @@ func onWork(taking, working context.Context, c WorkerConfig) error {
 	key := c.Remote.EnvironmentKey.Reveal()
 	queue := client.New(c.Remote.BaseURL, client.Bearer(key), c.http)
 	p, err := worker.NewPoller(worker.PollerConfig{
-		Client: queue, EnvironmentID: c.Remote.EnvironmentID, WorkerID: c.WorkerID, Pace: worker.Pace(c.Pace), Drain: c.Drain, Wake: c.Wake, Logger: c.Log,
+		Client: queue, EnvironmentID: c.Remote.EnvironmentID, WorkerID: c.WorkerID, Pace: worker.Pace(c.Pace), Drain: c.Drain, Wake: c.Wake, Sweep: c.Sweep, Logger: c.Log,
 	})
 	if err != nil {
 		return err

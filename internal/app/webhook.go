@@ -32,7 +32,7 @@ func WorkerWebhook(taking, working context.Context, c WorkerConfig, at config.We
 	if err != nil {
 		return err
 	}
-	c.Wake = hook.Wake()
+	c.Wake, c.Sweep = hook.Wake(), orForever(at.Sweep)
 	s := serve(deliveries(taking, hook), c.Log, l)
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(working), deliveryEnd)

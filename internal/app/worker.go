@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/berthdev/berth/api"
 	"github.com/berthdev/berth/internal/config"
@@ -47,6 +48,7 @@ type WorkerConfig struct {
 	Memory   config.Memory   // the zero value keeps stores in step by the defaults
 	Replace  bool            // take the place of the worker that runs on StateDir
 	Wake     <-chan struct{} // polls only when told to; nil polls all the time
+	Sweep    time.Duration   // and when nobody has told for so long; see worker.Config
 	Log      *slog.Logger
 
 	http *http.Client // nil for TCP
@@ -211,7 +213,7 @@ func (h *workerHalf) workerConfig(c WorkerConfig, s settings, boxes worker.Sandb
 		Takeover:    worker.Takeover(c.Takeover),
 		MaxSessions: c.Engine.Slots(), MaxParked: orNone(c.Engine.MaxParked), MaxIdle: orForever(c.Engine.MaxIdle),
 		Room:       room(s.spec.Limits, machineHere(c.StateDir), c.Warm, c.Log),
-		DrainLimit: c.Engine.DrainTimeout, Pace: worker.Pace(c.Pace), Drain: c.Drain, Wake: c.Wake, Logger: c.Log, At: crash.At,
+		DrainLimit: c.Engine.DrainTimeout, Pace: worker.Pace(c.Pace), Drain: c.Drain, Wake: c.Wake, Sweep: c.Sweep, Logger: c.Log, At: crash.At,
 	}
 	if h.counts != nil { // an interface that holds nil is not nil
 		w.Counters = h.counts

@@ -149,8 +149,9 @@ type Item struct {
 
 // Webhook is where the control plane's deliveries come in.
 type Webhook struct {
-	Addr        string `help:"Address to take deliveries at, at any path; port 0 picks a free one." default:"127.0.0.1:8410" placeholder:"HOST:PORT"`
-	SigningKeys Secret `name:"signing-keys" help:"The endpoint's signing key, whsec_…; several with commas between them while one replaces another. Better given as the variable than as a flag." env:"ANTHROPIC_WEBHOOK_SIGNING_KEY" placeholder:"KEYS"`
+	Addr        string        `help:"Address to take deliveries at, at any path; port 0 picks a free one." default:"127.0.0.1:8410" placeholder:"HOST:PORT"`
+	Sweep       time.Duration `help:"How long the queue is not looked at when no delivery comes; 0 means until one does." default:"60s"`
+	SigningKeys Secret        `name:"signing-keys" help:"The endpoint's signing key, whsec_…; several with commas between them while one replaces another. Better given as the variable than as a flag." env:"ANTHROPIC_WEBHOOK_SIGNING_KEY" placeholder:"KEYS"`
 }
 
 // Keys are the signing keys.

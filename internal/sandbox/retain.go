@@ -63,6 +63,15 @@ func (r Retain) Past(dir string, now time.Time, used func(folder string) bool) (
 	return past, nil
 }
 
+// changed is a folder's time of change, zero for one that is gone.
+func changed(dir string) time.Time {
+	info, err := os.Stat(dir)
+	if err != nil {
+		return time.Time{}
+	}
+	return info.ModTime()
+}
+
 // onDisk counts what a folder takes. What cannot be read counts nothing.
 func onDisk(dir string) (n int64) {
 	_ = filepath.WalkDir(dir, func(_ string, e fs.DirEntry, err error) error {
@@ -94,10 +103,12 @@ func (k *Keeper) retain(ctx context.Context) {
 }
 
 func (k *Keeper) forgetPast(ctx context.Context, now time.Time) {
+	lastUsed := map[string]time.Time{}
 	past, err := k.cfg.Retain.Past(k.cfg.Dir, now, func(folder string) bool {
 		if nobodys(folder, Record{}) {
 			return true
 		}
+		lastUsed[folder] = changed(filepath.Join(k.cfg.Dir, folder))
 		_, err := ReadRecord(filepath.Join(k.cfg.Dir, folder)) // it lives, or is another driver's
 		return err == nil
 	})
@@ -110,7 +121,7 @@ func (k *Keeper) forgetPast(ctx context.Context, now time.Time) {
 		}
 		dir := filepath.Join(k.cfg.Dir, folder)
 		p := k.enter(folder)
-		if p.sb == nil {
+		if p.sb == nil && changed(dir).Equal(lastUsed[folder]) { // else a session has had it meanwhile
 			k.settle(ctx, dir)
 			if err := removeAll(dir); err != nil {
 				k.log.Warn("a workspace that was kept long enough could not be removed", "folder", folder, "err", err)

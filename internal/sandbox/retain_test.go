@@ -64,3 +64,39 @@ func TestWorkspacesAreKeptForATime(t *testing.T) {
 		t.Errorf("of nothing: %v", err)
 	}
 }
+
+// TestAWorkspaceInUseAgainIsKept: a session that comes back while it is looked
+// for what is kept too long keeps its files, though its sandbox has ended again
+// before they would be removed.
+func TestAWorkspaceInUseAgainIsKept(t *testing.T) {
+	dir := t.TempDir()
+	k, err := sandbox.NewKeeper(sandbox.KeeperConfig{Driver: mock.New(mock.Knobs{}), Dir: dir, Retain: sandbox.Retain{Age: time.Hour}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := time.Now().Add(-2 * time.Hour)
+	for _, name := range []string{"a", "b"} {
+		closed(t, open(t, k, name, false), false)
+		if err := os.Chtimes(filepath.Join(dir, name), old, old); err != nil {
+			t.Fatal(err)
+		}
+	}
+	leave := k.Enter("a")
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		k.ForgetPast(t.Context(), time.Now())
+	}()
+	for tick := time.NewTicker(time.Millisecond); k.Users("a") < 2; { // it has listed both, and waits for a
+		<-tick.C
+	}
+	closed(t, open(t, k, "b", false), false)
+	leave()
+	<-done
+	if _, err := os.Stat(filepath.Join(dir, "b", "tree")); err != nil {
+		t.Errorf("the files of a session that was here just now: %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "a")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the files of a session that was not: %v", err)
+	}
+}

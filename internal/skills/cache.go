@@ -14,6 +14,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/berthdev/berth/client"
@@ -32,6 +33,8 @@ const (
 	// stale is how old an unfinished unpacking or download is that nobody
 	// goes on with.
 	stale = time.Hour
+	// trimEvery lies between two looks for what is old.
+	trimEvery = time.Hour
 )
 
 // cache is a directory:
@@ -39,52 +42,94 @@ const (
 //	sha256/<digest>/files/  an archive's content, never written after
 //	versions/<digest>       of a plane, a skill and a version: the archive's digest
 //	tmp/                    downloads
-type cache struct{ dir string }
+//
+// Safe for concurrent use.
+type cache struct {
+	dir string
+
+	mu      sync.Mutex
+	held    map[string]int // digests in use, and by how many
+	trimmed time.Time      // when it was last looked for what is old
+}
 
 // openCache opens a cache and clears it of what is old.
 func openCache(dir string) (*cache, error) {
-	c := &cache{dir}
-	now := time.Now()
-	for sub, age := range map[string]time.Duration{"sha256": keep, "versions": keep, "tmp": stale} {
-		at := filepath.Join(dir, sub)
-		if err := os.MkdirAll(at, 0o755); err != nil {
+	c := &cache{dir: dir, held: map[string]int{}}
+	for _, sub := range []string{"sha256", "versions", "tmp"} {
+		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
 			return nil, err
 		}
+	}
+	return c, c.trim(time.Now())
+}
+
+// trim removes what is old and not in use, if that has not been looked for just
+// now.
+func (c *cache) trim(now time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if now.Sub(c.trimmed) < trimEvery {
+		return nil
+	}
+	c.trimmed = now
+	for sub, age := range map[string]time.Duration{"sha256": keep, "versions": keep, "tmp": stale} {
+		at := filepath.Join(c.dir, sub)
 		all, err := os.ReadDir(at)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		for _, e := range all {
 			limit := age
 			if e.Name()[0] == '.' {
 				limit = stale
 			}
-			if info, err := e.Info(); err == nil && now.Sub(info.ModTime()) > limit {
-				if err := os.RemoveAll(filepath.Join(at, e.Name())); err != nil {
-					return nil, err
-				}
+			if info, err := e.Info(); err != nil || now.Sub(info.ModTime()) <= limit || c.held[e.Name()] > 0 {
+				continue
+			}
+			if err := os.RemoveAll(filepath.Join(at, e.Name())); err != nil {
+				return err
 			}
 		}
 	}
-	return c, nil
+	return nil
+}
+
+// hold keeps an archive's content from being removed until release; false when
+// it is not there.
+func (c *cache) hold(digest string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, err := os.Stat(c.files(digest)); err != nil {
+		return false
+	}
+	c.held[digest]++
+	return true
+}
+
+func (c *cache) release(digest string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.held[digest]--; c.held[digest] <= 0 {
+		delete(c.held, digest)
+	}
 }
 
 func (c *cache) files(digest string) string { return filepath.Join(c.dir, "sha256", digest, "files") }
 
-// get gives a directory with the files of a skill's version.
+// get brings a skill's version and gives its digest, which is held: release it.
 func (c *cache) get(ctx context.Context, cl *client.Client, id, version string) (string, error) {
 	sum := sha256.Sum256([]byte(cl.BaseURL() + "\x00" + id + "\x00" + version))
 	known := filepath.Join(c.dir, "versions", hex.EncodeToString(sum[:]))
 	if digest, err := os.ReadFile(known); err == nil && len(digest) == 2*sha256.Size {
-		dir := c.files(string(digest))
-		if _, err := os.Stat(dir); err == nil {
+		if c.hold(string(digest)) {
 			now := time.Now() // in use: see keep
-			for _, at := range []string{known, filepath.Dir(dir)} {
+			for _, at := range []string{known, filepath.Dir(c.files(string(digest)))} {
 				if err := os.Chtimes(at, now, now); err != nil {
+					c.release(string(digest))
 					return "", err
 				}
 			}
-			return dir, nil
+			return string(digest), nil
 		}
 	}
 	f, digest, err := c.download(ctx, cl, id, version)
@@ -96,7 +141,13 @@ func (c *cache) get(ctx context.Context, cl *client.Client, id, version string) 
 	if err := c.unpack(f, digest); err != nil {
 		return "", err
 	}
-	return c.files(digest), replace(known, digest)
+	if err := replace(known, digest); err != nil {
+		return "", err
+	}
+	if !c.hold(digest) {
+		return "", errors.New("it is gone from the cache as soon as it was there")
+	}
+	return digest, nil
 }
 
 // replace writes a small file in one step.

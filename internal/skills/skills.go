@@ -62,8 +62,23 @@ func (p *Preparer) Prepare(ctx context.Context, in worker.PrepareInput) (*worker
 	limited, cancel := context.WithTimeoutCause(ctx, maxTime, problem("it could not be had in time"))
 	defer cancel()
 	got := p.fetch(limited, in.Client, refs)
+	release := func() {
+		for _, s := range got {
+			if s.err == nil {
+				p.cache.release(s.digest)
+			}
+		}
+	}
 	if ctx.Err() != nil {
+		release()
 		return nil, context.Cause(ctx)
+	}
+	if err := p.cache.trim(time.Now()); err != nil {
+		in.Log.Warn("skills that nobody has used for long could not be removed", "error", err)
+	}
+	out.Finish = func(context.Context, worker.End) error {
+		release()
+		return nil
 	}
 	names := map[string]bool{}
 	for i, s := range got {
@@ -74,7 +89,7 @@ func (p *Preparer) Prepare(ctx context.Context, in worker.PrepareInput) (*worker
 			warn(refs[i], problem("another skill is called "+s.name+", too"))
 		default:
 			names[strings.ToLower(s.name)] = true
-			out.Mounts = append(out.Mounts, worker.Mount{Source: s.dir, Target: path.Join("skills", s.name), ReadOnly: true})
+			out.Mounts = append(out.Mounts, worker.Mount{Source: p.cache.files(s.digest), Target: path.Join("skills", s.name), ReadOnly: true})
 		}
 	}
 	return out, nil
@@ -82,9 +97,9 @@ func (p *Preparer) Prepare(ctx context.Context, in worker.PrepareInput) (*worker
 
 // skill is one that is here, or why it is not.
 type skill struct {
-	name string
-	dir  string
-	err  error
+	name   string
+	digest string // held in the cache
+	err    error
 }
 
 func (p *Preparer) fetch(ctx context.Context, c *client.Client, refs []api.SkillRef) []skill {
@@ -96,7 +111,7 @@ func (p *Preparer) fetch(ctx context.Context, c *client.Client, refs []api.Skill
 			room <- struct{}{}
 			defer func() { <-room }()
 			got[i] = p.one(ctx, c, ref)
-			if got[i].err != nil && ctx.Err() != nil {
+			if got[i].err != nil && ctx.Err() != nil { // nothing is held
 				got[i].err = context.Cause(ctx)
 			}
 		})
@@ -119,8 +134,8 @@ func (p *Preparer) one(ctx context.Context, c *client.Client, ref api.SkillRef) 
 	if key == "" {
 		key = v.ID
 	}
-	dir, err := p.cache.get(ctx, c, ref.SkillID, key)
-	return skill{name, dir, err}
+	digest, err := p.cache.get(ctx, c, ref.SkillID, key)
+	return skill{name, digest, err}
 }
 
 // version is what a reference stands for. Older planes know neither "latest"

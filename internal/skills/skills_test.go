@@ -231,3 +231,37 @@ func TestTroubledDownload(t *testing.T) {
 		t.Error("prepared after the end")
 	}
 }
+
+// A session's skills are held until it is let go, each once for each session.
+func TestSkillsAreHeldUntilTheEnd(t *testing.T) {
+	plane := newPlane(t)
+	plane.Skill(workertest.Skill{ID: "skill_1", Version: "1", Name: "one", Archive: zipped(t, "one/SKILL.md", "x")})
+	cache := t.TempDir()
+	p, err := skills.New(cache)
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := worker.PrepareInput{
+		Session: api.Session{ID: "sesn_1", Agent: api.SessionAgent{Skills: refs("skill_1")}}, Log: slog.New(slog.DiscardHandler),
+		Client: client.New(plane.URL, client.Bearer(workertest.EnvironmentKey), &http.Client{}).WithRetries(0),
+	}
+	var all []*worker.Prepared
+	for range 2 { // downloaded, then found
+		got, err := p.Prepare(t.Context(), in)
+		if err != nil || len(got.Mounts) != 1 {
+			t.Fatalf("%+v, %v", got, err)
+		}
+		all = append(all, got)
+	}
+	if n := skills.Held(p); n != 2 {
+		t.Errorf("held %d times", n)
+	}
+	for _, got := range all {
+		if err := got.Finish(t.Context(), worker.EndIdle); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := skills.Held(p); n != 0 {
+		t.Errorf("held %d times after the end", n)
+	}
+}
