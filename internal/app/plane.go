@@ -4,7 +4,6 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
-	"runtime/debug"
 
 	"github.com/berthdev/berth/internal/auth"
 	"github.com/berthdev/berth/internal/config"
@@ -39,7 +38,7 @@ type planeConfig struct {
 // startPlane locks the data directory, opens the store and starts the loops.
 // What stop leaves behind is what is durable.
 func startPlane(ctx context.Context, c planeConfig) (_ *controlPlane, err error) {
-	collectAt(80) // most of what it holds is open streams, which stay
+	garbage := newCollector()
 	if err := checkProvider(ctx, c.Provider); err != nil {
 		return nil, err
 	}
@@ -75,7 +74,7 @@ func startPlane(ctx context.Context, c planeConfig) (_ *controlPlane, err error)
 	})
 	p.handler = httpapi.New(httpapi.Config{
 		Store: p.store, Keys: p.keys, Queue: p.queue, Events: p.events, Turn: p.turns, Models: registry,
-		Log: c.Log, Version: config.Version, Lenient: c.Lenient, RatePerMinute: c.RateLimit, MaxStreams: c.MaxStreams,
+		Log: c.Log, Version: config.Version, Lenient: c.Lenient, RatePerMinute: c.RateLimit, MaxStreams: c.MaxStreams, Streams: garbage.streams,
 	})
 
 	p.keys.Start()
@@ -103,13 +102,4 @@ func (p *controlPlane) stop(ctx context.Context) error {
 func (p *controlPlane) drain() {
 	p.events.Stop()
 	p.queue.Stop()
-}
-
-// collectAt has this process collect its garbage when that is so many percent
-// of what is in use. GOGC, when the operator sets it, counts instead.
-func collectAt(percent int) {
-	const goDefault = 100
-	if was := debug.SetGCPercent(percent); was != goDefault {
-		debug.SetGCPercent(was)
-	}
 }

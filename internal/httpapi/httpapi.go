@@ -38,6 +38,9 @@ type Config struct {
 	RatePerMinute int
 	// MaxStreams bounds the open event streams of the process; 0 is 10,000.
 	MaxStreams int
+	// Streams, when set, hears how many are open each time that one opens or
+	// ends. It must be quick and safe for concurrent use.
+	Streams func(open int)
 	// PingEvery keeps streams open through proxies; 0 is 15 s.
 	PingEvery time.Duration
 	// StreamMaxAge ends a stream so that clients come back; 0 is 1 h.
@@ -82,7 +85,7 @@ func New(c Config) http.Handler {
 		c.MaxStreams = 10_000
 	}
 	s := &server{cfg: c, log: c.Log, mux: http.NewServeMux(), limits: newLimiter(c.RatePerMinute), now: time.Now}
-	s.streams.max = int64(c.MaxStreams)
+	s.streams.max, s.streams.told = int64(c.MaxStreams), c.Streams
 	for _, r := range s.routes() {
 		s.mux.Handle(r.pattern, s.handler(r))
 	}

@@ -69,15 +69,24 @@ func (l *limiter) take(key string, now time.Time) error {
 // streamCount bounds the open streams.
 type streamCount struct {
 	max  int64
+	told func(open int) // nil for nobody
 	open atomic.Int64
 }
 
 func (n *streamCount) enter() error {
-	if n.open.Add(1) > n.max {
-		n.open.Add(-1)
+	if n.add(1) > n.max {
+		n.add(-1)
 		return retryError{plane.Errorf(plane.RateLimited, "too many event streams are open on this server"), 5 * time.Second}
 	}
 	return nil
 }
 
-func (n *streamCount) leave() { n.open.Add(-1) }
+func (n *streamCount) leave() { n.add(-1) }
+
+func (n *streamCount) add(d int64) int64 {
+	open := n.open.Add(d)
+	if n.told != nil {
+		n.told(int(open))
+	}
+	return open
+}

@@ -59,6 +59,13 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.mux.ServeHTTP(w, r)
 		return
 	}
+	s.noRoute(w, r, clean)
+}
+
+// noRoute answers what no route does.
+//
+//go:noinline
+func (s *server) noRoute(w http.ResponseWriter, r *http.Request, clean bool) {
 	c := &call{s: s, w: &answer{ResponseWriter: w}, r: r, id: plane.NewID(plane.PrefixRequest)}
 	c.begin()
 	if allow := s.methods(r); allow != "" && clean {
