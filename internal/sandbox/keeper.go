@@ -145,6 +145,8 @@ func (k *Keeper) Start(ctx context.Context) error {
 		if err != nil {
 			if !errors.Is(err, fs.ErrNotExist) {
 				k.log.Warn("a sandbox's record cannot be read", "folder", e.Name(), "err", err)
+			} else { // a start may have been cut off before it wrote one
+				k.forgetRecord(filepath.Join(k.cfg.Dir, e.Name()))
 			}
 			k.settle(ctx, filepath.Join(k.cfg.Dir, e.Name()))
 			continue

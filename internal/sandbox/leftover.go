@@ -123,6 +123,9 @@ func abandon(ctx context.Context, folder string, drivers []Driver) error {
 	rec, err := ReadRecord(folder)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
+		if err := Sweep(folder); err != nil {
+			return err
+		}
 	case err != nil:
 		return err
 	default:

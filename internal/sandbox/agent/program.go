@@ -38,6 +38,14 @@ var find = sync.OnceValues(locate)
 // itself, whose main must call child.Main. It looks once per process.
 func Find() (*Program, error) { return find() }
 
+// Or gives p, or where it is nil Find's.
+func (p *Program) Or() (*Program, error) {
+	if p != nil {
+		return p, nil
+	}
+	return Find()
+}
+
 func locate() (*Program, error) {
 	if len(embedded) > 0 {
 		f, err := sealed(embedded)

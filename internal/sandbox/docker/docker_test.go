@@ -86,3 +86,9 @@ func TestNothingSurvives(t *testing.T) {
 	lend(t)
 	sandboxtest.NothingSurvives(t, func() sandbox.Driver { return newDriver(t, nil) }, sandboxtest.Sessions(os.Getenv("BERTH_SOAK")))
 }
+
+// TestKilledWhileStarting has workers killed amid the start of a sandbox.
+func TestKilledWhileStarting(t *testing.T) {
+	lend(t)
+	sandboxtest.KilledWhileStarting(t, func() sandbox.Driver { return newDriver(t, nil) }, nil, "docker record", "docker made", "docker started")
+}

@@ -14,10 +14,10 @@ import (
 	"github.com/moby/moby/client"
 
 	"github.com/berthdev/berth/internal/agentwire"
+	"github.com/berthdev/berth/internal/crash"
 	"github.com/berthdev/berth/internal/sandbox"
 	"github.com/berthdev/berth/internal/sandbox/agent"
 	"github.com/berthdev/berth/internal/sandbox/inside"
-	"github.com/berthdev/berth/internal/sandbox/tree"
 )
 
 // Driver makes sandboxes of containers. Safe for concurrent use.
@@ -125,20 +125,23 @@ func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (_ sandbox.Sandbo
 	if err != nil {
 		return nil, err
 	}
+	var undo sandbox.Undo
+	defer undo.Run(&err)
 	h := handle{Container: sandbox.Label(spec.Dir)}
 	release, err := d.user(spec, &h)
 	if err != nil {
 		return nil, err
 	}
-	files, err := d.open(spec, h)
+	undo.Add(func() error { release(); return nil })
+	uid, gid := h.owner()
+	files, err := agent.OpenTree(spec, uid, gid, nil)
 	if err != nil {
-		release()
 		return nil, err
 	}
+	undo.Add(func() error { return errors.Join(agent.CloseTree(spec, files), sandbox.Sweep(spec.Dir)) })
 	live, rec, err := d.start(ctx, api, spec, h, im, program)
 	if err != nil {
-		release()
-		return nil, errors.Join(err, files.Close(), sandbox.Sweep(spec.Dir))
+		return nil, err
 	}
 	return d.box(live, files, rec, release), nil
 }
@@ -162,6 +165,7 @@ func (d *Driver) start(ctx context.Context, api *client.Client, spec sandbox.Spe
 	if err != nil {
 		return nil, rec, err
 	}
+	crash.At("docker record")
 	name := h.Container
 	defer func() {
 		if err != nil {
@@ -178,6 +182,7 @@ func (d *Driver) start(ctx context.Context, api *client.Client, spec sandbox.Spe
 	for _, w := range made.Warnings {
 		d.log.Warn("the Docker daemon warns", "session", spec.SessionID, "warning", w)
 	}
+	crash.At("docker made")
 	h.Container = made.ID
 	if _, err = api.ContainerStart(ctx, made.ID, client.ContainerStartOptions{}); err == nil {
 		err = sandbox.Fault("docker start")
@@ -190,6 +195,7 @@ func (d *Driver) start(ctx context.Context, api *client.Client, spec sandbox.Spe
 		return nil, rec, err
 	}
 	h.Handle = proc.Handle
+	crash.At("docker started")
 	if err := note(); err != nil {
 		proc.Release()
 		return nil, rec, err
@@ -269,21 +275,12 @@ func (d *Driver) user(spec sandbox.Spec, h *handle) (release func(), err error) 
 	return func() {}, nil
 }
 
-// open opens the session's tree and gives it to its user.
-func (d *Driver) open(spec sandbox.Spec, h handle) (*tree.Tree, error) {
-	files, err := tree.Open(agent.Tree(spec, h.UID, h.GID))
-	if err != nil {
-		return nil, err
-	}
-	uid, gid := h.UID, h.GID
+// owner is whose the session's files are on the host.
+func (h handle) owner() (uid, gid int) {
 	if os.Geteuid() != 0 {
-		uid, gid = -1, -1
+		return -1, -1
 	}
-	if err := agent.Own(spec, uid, gid); err != nil {
-		files.Close()
-		return nil, err
-	}
-	return files, nil
+	return h.UID, h.GID
 }
 
 // program puts the agent where the daemon can show it.
@@ -293,11 +290,9 @@ func (d *Driver) program() (_ string, err error) {
 	if d.installed != "" {
 		return d.installed, nil
 	}
-	p := d.cfg.Program
-	if p == nil {
-		if p, err = agent.Find(); err != nil {
-			return "", err
-		}
+	p, err := d.cfg.Program.Or()
+	if err != nil {
+		return "", err
 	}
 	d.installed, err = p.Install(d.cfg.Dir)
 	return d.installed, err
@@ -313,23 +308,18 @@ func (d *Driver) Recover(ctx context.Context, rec sandbox.Record) (sandbox.Sandb
 	if err != nil {
 		return nil, err
 	}
-	live, err := agent.Recover(filepath.Join(rec.Spec.Dir, socketPart), h.Handle)
-	if errors.Is(err, sandbox.ErrGone) {
-		if err := remove(ctx, api, h.Container); err != nil {
-			return nil, err
-		}
-		return nil, errors.Join(err, sandbox.Sweep(rec.Spec.Dir))
-	}
+	release := func() { d.ids.Release(h.UID) }
+	uid, gid := h.owner()
+	live, files, err := agent.Takeover{
+		Spec: rec.Spec, Agent: h.Handle, Socket: filepath.Join(rec.Spec.Dir, socketPart), Files: agent.Reopen(rec.Spec, uid, gid),
+		End:   d.end(rec, release),
+		Clear: func(ctx context.Context) error { return remove(ctx, api, h.Container) },
+	}.Take(ctx)
 	if err != nil {
-		return nil, err
-	}
-	files, err := tree.Open(agent.Tree(rec.Spec, h.UID, h.GID))
-	if err != nil {
-		live.Close()
 		return nil, err
 	}
 	d.ids.Keep(h.UID)
-	return d.box(live, files, rec, func() { d.ids.Release(h.UID) }), nil
+	return d.box(live, files, rec, release), nil
 }
 
 // end removes the container, and with it all that runs inside.

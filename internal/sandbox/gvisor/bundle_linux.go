@@ -17,6 +17,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/berthdev/berth/internal/agentwire"
+	"github.com/berthdev/berth/internal/crash"
 	"github.com/berthdev/berth/internal/sandbox"
 	"github.com/berthdev/berth/internal/sandbox/agent"
 	"github.com/berthdev/berth/internal/sandbox/inside"
@@ -122,7 +123,7 @@ func (d *Driver) newBundle(spec sandbox.Spec, h handle, run string) (*bundle, er
 			root = append(root, agentwire.Step{Kind: agentwire.StepDir, Target: m.Destination, Mode: 0o755})
 		}
 	}
-	empty, err := makeRoot(root)
+	empty, err := makeRoot(sandbox.Label(spec.Dir), root)
 	if err != nil {
 		return nil, err
 	}
@@ -232,8 +233,9 @@ func disguise(m *specs.Mount, h handle) error {
 }
 
 // makeRoot makes the root that steps describe, or finds it: what is in it is
-// its name. Nobody writes to one that is there.
-func makeRoot(steps []agentwire.Step) (string, error) {
+// its name. Nobody writes to one that is there. While it is made its name begins
+// with the sandbox's label.
+func makeRoot(label string, steps []agentwire.Step) (string, error) {
 	text, err := json.Marshal(steps)
 	if err != nil {
 		return "", err
@@ -246,11 +248,12 @@ func makeRoot(steps []agentwire.Step) (string, error) {
 	if err := os.MkdirAll(rootsDir, 0o755); err != nil {
 		return "", fmt.Errorf("make a root: %w", err)
 	}
-	temp, err := os.MkdirTemp(rootsDir, "new-")
+	temp, err := os.MkdirTemp(rootsDir, label+".new-")
 	if err != nil {
 		return "", fmt.Errorf("make a root: %w", err)
 	}
 	defer os.RemoveAll(temp)
+	crash.At("gvisor root")
 	if err := fill(temp, steps); err != nil {
 		return "", fmt.Errorf("make a root: %w", err)
 	}

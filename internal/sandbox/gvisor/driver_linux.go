@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berthdev/berth/internal/agentwire"
+	"github.com/berthdev/berth/internal/crash"
 	"github.com/berthdev/berth/internal/sandbox"
 	"github.com/berthdev/berth/internal/sandbox/agent"
 	"github.com/berthdev/berth/internal/sandbox/cgroup"
@@ -139,44 +140,26 @@ func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (_ sandbox.Sandbo
 	case spec.Network.Mode == sandbox.NetworkHost:
 		return nil, errors.New("the host's own network is nothing that it gives a session; allow hosts, or use --sandbox namespaces")
 	}
-	program := d.cfg.Program
-	if program == nil {
-		if program, err = agent.Find(); err != nil {
-			return nil, err
-		}
+	program, err := d.cfg.Program.Or()
+	if err != nil {
+		return nil, err
 	}
+	var undo sandbox.Undo
+	defer undo.Run(&err)
 	h := handle{UID: d.ids.Take(spec.SessionID)}
-	files, err := d.openTree(spec, h)
-	if err != nil {
-		d.ids.Release(h.UID)
-		return nil, err
-	}
-	box, err := d.start(ctx, spec, h, files, program)
-	if err != nil {
-		files.Close()
-		d.ids.Release(h.UID)
-		return nil, errors.Join(err, sandbox.Sweep(spec.Dir))
-	}
-	return box, nil
-}
-
-func (d *Driver) openTree(spec sandbox.Spec, h handle) (*tree.Tree, error) {
-	files, err := tree.Open(agent.Tree(spec, h.UID, h.UID))
+	undo.Add(func() error { d.ids.Release(h.UID); return nil })
+	files, err := agent.OpenTree(spec, h.UID, h.UID, program)
 	if err != nil {
 		return nil, err
 	}
-	if err := agent.Own(spec, h.UID, h.UID); err != nil {
-		files.Close()
+	undo.Add(func() error { return agent.CloseTree(spec, files) })
+	// The record is there before anything that a crash would leave.
+	undo.Add(func() error { return errors.Join(wipe(sandbox.Label(spec.Dir), spec, nil), sandbox.Sweep(spec.Dir)) })
+	if _, err := record(spec, h); err != nil {
 		return nil, err
 	}
-	return files, nil
-}
-
-// start makes the folder and the cgroup, runs runsc and boots the agent. On
-// error no process is left.
-func (d *Driver) start(ctx context.Context, spec sandbox.Spec, h handle, files *tree.Tree, program *agent.Program) (_ sandbox.Sandbox, err error) {
-	run := runDir(spec)
-	plan, err := d.prepare(spec, h, run)
+	crash.At("gvisor record")
+	plan, err := d.prepare(spec, h)
 	if err != nil {
 		return nil, err
 	}
@@ -184,11 +167,8 @@ func (d *Driver) start(ctx context.Context, spec sandbox.Spec, h handle, files *
 	if err != nil {
 		return nil, err
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, group.Kill(), killStrays(run), group.Remove())
-		}
-	}()
+	undo.Add(func() error { return errors.Join(group.Kill(), killStrays(runDir(spec)), group.Remove()) })
+	crash.At("gvisor group")
 	h.Group = group.Dirs
 	if _, err := record(spec, h); err != nil {
 		return nil, err
@@ -197,19 +177,16 @@ func (d *Driver) start(ctx context.Context, spec sandbox.Spec, h handle, files *
 	if spec.Network.Socket != "" {
 		sockets = "all"
 	}
-	sentry, gofer, err := d.runsc.start(ctx, launch{run: run, program: program, sockets: sockets, group: group})
+	sentry, gofer, err := d.runsc.start(ctx, launch{run: runDir(spec), state: stateDir(sandbox.Label(spec.Dir)), program: program, sockets: sockets, group: group})
 	if err != nil {
 		return nil, err
 	}
+	crash.At("gvisor started")
 	proc, err := agent.FindProcess(sentry)
 	if err != nil {
 		return nil, errors.New("the sandbox ended as soon as it began")
 	}
-	defer func() {
-		if err != nil {
-			proc.Release()
-		}
-	}()
+	undo.Add(func() error { proc.Release(); return nil })
 	h.Handle = proc.Handle
 	if server, err := agent.FindProcess(gofer); err == nil {
 		h.Gofer = server.Handle
@@ -219,6 +196,7 @@ func (d *Driver) start(ctx context.Context, spec sandbox.Spec, h handle, files *
 	if err != nil {
 		return nil, err
 	}
+	crash.At("gvisor handle")
 	user := spec.User.Filled()
 	live, err := agent.Attach(ctx, filepath.Join(spec.Dir, socketDir), agentwire.Boot{
 		Steps: plan.steps, Seal: true, Bash: plan.bash, Workdir: spec.Workdir,
@@ -262,7 +240,8 @@ func newGroup(spec sandbox.Spec) (*cgroup.Group, []sandbox.Limit, error) {
 }
 
 // prepare makes the folder's own part and plans the inside.
-func (d *Driver) prepare(spec sandbox.Spec, h handle, run string) (*bundle, error) {
+func (d *Driver) prepare(spec sandbox.Spec, h handle) (*bundle, error) {
+	run := runDir(spec)
 	if err := os.RemoveAll(run); err != nil {
 		return nil, err
 	}
@@ -281,25 +260,21 @@ func (d *Driver) prepare(spec sandbox.Spec, h handle, run string) (*bundle, erro
 }
 
 // Recover takes a sandbox over.
-func (d *Driver) Recover(_ context.Context, rec sandbox.Record) (sandbox.Sandbox, error) {
+func (d *Driver) Recover(ctx context.Context, rec sandbox.Record) (sandbox.Sandbox, error) {
 	var h handle
 	if err := json.Unmarshal(rec.Handle, &h); err != nil {
 		return nil, fmt.Errorf("record: %w", err)
 	}
 	group := cgroup.Open(h.Group)
-	live, err := agent.Recover(filepath.Join(rec.Spec.Dir, socketDir), h.Handle)
+	live, files, err := agent.Takeover{
+		Spec: rec.Spec, Agent: h.Handle, Socket: filepath.Join(rec.Spec.Dir, socketDir), Files: agent.Reopen(rec.Spec, h.UID, h.UID),
+		End:   d.end(h, group),
+		Clear: func(context.Context) error { return wipe(rec.Label, rec.Spec, group) },
+	}.Take(ctx)
 	if err != nil {
-		if errors.Is(err, sandbox.ErrGone) {
-			err = errors.Join(err, group.Kill(), killStrays(runDir(rec.Spec)), group.Remove(), sandbox.Sweep(rec.Spec.Dir))
-		}
 		return nil, err
 	}
 	d.ids.Keep(h.UID)
-	files, err := tree.Open(agent.Tree(rec.Spec, h.UID, h.UID))
-	if err != nil {
-		live.Close()
-		return nil, err
-	}
 	held, _ := group.Held(rec.Spec.Limits, h.PID)
 	return d.box(live, files, rec, h, group, held), nil
 }
@@ -324,24 +299,29 @@ func (b *box) Assign(session, dir string) error { return b.Box.Assign(session, d
 func (b *box) Usage() cgroup.Usage { return b.group.Usage() }
 
 func (d *Driver) box(live *agent.Live, files *tree.Tree, rec sandbox.Record, h handle, group *cgroup.Group, held []sandbox.Limit) *box {
-	b := &box{Box: agent.NewBox(live, files, rec, func(_ context.Context, l *agent.Live) error {
+	b := &box{Box: agent.NewBox(live, files, rec, d.end(h, group)), h: h, group: group}
+	b.Bound(agent.Bounds{Enforced: append(held, own...), OOMs: group.OOMs})
+	return b
+}
+
+// end ends a sandbox.
+func (d *Driver) end(h handle, group *cgroup.Group) func(context.Context, *agent.Live) error {
+	return func(_ context.Context, l *agent.Live) error {
 		_ = group.Kill() // what it leaves is ended below
-		if err := end(l.Process(), h.Gofer); err != nil {
+		if err := kill(l.Process(), h.Gofer); err != nil {
 			return err
 		}
 		d.ids.Release(h.UID)
 		return group.Remove()
-	}), h: h, group: group}
-	b.Bound(agent.Bounds{Enforced: append(held, own...), OOMs: group.OOMs})
-	return b
+	}
 }
 
 // endTime bounds the end of a process that was killed.
 const endTime = 10 * time.Second
 
-// end kills the sentry, which is the first of its process namespace: the kernel
+// kill kills the sentry, which is the first of its process namespace: the kernel
 // ends the rest before that one is gone. The file server would follow by itself.
-func end(sentry *agent.Process, gofer agent.Handle) error {
+func kill(sentry *agent.Process, gofer agent.Handle) error {
 	if err := sentry.Kill(); err != nil {
 		return err
 	}

@@ -98,3 +98,8 @@ func BenchmarkTrue(b *testing.B)     { sandboxtest.BenchmarkTrue(b, newDriver())
 func BenchmarkChecked(b *testing.B)  { sandboxtest.BenchmarkChecked(b, newDriver()) }
 func BenchmarkFlood(b *testing.B)    { sandboxtest.BenchmarkFlood(b, newDriver()) }
 func BenchmarkSessions(b *testing.B) { sandboxtest.BenchmarkSessions(b, newDriver()) }
+
+// TestKilledWhileStarting has workers killed amid the start of a sandbox.
+func TestKilledWhileStarting(t *testing.T) {
+	sandboxtest.KilledWhileStarting(t, newDriver, func(label string) []string { return []string{gvisor.StateDir(label)} }, "gvisor record", "gvisor root", "gvisor group", "gvisor runsc", "gvisor entered", "gvisor started", "gvisor handle")
+}

@@ -3,6 +3,8 @@ package gvisor
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -18,6 +20,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/berthdev/berth/internal/crash"
 	"github.com/berthdev/berth/internal/sandbox"
 	"github.com/berthdev/berth/internal/sandbox/agent"
 	"github.com/berthdev/berth/internal/sandbox/cgroup"
@@ -89,30 +92,30 @@ func (r *runsc) check(ctx context.Context) (version string, err error) {
 // launch is a sandbox for runsc to make.
 type launch struct {
 	run     string // the sandbox's own directory: its bundle, and runsc's log
+	state   string // what runsc notes while it makes it
 	program *agent.Program
 	sockets string // what may be done with sockets among the host's files: create or all
 	group   *cgroup.Group
 }
 
-// statesDir holds what runsc notes of a sandbox while it makes it. The path is
+// stateDir is for what runsc notes of a sandbox while it makes it. The path is
 // short because a socket is in it.
-const statesDir = "/run/berth-gvisor/states"
+func stateDir(label string) string {
+	sum := sha256.Sum256([]byte(label))
+	return filepath.Join("/run/berth-gvisor/states", hex.EncodeToString(sum[:8]))
+}
 
 // start makes the sandbox and comes back when its first process runs. runsc
 // itself is gone by then; what stays are the sentry and its file server, which
 // need no notes.
 func (r *runsc) start(ctx context.Context, l launch) (sentry, gofer int, err error) {
-	if err := os.MkdirAll(statesDir, 0o700); err != nil {
+	if err := errors.Join(os.RemoveAll(l.state), os.MkdirAll(l.state, 0o700)); err != nil {
 		return 0, 0, fmt.Errorf("runsc: %w", err)
 	}
-	state, err := os.MkdirTemp(statesDir, "")
-	if err != nil {
-		return 0, 0, fmt.Errorf("runsc: %w", err)
-	}
-	defer os.RemoveAll(state)
+	defer os.RemoveAll(l.state)
 	log := filepath.Join(l.run, "log")
 	cmd := exec.CommandContext(ctx, r.path,
-		"--root="+state, "--log="+log, "--log-format=json",
+		"--root="+l.state, "--log="+log, "--log-format=json",
 		"--platform=systrap", "--network=none", "--gofer-network-namespace=new", "--overlay2=none",
 		"--host-uds="+l.sockets, "--ignore-cgroups", "--host-settings=ignore", "--app-huge-pages=false",
 		// It has threads spin for each other: a fifth more processor for nothing
@@ -132,8 +135,10 @@ func (r *runsc) start(ctx context.Context, l launch) (sentry, gofer int, err err
 		cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: fd}
 	}
 	if err = cmd.Start(); err == nil {
+		crash.At("gvisor runsc")
 		if fault == nil {
 			err = l.group.Enter(cmd.Process.Pid)
+			crash.At("gvisor entered")
 		}
 		if err != nil {
 			_ = cmd.Process.Kill()
@@ -146,7 +151,7 @@ func (r *runsc) start(ctx context.Context, l launch) (sentry, gofer int, err err
 		}
 		return 0, 0, fmt.Errorf("runsc: %w%s", err, complaint(log))
 	}
-	if sentry, gofer, err = pids(state); err != nil {
+	if sentry, gofer, err = pids(l.state); err != nil {
 		return 0, 0, err
 	}
 	if fault != nil {

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berthdev/berth/internal/agentwire"
+	"github.com/berthdev/berth/internal/crash"
 	"github.com/berthdev/berth/internal/sandbox"
 	"github.com/berthdev/berth/internal/sandbox/agent"
 	"github.com/berthdev/berth/internal/sandbox/cgroup"
@@ -142,12 +143,12 @@ func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (_ sandbox.Sandbo
 	if spec, err = agent.Fill(spec); err != nil {
 		return nil, err
 	}
-	program := d.cfg.Program
-	if program == nil {
-		if program, err = agent.Find(); err != nil {
-			return nil, err
-		}
+	program, err := d.cfg.Program.Or()
+	if err != nil {
+		return nil, err
 	}
+	var undo sandbox.Undo
+	defer undo.Run(&err)
 	h := handle{UID: os.Getuid(), GID: os.Getgid()}
 	if h.Memory, err = d.floats(spec); err != nil {
 		return nil, err
@@ -155,21 +156,14 @@ func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (_ sandbox.Sandbo
 	if d.power {
 		h.UID = d.ids.Take(spec.SessionID)
 		h.GID = h.UID
-		defer func() {
-			if err != nil {
-				d.ids.Release(h.UID)
-			}
-		}()
+		undo.Add(func() error { d.ids.Release(h.UID); return nil })
 	}
-	files, err := d.openTree(spec, h, program)
+	uid, gid := d.owner(h)
+	files, err := agent.OpenTree(spec, uid, gid, program)
 	if err != nil {
 		return nil, err
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, files.Close(), agent.HideView(spec))
-		}
-	}()
+	undo.Add(func() error { return agent.CloseTree(spec, files) })
 	p, err := d.plan(spec, h, program)
 	defer p.close()
 	if err != nil {
@@ -179,12 +173,10 @@ func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (_ sandbox.Sandbo
 	if err != nil {
 		return nil, err
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, group.Kill(), group.Remove())
-		}
-	}()
+	undo.Add(func() error { return errors.Join(group.Kill(), group.Remove()) })
 	h.Group = group.Dirs
+	crash.At("namespaces group")
+	undo.Add(func() error { return sandbox.Sweep(spec.Dir) })
 	var rec sandbox.Record
 	live, err := agent.Start(ctx, agent.Launch{
 		Program: program, Dir: spec.Dir, Mounts: p.mounts, Legacy: d.born(group), Sys: d.attributes(spec, h, group),
@@ -195,6 +187,7 @@ func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (_ sandbox.Sandbo
 			Processes: spec.Limits.PIDs, OpenFiles: spec.Limits.OpenFiles,
 		},
 		Started: func(proc *agent.Process) error {
+			crash.At("namespaces agent")
 			h.Handle = proc.Handle
 			rec, err = agent.NewRecord(Name, spec, h)
 			if err != nil {
@@ -203,6 +196,7 @@ func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (_ sandbox.Sandbo
 			if err := sandbox.WriteRecord(rec); err != nil {
 				return err
 			}
+			crash.At("namespaces record")
 			if err := sandbox.Fault("cgroup enter"); err != nil {
 				group.Close()
 				if errors.Is(err, sandbox.ErrSkip) {
@@ -218,16 +212,27 @@ func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (_ sandbox.Sandbo
 		},
 	})
 	if err != nil {
-		return nil, errors.Join(err, sandbox.Sweep(spec.Dir))
+		return nil, err
 	}
+	undo.Add(func() error {
+		live.Close()
+		return errors.Join(live.Process().Kill(), live.Process().Wait(10*time.Second))
+	})
 	var memory *disk.Memory
 	if h.Memory {
 		if memory, files, err = d.float(ctx, spec, h, live, files); err != nil {
-			live.Close()
-			return nil, errors.Join(err, live.Process().Kill(), live.Process().Wait(10*time.Second), sandbox.Sweep(spec.Dir))
+			return nil, err
 		}
 	}
 	return d.box(live, files, memory, rec, h, group, held), nil
+}
+
+// owner is whose the session's files are on the host.
+func (d *Driver) owner(h handle) (uid, gid int) {
+	if !d.power {
+		return -1, -1
+	}
+	return h.UID, h.GID
 }
 
 // born are the v1 cgroups that the agent starts in: to be moved into them later
@@ -290,31 +295,21 @@ func (d *Driver) Recover(ctx context.Context, rec sandbox.Record) (sandbox.Sandb
 		return nil, fmt.Errorf("record: %w", err)
 	}
 	group := cgroup.Open(h.Group)
-	live, err := agent.Recover(rec.Spec.Dir, h.Handle)
+	var memory *disk.Memory
+	live, files, err := agent.Takeover{
+		Spec: rec.Spec, Agent: h.Handle, Socket: rec.Spec.Dir,
+		Files: func(live *agent.Live) (files *tree.Tree, err error) {
+			files, memory, err = d.find(rec.Spec, h, live)
+			return files, err
+		},
+		End:   d.end(h, group),
+		Clear: func(context.Context) error { return errors.Join(group.Kill(), group.Remove()) },
+	}.Take(ctx)
 	if err != nil {
-		if errors.Is(err, sandbox.ErrGone) {
-			err = errors.Join(err, group.Kill(), group.Remove(), agent.HideView(rec.Spec), sandbox.Sweep(rec.Spec.Dir))
-		}
 		return nil, err
 	}
 	if d.power {
 		d.ids.Keep(h.UID)
-	}
-	// What cannot be taken over is ended: nobody else could.
-	abandon := func(why error) error {
-		if err := d.end(h, group)(ctx, live); err != nil {
-			live.Close()
-			return errors.Join(why, err)
-		}
-		live.Close()
-		return errors.Join(sandbox.ErrGone, why, agent.HideView(rec.Spec), sandbox.Sweep(rec.Spec.Dir))
-	}
-	if err := agent.CheckView(rec.Spec); err != nil {
-		return nil, abandon(err)
-	}
-	files, memory, err := d.find(rec.Spec, h, live)
-	if err != nil {
-		return nil, abandon(err)
 	}
 	held, _ := group.Held(rec.Spec.Limits, h.PID)
 	return d.box(live, files, memory, rec, h, group, held), nil
@@ -358,27 +353,6 @@ func (d *Driver) attributes(spec sandbox.Spec, h handle, group *cgroup.Group) *s
 		sys.UseCgroupFD, sys.CgroupFD = true, fd
 	}
 	return sys
-}
-
-// openTree makes what is missing of the tree and gives all of it to the
-// session's user, should it have been another's.
-func (d *Driver) openTree(spec sandbox.Spec, h handle, program *agent.Program) (*tree.Tree, error) {
-	files, err := tree.Open(config(spec, h, nil))
-	if err != nil {
-		return nil, err
-	}
-	uid, gid := h.UID, h.GID
-	if !d.power {
-		uid, gid = -1, -1
-	}
-	err = agent.ShowView(spec, uid, gid, program)
-	if err == nil {
-		err = agent.Own(spec, uid, gid)
-	}
-	if err != nil {
-		return nil, errors.Join(err, files.Close(), agent.HideView(spec))
-	}
-	return files, nil
 }
 
 func kernel() string {

@@ -112,3 +112,8 @@ func BenchmarkSessions(b *testing.B) { sandboxtest.BenchmarkSessions(b, released
 
 // TestEgressTools: the programs that sessions use, through the proxy.
 func TestEgressTools(t *testing.T) { sandboxtest.EgressTools(t, newDriver()) }
+
+// TestKilledWhileStarting has workers killed amid the start of a sandbox.
+func TestKilledWhileStarting(t *testing.T) {
+	sandboxtest.KilledWhileStarting(t, newDriver, nil, "namespaces group", "namespaces agent", "namespaces record")
+}

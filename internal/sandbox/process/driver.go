@@ -91,28 +91,17 @@ func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (_ sandbox.Sandbo
 	if spec.Network.Mode == sandbox.NetworkAllow {
 		return nil, errors.New("nothing keeps a shell on the host to the hosts that its policy allows; use another --sandbox, or network: host")
 	}
-	program := d.cfg.Program
-	if program == nil {
-		if program, err = agent.Find(); err != nil {
-			return nil, err
-		}
-	}
-	files, err := tree.Open(agent.Tree(spec, -1, -1))
+	program, err := d.cfg.Program.Or()
 	if err != nil {
 		return nil, err
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, files.Close(), agent.HideView(spec), sandbox.Sweep(spec.Dir))
-		}
-	}()
-	if err := agent.ShowView(spec, -1, -1, program); err != nil {
+	var undo sandbox.Undo
+	defer undo.Run(&err)
+	files, err := agent.OpenTree(spec, -1, -1, program)
+	if err != nil {
 		return nil, err
 	}
-	outputs := filepath.Join(spec.Tree, "mnt/session/outputs")
-	if err := os.MkdirAll(outputs, 0o755); err != nil {
-		return nil, err
-	}
+	undo.Add(func() error { return errors.Join(agent.CloseTree(spec, files), sandbox.Sweep(spec.Dir)) })
 	home, name := whoami()
 	boot := agentwire.Boot{
 		Bash: bash, Workdir: spec.Workdir, Env: agent.Environ(spec, home, name),
@@ -132,18 +121,14 @@ func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (_ sandbox.Sandbo
 		} else {
 			boot.Workdir = filepath.Join(spec.Tree, spec.Workdir)
 		}
-		boot.Env = append(boot.Env, "BERTH_OUTPUTS="+outputs, "BERTH_WORKSPACE="+boot.Workdir, "BERTH_MEMORY="+filepath.Join(spec.Tree, "mnt/memory"))
+		boot.Env = append(boot.Env, "BERTH_OUTPUTS="+filepath.Join(spec.Tree, "mnt/session/outputs"), "BERTH_WORKSPACE="+boot.Workdir, "BERTH_MEMORY="+filepath.Join(spec.Tree, "mnt/memory"))
 	}
 	boot.Env = append(boot.Env, mark(sandbox.Label(spec.Dir)))
 	group, held, err := cgroup.New(sandbox.Label(spec.Dir), spec.Limits)
 	if err != nil {
 		return nil, err
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, group.Kill(), group.Remove())
-		}
-	}()
+	undo.Add(func() error { return errors.Join(group.Kill(), group.Remove()) })
 	attr.group = group
 	var rec sandbox.Record
 	live, err := agent.Start(ctx, agent.Launch{
@@ -193,29 +178,16 @@ func (d *Driver) Recover(ctx context.Context, rec sandbox.Record) (sandbox.Sandb
 		return nil, fmt.Errorf("record: %w", err)
 	}
 	group := cgroup.Open(h.Group)
-	live, err := agent.Recover(rec.Spec.Dir, h.Handle)
-	if err != nil {
-		if errors.Is(err, sandbox.ErrGone) {
+	live, files, err := agent.Takeover{
+		Spec: rec.Spec, Agent: h.Handle, Socket: rec.Spec.Dir, Files: agent.Reopen(rec.Spec, -1, -1),
+		End: end(group, mark(rec.Label)),
+		Clear: func(context.Context) error {
 			killAll(group, mark(rec.Label))
-			err = errors.Join(err, group.Remove(), agent.HideView(rec.Spec), sandbox.Sweep(rec.Spec.Dir))
-		}
-		return nil, err
-	}
-	// What cannot be taken over is ended: nobody else could.
-	abandon := func(why error) error {
-		if err := end(group, mark(rec.Label))(ctx, live); err != nil {
-			live.Close()
-			return errors.Join(why, err)
-		}
-		live.Close()
-		return errors.Join(sandbox.ErrGone, why, agent.HideView(rec.Spec), sandbox.Sweep(rec.Spec.Dir))
-	}
-	if err := agent.CheckView(rec.Spec); err != nil {
-		return nil, abandon(err)
-	}
-	files, err := tree.Open(agent.Tree(rec.Spec, -1, -1))
+			return group.Remove()
+		},
+	}.Take(ctx)
 	if err != nil {
-		return nil, abandon(err)
+		return nil, err
 	}
 	held, _ := group.Held(rec.Spec.Limits, h.PID)
 	return d.box(live, files, rec, group, held), nil

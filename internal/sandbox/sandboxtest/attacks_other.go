@@ -13,3 +13,6 @@ func Attacks(*testing.T, sandbox.Driver, func() sandbox.Driver) {}
 
 // NothingSurvives starts nothing, for the same reason.
 func NothingSurvives(*testing.T, func() sandbox.Driver, int) {}
+
+// KilledWhileStarting kills nothing, for the same reason.
+func KilledWhileStarting(*testing.T, func() sandbox.Driver, func(string) []string, ...string) {}

@@ -187,6 +187,30 @@ func testLife(t *testing.T, driver func() sandbox.Driver) {
 		return
 	}
 	t.Run("a worker comes back", func(t *testing.T) { testRecover(t, d, driver()) })
+	t.Run("what cannot be taken over is ended", func(t *testing.T) {
+		stay := nap()
+		w := Start(t, d, nil)
+		w.Want("setsid sleep "+stay+" &", "", toolset.Exited, 0)
+		f := w.Sandbox.(forgetter)
+		rec, tree := w.Record(), w.Spec.Tree
+		f.Close()
+		// The tree cannot be opened: something else is in its place.
+		if err := errors.Join(os.Rename(tree, tree+".away"), os.WriteFile(tree, nil, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		sb, err := driver().Recover(t.Context(), rec)
+		if !errors.Is(err, sandbox.ErrGone) {
+			t.Errorf("it was taken over: %v, %v", sb, err)
+		}
+		if err := errors.Join(os.Remove(tree), os.Rename(tree+".away", tree)); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.Process().Wait(0); err != nil {
+			t.Error(err)
+		}
+		gone(t, stay)
+		only(t, w.Spec.Dir, "tree")
+	})
 	t.Run("nobody comes back", func(t *testing.T) {
 		stay := nap()
 		w := Start(t, d, func(s *sandbox.Spec) { s.OrphanTTL = 200 * time.Millisecond })

@@ -118,10 +118,10 @@ func each(t *testing.T, a, b int, do func(int) error) {
 	all.Wait()
 }
 
-func survivorKeeper(t *testing.T, d sandbox.Driver, dir string) *sandbox.Keeper {
+func survivorKeeper(t *testing.T, d sandbox.Driver, dir string, mounts ...sandbox.Mount) *sandbox.Keeper {
 	t.Helper()
 	limits := sandbox.Limits{PIDs: 100, Memory: 256 << 20}
-	k, err := sandbox.NewKeeper(sandbox.KeeperConfig{Driver: d, Dir: dir, Spec: sandbox.Spec{Limits: limits}})
+	k, err := sandbox.NewKeeper(sandbox.KeeperConfig{Driver: d, Dir: dir, Spec: sandbox.Spec{Limits: limits, Mounts: mounts}})
 	if err != nil {
 		t.Fatal(err)
 	}

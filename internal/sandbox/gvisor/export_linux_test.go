@@ -1,0 +1,3 @@
+package gvisor
+
+var StateDir = stateDir
