@@ -8,7 +8,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -38,16 +37,7 @@ func TestMain(m *testing.M) {
 }
 
 // program is the agent as it is shipped.
-var program = sync.OnceValues(func() (*agent.Program, error) {
-	path := filepath.Join(shared, "berth-agent")
-	build := exec.Command("go", "build", "-o", path, "github.com/berthdev/berth/cmd/berth-agent")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		os.Stderr.Write(out)
-		return nil, err
-	}
-	return agent.Open(path)
-})
+var program = sync.OnceValues(func() (*agent.Program, error) { return sandboxtest.Agent(shared) })
 
 func newDriver(t testing.TB, line string) *command.Driver {
 	t.Helper()

@@ -2,7 +2,6 @@ package docker_test
 
 import (
 	"os"
-	"os/exec"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -35,19 +34,7 @@ func TestMain(m *testing.M) {
 const sharedName, hostName = "BERTH_TEST_DOCKER_SHARED", "BERTH_TEST_DOCKER_HOST"
 
 // program is the agent as it is shipped.
-var program = sync.OnceValues(func() (*agent.Program, error) {
-	path := filepath.Join(shared, "berth-agent")
-	if _, err := os.Stat(path); err == nil {
-		return agent.Open(path)
-	}
-	build := exec.Command("go", "build", "-o", path, "github.com/berthdev/berth/cmd/berth-agent")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		os.Stderr.Write(out)
-		return nil, err
-	}
-	return agent.Open(path)
-})
+var program = sync.OnceValues(func() (*agent.Program, error) { return sandboxtest.Agent(shared) })
 
 func newDriver(t testing.TB, change func(*docker.Config)) *docker.Driver {
 	t.Helper()

@@ -69,7 +69,7 @@ var attacks = []attack{
 		why: "each system call of the worker's user is open"},
 	{name: "9: privilege up", promised: func(c sandbox.Capabilities) bool { return c.Privileges }, held: []check{{"planted programs", of(testRise), nil}}, open: openRise,
 		why: "bash is the worker's user; where that is root, bash is root"},
-	{name: "10: signals at the supervisor", promised: apart, held: []check{{"signals", of(testSignals), nil}}, open: openSignals,
+	{name: "10: signals at the supervisor", promised: apart, held: []check{{"signals", of(testSignals), nil}, {"by threads", of(testThreads), nil}}, open: openSignals,
 		why: "bash may signal the worker, which has the same user"},
 	{name: "11: nothing survives", promised: func(c sandbox.Capabilities) bool { return c.Recover && (c.Processes || limited(sandbox.LimitPIDs)(c)) }, held: []check{{"daemons", by(testDaemons), nil}},
 		why: "what hides its environment outlives the session where that has no cgroup"},

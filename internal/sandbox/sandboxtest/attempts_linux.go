@@ -207,6 +207,51 @@ func testSignals(t *testing.T, d sandbox.Driver) {
 	}
 }
 
+// testThreads has a session signal the agent by the numbers of its threads, in
+// each way there is. Linux holds that back from the first process; gVisor knows
+// no such process, and there the session ends its own sandbox and no more: the
+// call says so within its time, the next sandbox has the same files.
+func testThreads(t *testing.T, d sandbox.Driver) {
+	w := Start(t, d, nil)
+	word := nap()
+	w.Want("echo kept >kept; setsid sleep "+word+" &", "", toolset.Exited, 0)
+	again := func(err error) {
+		t.Helper()
+		if !d.Capabilities().Kernel || !errors.Is(err, sandbox.ErrGone) || !strings.Contains(err.Error(), "fresh one with the same files") {
+			t.Fatalf("the agent ended: %v", err)
+		}
+		if err := w.Stop(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		gone(t, word)
+		only(t, w.Spec.Dir, "tree")
+		if w.Sandbox, err = d.Start(t.Context(), w.Spec); err != nil {
+			t.Fatal(err)
+		}
+	}
+	calls := []string{
+		"kill $s, $t", "syscall(" + strconv.Itoa(unix.SYS_TKILL) + ", $t, $s)", "syscall(" + strconv.Itoa(unix.SYS_TGKILL) + ", 1, $t, $s)",
+		"syscall(" + strconv.Itoa(unix.SYS_TGKILL) + ", $t, $t, $s)", "syscall(" + strconv.Itoa(unix.SYS_RT_SIGQUEUEINFO) + ", $t, $s, $info)",
+		"syscall(" + strconv.Itoa(unix.SYS_RT_TGSIGQUEUEINFO) + ", 1, $t, $s, $info)",
+	}
+	for _, call := range calls {
+		began := time.Now()
+		_, err := w.Bash(t.Context(), toolset.Command{Timeout: 5 * time.Second, Text: `perl -e 'my $s = 9; my $info = pack("i! i! i! x116", $s, 0, -1);
+			opendir my $d, "/proc/1/task"; my @t = grep /^[0-9]/, readdir $d; @t = (1..6) unless @t;
+			for my $t (@t) { $t += 0; ` + call + ` }'`})
+		if took := time.Since(began); took > 5*time.Second {
+			t.Errorf("%s: the call took %v", call, took)
+		}
+		if err != nil {
+			again(err)
+		}
+		w.Want("cat kept", "kept\n", toolset.Exited, 0)
+	}
+	if err := w.Stop(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
 // elsewhere makes a directory that is not below /tmp, which each session has
 // of its own.
 func elsewhere(t *testing.T) string {
