@@ -93,7 +93,7 @@ func (d *Driver) options(spec sandbox.Spec, h handle, im *image, program string)
 	user := ",uid=" + strconv.Itoa(h.UID) + ",gid=" + strconv.Itoa(h.GID)
 	// What they hold is memory: all together they leave half to processes.
 	part := inside.Scratch(spec.Limits) / int64(5+len(im.volumes))
-	size := func(parts int64) string { return ",size=" + strconv.FormatInt(parts*part, 10) }
+	size := func(parts int64) string { return "," + inside.Sized(parts*part) }
 	tmpfs := map[string]string{
 		"/run": "mode=0755" + size(1) + user,
 		// The shell's pipes have room of their own: a command that fills the

@@ -86,6 +86,13 @@ func Scratch(l sandbox.Limits) int64 {
 	return most
 }
 
+// Sized are the mount options of a memory file system of a size. Its inodes
+// bound extended attributes too, which the size does not count: the kernel gives
+// each inode 1 KiB for them.
+func Sized(bytes int64) string {
+	return "size=" + strconv.FormatInt(bytes, 10) + ",nr_inodes=" + strconv.FormatInt(max(bytes>>12, 1024), 10)
+}
+
 // names are the files that say who and where one is. passwd and group are what
 // an image has of its own.
 func names(spec sandbox.Spec, passwd, group []byte) []agentwire.Step {

@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -31,7 +30,7 @@ func (d *Driver) plan(spec sandbox.Spec, h handle, program *agent.Program) (p pl
 		add(agentwire.Step{Kind: agentwire.StepLink, Target: path, Source: to})
 	}
 	add(agentwire.Step{Kind: agentwire.StepPrivate},
-		agentwire.Step{Kind: agentwire.StepRoot, Data: []byte("mode=0755,nr_inodes=262144,size=" + strconv.FormatInt(inside.Scratch(spec.Limits), 10))})
+		agentwire.Step{Kind: agentwire.StepRoot, Data: []byte("mode=0755," + inside.Sized(inside.Scratch(spec.Limits)))})
 	p.bash = "/bin/bash"
 	var root []agentwire.Step
 	if spec.Image == nil {

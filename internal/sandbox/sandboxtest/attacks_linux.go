@@ -55,7 +55,7 @@ var attacks = []attack{
 		why: "bash reads each file and process that the worker's user may"},
 	{name: "2: fork storm", promised: limited(sandbox.LimitPIDs), held: []check{{"processes", of(testProcesses), nil}, {"beside a neighbour", of(testStormBeside), nil}, {"bounds", of(testBounds), apart}},
 		why: "no cgroup of the session's own"},
-	{name: "3: memory bomb", promised: limited(sandbox.LimitMemory), held: []check{{"memory", of(testMemory), nil}, {"full scratch", of(testFullScratch), apart}},
+	{name: "3: memory bomb", promised: limited(sandbox.LimitMemory), held: []check{{"memory", of(testMemory), nil}, {"full scratch", of(testFullScratch), apart}, {"attributes", of(testAttributes), apart}},
 		why: "no cgroup of the session's own"},
 	{name: "4: disk fill", promised: func(c sandbox.Capabilities) bool { return c.Tree && os.Getuid() == 0 || limited(sandbox.LimitDisk)(c) }, held: []check{{"disk", by(testDisk), nil}},
 		why: "no disk of the session's own"},

@@ -68,6 +68,7 @@ func testDisk(t *testing.T, driver func() sandbox.Driver) {
 		"head -c 1G /dev/zero >/workspace/big",
 		"rm /workspace/big; fallocate -l 1G /workspace/big2 || head -c 1G /dev/zero >/tmp/big2",
 		`rm -f /workspace/big2 /tmp/big2; perl -e 'mkdir "/workspace/many"; for (1..100_000) { open my $f, ">", "/workspace/many/$_" or die "$!\n" }'`,
+		"rm -r /workspace/many; mkdir /workspace/many && " + stuff("/workspace/many", 3900) + " | grep -q no-more",
 		`rm -r /workspace/many; perl -e 'chdir "/workspace"; for (1..100_000) { mkdir "d" or die "$!\n"; chdir "d" or die "$!\n" }'`,
 	} {
 		if out := w.Do("{ " + full + "; } 2>&1"); out.ExitCode == 0 || !strings.Contains(Output(out), "No space left") {
