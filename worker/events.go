@@ -17,6 +17,9 @@ func (r *run) take(x reading) error {
 	default:
 		r.event(x.notes[0])
 	}
+	if r.kept > maxKept {
+		return fmt.Errorf("%s has more open calls than a worker can keep: %d MiB of them", r.session, maxKept>>20)
+	}
 	r.listen()
 	return nil
 }
@@ -142,6 +145,10 @@ func (r *run) decide(n note) {
 // route decides what becomes of a call; one that is known already stays as
 // it is.
 func (r *run) route(c *pending) {
+	if !plainID.MatchString(c.ID) || len(c.Name) > maxToolName {
+		r.log.Warn("a call whose id or tool is none; leaving it", "call", clipped(c.ID), "tool", clipped(c.Name))
+		return
+	}
 	if known := r.calls[c.ID]; known != nil {
 		if known.state != callUnsent {
 			return
@@ -160,10 +167,24 @@ func (r *run) route(c *pending) {
 		r.drop(c, callForeign)
 	case asked && verdict != "allow":
 		c.state = callHeld
+		r.keep(c)
 	default:
 		c.state = callQueued
 		r.queue = append(r.queue, c)
+		r.keep(c)
 	}
+}
+
+// keep counts what an open call takes, unkeep what it took.
+func (r *run) keep(c *pending) {
+	r.unkeep(c)
+	c.takes = int64(len(c.Input)) + perCall
+	r.kept += c.takes
+}
+
+func (r *run) unkeep(c *pending) {
+	r.kept -= c.takes
+	c.takes = 0
 }
 
 // applyVerdict releases or drops a held call.

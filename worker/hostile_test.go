@@ -236,7 +236,7 @@ func TestAHostilePlane(t *testing.T) {
 		routes []string
 		how    http.HandlerFunc
 		says   string        // in the log, or as Run's error
-		most   int           // requests in the minute, 0 for 200
+		most   int           // requests in the minute, 0 for 200; items are tried by eight slots at a time, about 15 times, with 7 requests each
 		after  time.Duration // before it begins
 	}{
 		{name: "endless polls", routes: []string{onPoll}, how: endless(200, "application/json", blanks), says: "the answer is longer than it may be: more than 16 MiB"},
@@ -306,6 +306,18 @@ func TestAHostilePlane(t *testing.T) {
 		{name: "a history that trickles", routes: []string{onList}, how: trickle("application/json"), says: "the session's history could not be read; trying again", after: 2 * time.Minute},
 		{name: "a stream that says nothing", routes: []string{onTail}, how: func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, says: "the event stream is silent", after: 30 * time.Second},
 
+		{name: "calls without end", routes: []string{onTail}, how: func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", "text/event-stream")
+			input := strings.Repeat("x", 4<<20)
+			for i := 0; ; i++ {
+				if _, err := fmt.Fprintf(w, `data: {"type":"agent.tool_use","id":"sevt_%d","name":"held","evaluated_permission":"ask","input":{"x":"%s"}}`+"\n\n", i+2, input); err != nil {
+					return
+				}
+			}
+		}, says: "sesn_1 has more open calls than a worker can keep: 256 MiB of them"},
+		{name: "calls whose ids are none", routes: []string{onList}, how: jsonOf(`{"data":[{"type":"agent.tool_use","id":"../x\n","name":"a","input":{}},{"type":"agent.tool_use","id":"` + strings.Repeat("x", 1<<20) + `","name":"a","input":{}},{"type":"agent.tool_use","id":"sevt_2","name":"` + strings.Repeat("x", 1<<20) + `","input":{}}]}`),
+			says: "a call whose id or tool is none"},
+		{name: "a beat of a megabyte", routes: []string{onBeat}, how: jsonOf(`{"last_heartbeat":"` + strings.Repeat("9", 1<<20) + `","lease_extended":true,"state":"active","ttl_seconds":60}`), says: "polling for work"},
 		{name: "an id that leads out", routes: []string{onPoll}, how: jsonOf(workJSON("../../v1/agents", "sesn_1")), says: "an item whose ids are none"},
 		{name: "a session id that leads out", routes: []string{onPoll}, how: jsonOf(workJSON("work_1", "../../../etc/passwd")), says: "an item whose ids are none"},
 		{name: "an id of two lines", routes: []string{onPoll}, how: jsonOf(workJSON("work_1\nlevel=INFO msg=forged", "sesn_1")), says: "an item whose ids are none"},
@@ -323,14 +335,14 @@ func TestAHostilePlane(t *testing.T) {
 				return
 			}
 			jsonOf(workJSON("work_1", "sesn_1"))(w, r)
-		}, says: "the session could not be served", most: 300},
+		}, says: "the session could not be served", most: 840},
 		{name: "items for ever, of sessions that have ended", routes: []string{onPoll, onGet}, how: func(w http.ResponseWriter, r *http.Request) {
 			if routeOf(r) == onGet {
 				jsonOf(`{"id":"sesn_1","status":"terminated"}`)(w, r)
 				return
 			}
 			jsonOf(workJSON("work_1", "sesn_1"))(w, r)
-		}, says: "reason=terminated", most: 300},
+		}, says: "reason=terminated", most: 840},
 		{name: "items for ever, for nothing", routes: []string{onPoll}, how: jsonOf(`{"id":"work_1","environment_id":"env_1","data":{"type":"healthcheck","id":""}}`), says: "reason=idle"},
 		{name: "a token that cannot be sent", routes: []string{onPoll}, how: func() http.HandlerFunc {
 			secret := base64.RawURLEncoding.EncodeToString([]byte(`{"sessions_token":"a\r\nX-Evil: 1"}`))

@@ -16,6 +16,7 @@ const (
 	beatFirstTTL   = 90 * time.Second // likewise, the staleness ceiling
 	beatMaxEvery   = 30 * time.Second
 	beatMinEvery   = time.Second
+	maxBeat        = 256                    // bytes of a beat's value
 	beatRetry      = 250 * time.Millisecond // first pause after a beat that failed; doubles up to the interval
 )
 
@@ -151,7 +152,7 @@ func (l *lease) accepted(hb *api.Heartbeat, sent time.Time) (time.Duration, Leas
 }
 
 func (l *lease) adopt(last string, ttlSeconds int, sent time.Time) {
-	if last != "" {
+	if last != "" && len(last) <= maxBeat {
 		l.last = last
 	}
 	if ttlSeconds > 0 {

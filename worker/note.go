@@ -27,6 +27,7 @@ type pending struct {
 	permission api.Permission
 	state      callState
 	result     []byte        // of a callUnsent
+	takes      int64         // see keep
 	echoed     chan struct{} // closed when its answer is seen in the log
 }
 

@@ -70,6 +70,13 @@ func NewToolRunner(cfg RunnerConfig) (*ToolRunner, error) {
 // Call it once.
 func (t *ToolRunner) Run(take, work context.Context) (End, error) { return t.run.loop(take, work) }
 
+// Bounds of what a session may have its worker keep.
+const (
+	maxKept     = 256 << 20 // bytes of open calls
+	perCall     = 1 << 10   // of a call, beside its input
+	maxToolName = 256       // bytes
+)
+
 // cancelPatience is how long a cancelled call may take to end by itself.
 const cancelPatience = 800 * time.Millisecond
 
@@ -107,6 +114,7 @@ type run struct {
 
 	calls     map[string]*pending
 	queue     []*pending
+	kept      int64 // bytes of calls that are open
 	running   *pending
 	cancelRun context.CancelCauseFunc
 	verdicts  map[string]string
@@ -287,6 +295,7 @@ func (r *run) drop(c *pending, s callState) {
 		r.queue = slices.Delete(r.queue, i, i+1)
 	}
 	c.state, c.Input = s, nil
+	r.unkeep(c)
 }
 
 // finished takes the end of the running call in.
@@ -300,6 +309,7 @@ func (r *run) finished(d callDone) {
 	d.call.result = d.result
 	if d.call.state != callUnsent {
 		d.call.Input, d.call.result = nil, nil
+		r.unkeep(d.call)
 	}
 	if d.state == callForeign && r.verdicts[d.call.ID] == "allow" {
 		r.over = false // whoever owns it will answer; the turn goes on
