@@ -154,7 +154,8 @@ type request struct {
 	query  url.Values
 	body   any // nil sends none
 	header http.Header
-	limit  int64 // bytes of the answer, 0 for maxAnswer
+	limit  int64             // bytes of the answer, 0 for maxAnswer
+	heard  func(http.Header) // told the header of the answer; nil for nobody
 }
 
 // name is the call for people.
@@ -237,6 +238,9 @@ func (c *Client) do(ctx context.Context, r request, body []byte) ([]byte, http.H
 	for try := 0; ; try++ {
 		raw, header, err := c.once(ctx, r, body, try)
 		if err == nil {
+			if r.heard != nil {
+				r.heard(header)
+			}
 			return raw, header, nil
 		}
 		if try >= c.retries || !retryable(ctx, err, header) {

@@ -15,11 +15,13 @@ type Poll struct {
 	Block            time.Duration // 1 to 999 ms holds the call open, 0 asks and returns
 	ReclaimOlderThan time.Duration // 0 leaves it to the server (5 s)
 	WorkerID         string        // Anthropic-Worker-ID
+	// Heard, when set, is called with the header of an answer that was accepted.
+	Heard func(http.Header)
 }
 
 // Poll asks an environment's queue for an item; nil is no work.
 func (c *Client) Poll(ctx context.Context, environment string, p Poll) (*api.Work, error) {
-	r := request{method: http.MethodGet, path: []string{"environments", environment, "work", "poll"}, query: url.Values{}}
+	r := request{method: http.MethodGet, path: []string{"environments", environment, "work", "poll"}, query: url.Values{}, heard: p.Heard}
 	if p.Block > 0 {
 		r.query.Set("block_ms", strconv.FormatInt(p.Block.Milliseconds(), 10))
 	}

@@ -120,6 +120,7 @@ var arrows = []struct {
 	{"internal/httpapi", []string{"api", "internal/plane", "internal/store", "internal/queue", "internal/events", "internal/turn", "internal/auth", "internal/model"}},
 	{"internal/journal", []string{"api", "worker"}},
 	{"internal/metrics", []string{"api", "worker", "worker/memory"}},
+	{"internal/tracing", []string{"client", "worker"}},
 	{"internal/onwork", []string{"api", "client", "worker"}},
 	{"internal/agentwire", nil},
 	{"internal/entry", nil},

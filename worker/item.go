@@ -40,13 +40,17 @@ func (w *Worker) serve(take, work context.Context, item HeldItem, slot chan stru
 	status, detach := w.attach(item.Item)
 	defer detach()
 	h.status = status
+	work, endSpan := w.cfg.Tracer.Begin(work, h.span(SpanItem))
+	defer func() { endSpan(SpanEnd{string(end), err}) }()
 
 	w.cfg.At(PointClaimed)
 	claiming := w.gate.enter()
 	var answer *api.Work // of the ack
 	if !item.Acked {
 		var acked bool
+		_, endClaim := w.cfg.Tracer.Begin(work, h.span(SpanClaim))
 		acked, answer, err = ack(work, w.client, item.Work, w.cfg.Reclaim, log)
+		endClaim(ended(err))
 		if !acked {
 			claiming()
 			if err != nil {
@@ -94,6 +98,15 @@ type held struct {
 	noted   chan struct{} // closed when the ledger has the item
 
 	suspected func(since time.Time) bool // see suspect
+}
+
+// span is one of the item's.
+func (h *held) span(k SpanKind) Span {
+	s := Span{Kind: k, WorkID: h.item.Work.ID, SessionID: h.item.Work.Data.ID}
+	if k == SpanItem {
+		s.Link = h.item.Traceparent
+	}
+	return s
 }
 
 func (h *held) giveSlot() {
@@ -287,6 +300,10 @@ func (h *held) session(take, work context.Context, secret api.WorkSecret) (End, 
 	defer release()
 
 	place := newPlace(w.cfg.Sandboxes, w.tools, h.log)
+	place.ctx, place.cancel = context.WithCancel(context.WithoutCancel(work)) // below the item's span
+	place.traced = func(ctx context.Context) (context.Context, func(SpanEnd)) {
+		return w.cfg.Tracer.Begin(ctx, h.span(SpanSandbox))
+	}
 	place.inside, place.at = w.gate.beat, w.cfg.At
 	place.warned = w.cfg.Counters.Warned
 	if p := w.cfg.Preparer; p != nil {
@@ -364,6 +381,11 @@ func (h *held) run(take, work context.Context, place *place, secret api.WorkSecr
 		if err := place.close(ctx, false); err != nil {
 			h.log.Error("the sandbox could not be killed", "error", err)
 		}
+	}
+	r.traced = func(ctx context.Context, k SpanKind, c Call) (context.Context, func(SpanEnd)) {
+		s := h.span(k)
+		s.Call = named(c)
+		return w.cfg.Tracer.Begin(ctx, s)
 	}
 	r.slots, r.slot, h.slot = h.slots, h.slot, nil
 	end, err := r.loop(take, work)

@@ -34,7 +34,8 @@ type place struct {
 	known   chan struct{} // closed when opening is set
 	opening Opening
 	prepare func(context.Context, api.Session) (*Prepared, error)
-	warned  func()        // counts a warning
+	warned  func() // counts a warning
+	traced  func(context.Context) (context.Context, func(SpanEnd))
 	inside  func() func() // what must not be cut in two comes in, until the returned func is called
 	at      func(point string)
 
@@ -60,6 +61,7 @@ func newPlace(boxes Sandboxes, tools func(toolset.Host) Tools, log *slog.Logger)
 		warned: func() {}, inside: func() func() { return func() {} }, at: func(string) {},
 	}
 	p.prepare = func(context.Context, api.Session) (*Prepared, error) { return &Prepared{}, nil }
+	p.traced = func(ctx context.Context) (context.Context, func(SpanEnd)) { return ctx, func(SpanEnd) {} }
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	return p
 }
@@ -85,14 +87,14 @@ func (p *place) tell(news string) {
 }
 
 // ready prepares for the session unless that has been done.
-func (p *place) ready() error {
+func (p *place) ready(ctx context.Context) error {
 	p.mu.Lock()
 	done := p.prepared != nil
 	p.mu.Unlock()
 	if done {
 		return nil
 	}
-	got, err := p.prepare(p.ctx, p.opening.Session)
+	got, err := p.prepare(ctx, p.opening.Session)
 	if err != nil {
 		return err
 	}
@@ -166,11 +168,13 @@ func (p *place) begin() *opening {
 			o.err = errPlaceClosed
 			return
 		}
+		ctx, end := p.traced(p.ctx)
+		defer func() { end(ended(o.err)) }()
 		pause := openPause
 		for i := 1; ; i++ {
-			err := p.ready()
+			err := p.ready(ctx)
 			if err == nil {
-				err = p.open(o)
+				err = p.open(ctx, o)
 			}
 			o.err = err
 			if err == nil {
@@ -191,10 +195,10 @@ func (p *place) begin() *opening {
 }
 
 // open makes one attempt.
-func (p *place) open(o *opening) error {
+func (p *place) open(ctx context.Context, o *opening) error {
 	defer p.inside()()
 	p.at(PointOpening)
-	box, lost, err := p.boxes.Open(p.ctx, p.opening)
+	box, lost, err := p.boxes.Open(ctx, p.opening)
 	if err != nil {
 		return err
 	}

@@ -60,6 +60,7 @@ type Poller struct {
 	lastNote time.Time // when an empty queue was last logged
 	bad      streak    // of items that could not be acked
 	held     *api.Work // the item to stop, with AutoStop
+	parent   string    // the traceparent of the last answer
 }
 
 // NewPoller makes a poller. Client and EnvironmentID are required.
@@ -107,7 +108,7 @@ func (p *Poller) Next(ctx context.Context) (Item, error) {
 		if p.cfg.AutoStop {
 			p.held = w
 		}
-		return Item{Work: *w, Acked: true}, nil
+		return Item{Work: *w, Acked: true, Traceparent: p.parent}, nil
 	}
 }
 
@@ -132,6 +133,7 @@ func (p *Poller) poll(ctx context.Context) (*api.Work, error) {
 		try, cancel := context.WithTimeout(ctx, p.cfg.Block+pollSlack)
 		w, err := p.cfg.Client.Poll(try, p.cfg.EnvironmentID, client.Poll{
 			Block: p.cfg.Block, ReclaimOlderThan: p.cfg.Reclaim, WorkerID: p.cfg.WorkerID,
+			Heard: func(h http.Header) { p.parent = h.Get("Traceparent") },
 		})
 		cancel()
 		took := time.Since(began)

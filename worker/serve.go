@@ -112,7 +112,16 @@ func (r *run) perform(ctx context.Context, c *pending, tools Tools, birth string
 	if birth != "" { // whoever comes after this worker can ask for it
 		p.leave()
 	}
-	content, isError := tools.Run(ctx, c.Call)
+	spanned, end := r.traced(ctx, SpanCall, c.Call)
+	content, isError := tools.Run(spanned, c.Call)
+	switch {
+	case ctx.Err() != nil:
+		end(SpanEnd{string(CallInterrupted), context.Cause(ctx)})
+	case isError:
+		end(SpanEnd{"error", ErrTool})
+	default:
+		end(SpanEnd{"ok", nil})
+	}
 	p.enter()
 	if ctx.Err() != nil {
 		if !speaks(ctx) {
@@ -130,8 +139,11 @@ func (r *run) perform(ctx context.Context, c *pending, tools Tools, birth string
 }
 
 // deliver records and posts a result.
-func (r *run) deliver(ctx context.Context, c *pending, key CallKey, result []byte) (callState, CallOutcome) {
+func (r *run) deliver(ctx context.Context, c *pending, key CallKey, result []byte) (_ callState, outcome CallOutcome) {
 	r.state(StatePosting, c.Name)
+	ctx, end := r.traced(ctx, SpanPost, c.Call)
+	var err error
+	defer func() { end(SpanEnd{string(outcome), err}) }()
 	if ctx.Err() != nil { // the work was cancelled, and the session should know
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), farewell)
@@ -141,7 +153,7 @@ func (r *run) deliver(ctx context.Context, c *pending, key CallKey, result []byt
 		r.log.Error("the journal failed; a crash now would cost a result", "call", c.ID, "error", err)
 	}
 	r.at(PointFinished)
-	outcome, err := r.poster.post(ctx, result, c.echoed)
+	outcome, err = r.poster.post(ctx, result, c.echoed)
 	if outcome == CallInterrupted && speaks(ctx) && context.Cause(ctx) != context.DeadlineExceeded {
 		late, cancel := context.WithTimeout(context.WithoutCancel(ctx), farewell)
 		defer cancel()

@@ -106,6 +106,7 @@ type run struct {
 	abort   func()                               // kill the sandbox
 	refused func(context.Context)                // a request was refused for good: is the lease still ours?
 	began   func()                               // the history has been read
+	traced  func(context.Context, SpanKind, Call) (context.Context, func(SpanEnd))
 	at      func(point string)
 	state   func(SlotState, string) // what the session is doing now
 	slots   *slots
@@ -154,6 +155,9 @@ func newRun(c *client.Client, session string, log *slog.Logger) *run {
 		after:    func(context.Context) {},
 		gate:     newGate(),
 		abort:    func() {},
+		traced: func(ctx context.Context, _ SpanKind, _ Call) (context.Context, func(SpanEnd)) {
+			return ctx, func(SpanEnd) {}
+		},
 		refused:  func(context.Context) {},
 		began:    func() {},
 		at:       func(string) {},

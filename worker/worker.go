@@ -93,6 +93,8 @@ type Config struct {
 	Logger *slog.Logger
 	// Counters is told what happens; nil discards it.
 	Counters Counters
+	// Tracer is told of spans; nil discards them.
+	Tracer Tracer
 	// At is called with the name of each point at which a crash would matter
 	// (the Point constants), where tests end the process; nil is not called.
 	At func(point string)
@@ -121,6 +123,9 @@ type Item struct {
 	LastHeartbeat string
 	// LeaseKept says that somebody else beats for the item and stops it.
 	LeaseKept bool
+	// Traceparent is the trace that the item is part of at the control plane, as
+	// the answer to its poll said (W3C trace context); "" for none.
+	Traceparent string
 }
 
 // Tools are what a session's calls may ask for. Run is called once at a time.
@@ -247,6 +252,9 @@ func New(cfg Config) (*Worker, error) {
 	if cfg.Counters == nil {
 		cfg.Counters = noCounters{}
 	}
+	if cfg.Tracer == nil {
+		cfg.Tracer = noTracer{}
+	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -301,6 +309,7 @@ func (w *Worker) Run(take, work context.Context) error {
 			stopTaking(stopCause(EndDrained))
 			return err
 		}
+		parent := poller.parent
 		slot := w.slots.take(false)
 		if !w.enter(take) {
 			w.slots.give(slot)
@@ -310,7 +319,7 @@ func (w *Worker) Run(take, work context.Context) error {
 		items.Go(func() {
 			defer w.slots.exit()
 			// What goes wrong with an item has been logged and is not the queue's end.
-			_, _ = w.serve(take, work, HeldItem{Item: Item{Work: *polled}}, slot, w.slots)
+			_, _ = w.serve(take, work, HeldItem{Item: Item{Work: *polled, Traceparent: parent}}, slot, w.slots)
 		})
 	}
 }

@@ -39,6 +39,7 @@ type queueFlags struct {
 	config.State    `embed:""`
 	config.OnWork   `embed:""`
 	config.Watch    `embed:""`
+	config.Trace    `embed:""`
 	config.Tools    `embed:""`
 	config.Takeover `embed:""`
 	config.Memory   `embed:""`
@@ -52,7 +53,7 @@ func (c *queueFlags) config(t *term) app.WorkerConfig {
 	c.warn(t)
 	return app.WorkerConfig{
 		Remote: c.Remote, Login: c.Login, Engine: c.Engine, Sandbox: c.Sandbox, Policy: c.Policy, StateDir: c.StateDir, Warm: c.Warm.Warm, WorkerID: c.WorkerID,
-		Replace: c.Replace, OnWork: c.OnWork, Watch: c.Watch, Tools: c.Tools.Tools, Takeover: c.Takeover.Takeover, Memory: c.Memory, Log: t.log,
+		Replace: c.Replace, OnWork: c.OnWork, Watch: c.Watch, Tools: c.Tools.Tools, Takeover: c.Takeover.Takeover, Memory: c.Memory, Trace: c.Trace, Log: t.log,
 	}
 }
 
@@ -108,6 +109,7 @@ type workerRun struct {
 
 	config.Takeover `embed:""`
 	config.Memory   `embed:""`
+	config.Trace    `embed:""`
 	official        `embed:""`
 
 	Sandbox string `help:"How tools are isolated: process (the container is the sandbox), auto or namespaces." default:"process" placeholder:"WAY"`
@@ -124,7 +126,7 @@ func (c *workerRun) Run(t *term) error {
 	taking, working, done := t.signals()
 	defer done()
 	end, err := app.WorkerRun(taking, working, app.WorkerConfig{
-		Remote: c.Remote, Login: c.Login, Engine: c.Engine, Sandbox: config.Sandbox{Sandbox: c.Sandbox}, Policy: c.Policy, StateDir: c.StateDir, Tools: c.Tools.Tools, Takeover: c.Takeover.Takeover, Memory: c.Memory, Log: t.log,
+		Remote: c.Remote, Login: c.Login, Engine: c.Engine, Sandbox: config.Sandbox{Sandbox: c.Sandbox}, Policy: c.Policy, StateDir: c.StateDir, Tools: c.Tools.Tools, Takeover: c.Takeover.Takeover, Memory: c.Memory, Trace: c.Trace, Log: t.log,
 	}, c.Item)
 	if err != nil {
 		return serving{err}

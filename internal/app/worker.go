@@ -21,6 +21,7 @@ import (
 	"github.com/berthdev/berth/internal/sandbox/command"
 	"github.com/berthdev/berth/internal/skills"
 	"github.com/berthdev/berth/internal/stage"
+	"github.com/berthdev/berth/internal/tracing"
 	"github.com/berthdev/berth/toolset"
 	"github.com/berthdev/berth/worker"
 	"github.com/berthdev/berth/worker/memory"
@@ -43,6 +44,7 @@ type WorkerConfig struct {
 	Drain    bool
 	OnWork   config.OnWork
 	Watch    config.Watch
+	Trace    config.Trace
 	Tools    string          // file with custom tools, "" for none
 	Takeover string          // see worker.Takeover; "" is its default
 	Memory   config.Memory   // the zero value keeps stores in step by the defaults
@@ -72,6 +74,7 @@ type workerHalf struct {
 	journal *journal.File
 	counts  *metrics.Worker // nil when nobody looks
 	seen    *metrics.Server // likewise
+	trace   *tracing.Tracer // nil without a collector
 	release func()          // lets go of the sandboxes' image
 	lock    *dirLock
 	log     *slog.Logger
@@ -118,6 +121,12 @@ func startWorker(ctx context.Context, c WorkerConfig) (_ *workerHalf, err error)
 	preparer, err := preparers(c, h.keeper, counters)
 	if err != nil {
 		return nil, err
+	}
+	if h.trace, err = openTracer(c); err != nil {
+		return nil, err
+	}
+	if h.trace != nil {
+		up.push(h.trace.Close)
 	}
 	if h.worker, err = worker.New(h.workerConfig(c, s, boxes, preparer)); err != nil {
 		return nil, err
@@ -218,6 +227,9 @@ func (h *workerHalf) workerConfig(c WorkerConfig, s settings, boxes worker.Sandb
 	if h.counts != nil { // an interface that holds nil is not nil
 		w.Counters = h.counts
 	}
+	if h.trace != nil {
+		w.Tracer = h.trace
+	}
 	return w
 }
 
@@ -272,6 +284,9 @@ func (h *workerHalf) close() {
 	h.release()
 	h.hide()
 	h.lock.Release()
+	if h.trace != nil {
+		h.trace.Close()
+	}
 }
 
 // WorkerPoll serves an environment's queue until taking ends, another worker

@@ -113,13 +113,14 @@ func DropEmpty() {
 var secretVariables = []string{
 	"ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_ENVIRONMENT_KEY", "ANTHROPIC_WORK_SECRET",
 	"ANTHROPIC_WEBHOOK_SIGNING_KEY", "ANTHROPIC_AWS_API_KEY", "BERTH_API_KEY", "BERTH_DATABASE",
+	"OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS",
 }
 
 // SecretFlags are the worker's flags that hold credentials, and the variables
 // that mean the same.
 var SecretFlags = map[string]string{
 	"--environment-key": "ANTHROPIC_ENVIRONMENT_KEY", "--work-secret": "ANTHROPIC_WORK_SECRET", "--signing-keys": "ANTHROPIC_WEBHOOK_SIGNING_KEY",
-	"--aws-api-key": "ANTHROPIC_AWS_API_KEY",
+	"--aws-api-key": "ANTHROPIC_AWS_API_KEY", "--otlp-headers": "OTEL_EXPORTER_OTLP_TRACES_HEADERS",
 }
 
 // Environ is the environment that this process was started with.
