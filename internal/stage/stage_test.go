@@ -428,3 +428,25 @@ func TestObjects(t *testing.T) {
 	t.Setenv("HOME", t.TempDir())
 	w.fails(c, api.Metadata{"input_file": "s3://data/in/a.csv"}, true, "no AWS credentials")
 }
+
+// TestReserve: a large file has its room before it is written, where the file
+// system can give it; none is refused for want of such a file system.
+func TestReserve(t *testing.T) {
+	f, err := os.Create(filepath.Join(t.TempDir(), "f"))
+	must(t, err)
+	defer f.Close()
+	must(t, reserve(f, 8<<20))
+	var of syscall.Statfs_t
+	must(t, syscall.Fstatfs(int(f.Fd()), &of))
+	if of.Type != 0xef53 {
+		t.Skip("by design: the directory for temporary files is not on ext4")
+	}
+	info, err := f.Stat()
+	must(t, err)
+	if st := info.Sys().(*syscall.Stat_t); st.Blocks*512 < 8<<20 {
+		t.Errorf("%d blocks are reserved", st.Blocks)
+	}
+	if err := reserve(f, 1<<42); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("room for 4 TiB: %v", err)
+	}
+}

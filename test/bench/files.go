@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/anthropics/anthropic-sdk-go/tools/agenttoolset"
+	"golang.org/x/sys/unix"
 
 	"github.com/berthdev/berth/api"
 	"github.com/berthdev/berth/internal/outputs"
@@ -62,6 +64,12 @@ func (g *ground) Restart(context.Context) error { return nil }
 // alternate runs things in turn, each round in another order, rounds times
 // after one to warm up, and gives the median time of each.
 func alternate(ctx context.Context, rounds int, things ...func() error) ([]time.Duration, error) {
+	return alternateAfter(ctx, rounds, func() error { return nil }, things...)
+}
+
+// alternateAfter is alternate with something that is done before each and not
+// timed.
+func alternateAfter(ctx context.Context, rounds int, before func() error, things ...func() error) ([]time.Duration, error) {
 	times := make([][]time.Duration, len(things))
 	for round := range rounds + 1 {
 		for n := range things {
@@ -69,6 +77,9 @@ func alternate(ctx context.Context, rounds int, things ...func() error) ([]time.
 				return nil, ctx.Err()
 			}
 			i := (n + round) % len(things)
+			if err := before(); err != nil {
+				return nil, err
+			}
 			began := time.Now()
 			if err := things[i](); err != nil {
 				return nil, err
@@ -129,15 +140,21 @@ func staging(ctx context.Context) ([]figure, error) {
 		return nil, err
 	}
 	to := g.path("workspace", "big")
-	times, err := alternate(ctx, 7, func() error {
-		defer os.Remove(to)
+	// Neither is to wait for what the other has left the disk to write.
+	clean := func() error {
+		if err := os.Remove(to); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		unix.Sync()
+		return nil
+	}
+	times, err := alternateAfter(ctx, 7, clean, func() error {
 		d, err := g.files.Draft("/workspace")
 		if err != nil {
 			return err
 		}
 		return s.Stage(ctx, inputs, d)
 	}, func() error {
-		defer os.Remove(to)
 		return run("cp", from, to)
 	})
 	if err != nil {
@@ -163,16 +180,21 @@ func collecting(ctx context.Context) ([]figure, error) {
 			return nil, err
 		}
 	}
-	to := filepath.Join(g.dir, "kept")
-	times, err := alternate(ctx, 11, func() error {
-		defer os.RemoveAll(to)
+	// All stays until the end: ext4 looks for room among inodes that were just
+	// given back, one by one.
+	to := ""
+	fresh := func() (err error) {
+		to, err = os.MkdirTemp(g.dir, "kept")
+		to = filepath.Join(to, "here")
+		return err
+	}
+	times, err := alternateAfter(ctx, 7, fresh, func() error {
 		m, err := outputs.Collect(ctx, g.files, "sesn_bench", to, outputs.Limits{})
 		if err == nil && len(m.Files) != 10_000 {
 			err = fmt.Errorf("collected %d files", len(m.Files))
 		}
 		return err
 	}, func() error {
-		defer os.RemoveAll(to)
 		return run("cp", "-r", from, to)
 	})
 	if err != nil {
