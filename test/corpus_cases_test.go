@@ -182,7 +182,7 @@ var corpus = []corpusCase{
 	{"bash stray brace", "", []corpusCall{bashFor(1000, "echo a; }").but(whole), bash("echo alive")}},
 	{"bash backslash at the end", "", []corpusCall{bashFor(1000, `echo a \`).but(whole)}},
 	{"bash several lines", "", []corpusCall{bash("for i in 1 2 3\ndo\n  echo $i\ndone"), bash("a() {\n  echo in a\n}\na")}},
-	{"bash long command", "", []corpusCall{bash("x='" + repeat("0123456789", 2000) + "'; echo ${#x}")}},
+	{"bash long command", "", []corpusCall{bash("x='" + repeat("0123456789", 300) + "'; echo ${#x}")}},
 	{"bash no terminal", "", []corpusCall{bash("test -t 1 && echo terminal || echo none").but(noTerminal), bash("echo $TERM"), bash("tty")}},
 	{"bash columns", "touch a b c", []corpusCall{bash("ls").but(noTerminal)}},
 	{"bash interactive", "", []corpusCall{bash("case $- in *i*) echo interactive;; *) echo plain;; esac").but(noTerminal)}},
