@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -29,24 +30,75 @@ func TestUnderFaults(t *testing.T) {
 	if soak {
 		sessions = 300
 	}
+	testenv.Binary(t)
+	eachScript(t, func(f *faulty) {
+		f.mark = "86400." + strings.TrimPrefix(filepath.Base(f.dir), "berth-faults-")
+		for _, found := range f.play(sessions, "/ran", f.ourWorker()).Check() {
+			f.t.Error(found)
+		}
+	})
+}
+
+// The official worker under the same scripts, for docs/faults.md: nothing is
+// asked of it but that it lives when there is no trouble, which says that plane
+// and checker are fair to it.
+func TestOfficialWorkerUnderFaults(t *testing.T) {
+	if os.Getenv("BERTH_OFFICIAL") == "" {
+		t.Skip("by design: it measures somebody else's worker; BERTH_OFFICIAL=1 runs it")
+	}
+	eachScript(t, func(f *faulty) {
+		sessions := 20
+		if f.script.Long {
+			sessions = 6 // one at a time
+		}
+		found := f.play(sessions, f.log(), f.officialWorker()).Check()
+		if f.script.Name == "none" {
+			for _, x := range found {
+				f.t.Error(x)
+			}
+		}
+		f.t.Log(tally(sessions, found))
+	})
+}
+
+// eachScript plays the scripts, those with long calls first.
+func eachScript(t *testing.T, play func(f *faulty)) {
+	scripts := workertest.Scripts()
+	slices.SortStableFunc(scripts, func(a, b workertest.Script) int {
+		switch {
+		case a.Long == b.Long:
+			return 0
+		case a.Long:
+			return -1
+		}
+		return 1
+	})
 	room := make(chan struct{}, scriptsAtOnce)
 	var all sync.WaitGroup
-	for i, s := range workertest.Scripts() {
+	for _, s := range scripts {
+		room <- struct{}{}
 		all.Go(func() {
-			room <- struct{}{}
 			defer func() { <-room }()
-			t.Run(s.Name, func(t *testing.T) {
-				f := newFaulty(t, s, i)
-				began := time.Now()
-				h := f.play(sessions, "/ran", f.ourWorker())
-				for _, found := range h.Check() {
-					t.Error(found)
-				}
-				t.Logf("%d sessions in %.1f s", sessions, time.Since(began).Seconds())
-			})
+			t.Run(s.Name, func(t *testing.T) { play(newFaulty(t, s)) })
 		})
 	}
 	all.Wait()
+}
+
+// tally is a line of the table in docs/faults.md.
+func tally(sessions int, found []workertest.Finding) string {
+	lost, calls := map[string]bool{}, map[workertest.Rule]map[string]bool{}
+	for _, f := range found {
+		if f.Rule == workertest.RuleLost {
+			lost[f.Session] = true
+		}
+		if calls[f.Rule] == nil {
+			calls[f.Rule] = map[string]bool{}
+		}
+		calls[f.Rule][f.Call] = true
+	}
+	return fmt.Sprintf("of %d sessions %d lost; calls: %d ran twice, %d answered twice, %d wrong results, %d from nowhere",
+		sessions, len(lost), len(calls[workertest.RuleRan]), len(calls[workertest.RuleAnswered]), len(calls[workertest.RuleWrong]), len(calls[workertest.RuleNowhere]))
 }
 
 // faulty is a plane with trouble, and sessions that live through it.
@@ -55,10 +107,10 @@ type faulty struct {
 	script workertest.Script
 	plane  *workertest.Plane
 	dir    string // of all that is on disk here
-	mark   string // argument of a process that each session leaves behind
+	mark   string // argument of a process that each session leaves behind, "" for none
 }
 
-func newFaulty(t *testing.T, s workertest.Script, i int) *faulty {
+func newFaulty(t *testing.T, s workertest.Script) *faulty {
 	t.Helper()
 	// Not below /tmp, which is each session's own.
 	dir, err := os.MkdirTemp("/var/tmp", "berth-faults-")
@@ -70,7 +122,7 @@ func newFaulty(t *testing.T, s workertest.Script, i int) *faulty {
 			t.Error(err)
 		}
 	})
-	f := &faulty{t: t, script: s, plane: workertest.New(t), dir: dir, mark: fmt.Sprintf("86400.%d%02d", os.Getpid(), i)}
+	f := &faulty{t: t, script: s, plane: workertest.New(t), dir: dir}
 	if err := os.Mkdir(f.log(), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -129,6 +181,25 @@ func (f *faulty) ourWorker() servant {
 			return left
 		},
 	}
+}
+
+// officialWorker starts the official Go SDK's worker, whose sandbox is its
+// working directory.
+func (f *faulty) officialWorker() servant {
+	w := &testenv.World{BaseURL: f.plane.URL, EnvironmentID: workertest.EnvironmentID, EnvKey: workertest.EnvironmentKey}
+	idle := 200 * time.Millisecond
+	if f.script.Terminated {
+		idle = 10 * time.Minute
+	}
+	for i := range f.script.Workers {
+		dir := filepath.Join(f.dir, fmt.Sprint("official", i))
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			f.t.Fatal(err)
+		}
+		officialWorker(f.t, w, dir, idle)
+	}
+	nothing := func() []string { return nil }
+	return servant{limit: 3 * testenv.Patience, idle: nothing, stop: nothing}
 }
 
 // play lets sessions play and gives what became of them. ran is where they see
@@ -193,7 +264,10 @@ func (f *faulty) session(i int, ran string) *part {
 	if f.script.Long {
 		work = bash("sleep 2.5")
 	}
-	leave := bash("setsid sleep " + f.mark + " > /dev/null 2>&1 & true")
+	leave := bash("true")
+	if f.mark != "" {
+		leave = bash("setsid sleep " + f.mark + " > /dev/null 2>&1 & true")
+	}
 	first := []workertest.Turn{{Calls: []workertest.Call{leave, work}}}
 	second := workertest.Turn{Calls: []workertest.Call{work, toolCall("write", map[string]string{"file_path": "note", "content": "of {{session}}\n"}, "")}}
 	if !f.script.Takes && !f.script.Shuffles {
