@@ -210,7 +210,7 @@ func (f *faulty) play(n int, ran string, w servant) workertest.History {
 	for i := range n {
 		all = append(all, f.session(i, ran))
 	}
-	until(w.limit, func() bool {
+	until(w.limit+time.Duration(n)*time.Second, func() bool {
 		over := true
 		for _, p := range all {
 			over = p.step() && over
