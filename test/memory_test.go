@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/berthdev/berth/api"
 	"github.com/berthdev/berth/test/testenv"
@@ -121,6 +122,7 @@ func TestMemoryAsTheOfficialWorker(t *testing.T) {
 func TestMemoryOfAKilledWorker(t *testing.T) {
 	t.Parallel()
 	p := newMemoryPlay(t, "/mnt/memory/notes")
+	p.plane.SetTTL(8 * time.Second) // when the next worker can go on
 	state := t.TempDir()
 	first := p.worker(t, state)
 	p.meddle(t)
