@@ -317,3 +317,24 @@ func TestPrepare(t *testing.T) {
 		})
 	}
 }
+
+// TestFreshEdit: what the session writes while a sync is under way is not lost
+// without a word.
+func TestFreshEdit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "/a", "1", "/b", "1")
+		w.begin()
+		w.store.Put("/a", "theirs")
+		w.plane.Inject(workertest.Fault{Route: workertest.GetMemory, Delay: time.Second})
+		go func() {
+			time.Sleep(15*time.Second + 500*time.Millisecond)
+			w.put("a", "fresh")
+		}()
+		w.sync(15 * time.Second)
+		w.has("folder", w.files(), []string{"/a", "fresh", "/b", "1"})
+		w.tells()
+		w.sync(15 * time.Second)
+		w.tells(`"a": was changed here and in the store`)
+		w.both("/a", "theirs", "/b", "1")
+	})
+}
