@@ -1,0 +1,57 @@
+package sandboxtest
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/berthdev/berth/internal/sandbox"
+	"github.com/berthdev/berth/internal/sandbox/tree"
+	"github.com/berthdev/berth/toolset"
+)
+
+// testParts: parts of the tree are shown at places of their own, and those that
+// are read-only are so for the shell, too; the supervisor writes everywhere.
+func testParts(t *testing.T, d sandbox.Driver) {
+	w := Start(t, d, func(s *sandbox.Spec) {
+		s.Parts = []sandbox.Part{{Path: "/mnt/memory/fixed", ReadOnly: true}, {Path: "/data/own"}}
+	})
+	files, ok := w.Files().(*tree.Tree)
+	if !ok {
+		t.Fatalf("its files are a %T", w.Files())
+	}
+	fixed, err := files.Folder("/mnt/memory/fixed")
+	if err != nil {
+		t.Fatal(err)
+	}
+	must(t, fixed.Write("a", []byte("one\n")))
+	if err := files.WriteFile("/mnt/memory/fixed/b", []byte("x")); !errors.Is(err, toolset.ErrReadOnly) {
+		t.Errorf("a file tool: %v", err)
+	}
+	must(t, files.WriteFile("/mnt/memory/b", []byte("beside\n")))
+	shown := w.Do("cat /mnt/memory/fixed/a /mnt/memory/b")
+	if shown.ExitCode != 0 && d.Name() == "process" {
+		t.Skip("by design: without mounts of its own the shell sees the host's names")
+	}
+	if Output(shown) != "one\nbeside\n" {
+		t.Errorf("the shell reads %q", Output(shown))
+	}
+	if !d.Capabilities().Tree {
+		return // what is elsewhere is not shown by anybody there
+	}
+	own, err := files.Folder("/data/own")
+	if err != nil {
+		t.Fatal(err)
+	}
+	must(t, own.Write("x", []byte("two\n")))
+	w.Want("cat /data/own/x; echo three >/data/own/y", "two\n", toolset.Exited, 0)
+	if got := readFile(t, w, "/data/own/y"); got != "three\n" {
+		t.Errorf("the file tools read %q", got)
+	}
+	w.Want(`cd /mnt/memory/fixed
+for c in 'echo x >a' 'echo x >b' 'rm -f a' 'mkdir d' 'mv a c' 'chmod 777 .' 'rmdir /mnt/memory/fixed' 'mv /mnt/memory/fixed /mnt/memory/other' 'ln a /mnt/memory/a'; do (eval "$c") 2>/dev/null && echo "$c"; done
+cat a; cd`, "one\n", toolset.Exited, 0)
+	must(t, fixed.Write("a", []byte("changed\n")))
+	must(t, fixed.Write("d/e", []byte("new\n")))
+	must(t, fixed.Remove("d/e"))
+	w.Want("cat /mnt/memory/fixed/a; ls /mnt/memory/fixed", "changed\na\n", toolset.Exited, 0)
+}
