@@ -1,0 +1,235 @@
+package child
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"os/signal"
+	"runtime"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berthdev/berth/internal/agentwire"
+)
+
+// agent is the whole state. Everything but the signal forwarder happens in
+// one loop on one thread.
+type agent struct {
+	boot   agentwire.Boot
+	listen int    // -1 when nobody else can come
+	conn   int    // -1 when nobody is connected
+	reply  int    // where answers go; conn itself but for a pipe
+	guard  bool   // who comes from inside is turned away
+	door   int    // the socket's directory, where the agent made the socket
+	home   string // goes with the agent, "" for none
+	wake   int    // readable after a signal
+
+	in  []byte // from the connection, not yet a frame
+	out []byte // to the connection, not yet written
+
+	shell    *shell
+	forward  *forwarder // nil without a way out
+	call     *call
+	programs []*program
+	last     *agentwire.Result // kept until it is acknowledged
+	seen     map[string]bool   // ids that ran and whose results are gone
+	order    []string          // of seen
+	turn     int
+	drains   []int
+
+	orphanAt time.Time // when to end, unless somebody connects
+	heard    time.Time // when the connection last said something
+	buf      []byte
+	report   []byte // from the report FIFO, not yet a line
+	polls    []unix.PollFd
+}
+
+func agentMain() int {
+	// Credentials belong to threads, and children get those of the thread
+	// that makes them: everything that matters happens on this one.
+	runtime.LockOSThread()
+	a := &agent{listen: -1, conn: -1, reply: -1, wake: -1, seen: map[string]bool{}}
+	stage, err := a.begin()
+	if a.home != "" {
+		defer os.RemoveAll(a.home)
+	}
+	if err != nil {
+		if a.conn < 0 {
+			_, _ = os.Stderr.WriteString(AgentName + ": " + err.Error() + "\n")
+		}
+		a.send(agentwire.KindFailed, agentwire.EncodeText(err.Error()))
+		a.flushAll()
+		return 1
+	}
+	if stage == doneStage {
+		return 0
+	}
+	spareThreads()
+	a.orphanAt = time.Now().Add(a.boot.OrphanTTL)
+	a.heard = time.Now()
+	a.send(agentwire.KindReady, agentwire.EncodeReady(os.Getpid()))
+	err = a.loop()
+	a.endPrograms()
+	a.killAll()
+	a.forward.stop()
+	if err != nil {
+		return 1
+	}
+	return 0
+}
+
+// watchSignals turns signals into bytes to poll for. Deadly ones are taken so
+// that none sent from inside ends the agent; children get the defaults back.
+func (a *agent) watchSignals() error {
+	var p [2]int
+	if err := unix.Pipe(p[:]); err != nil {
+		return err
+	}
+	for _, fd := range p {
+		unix.CloseOnExec(fd)
+		if err := unix.SetNonblock(fd, true); err != nil {
+			return err
+		}
+	}
+	a.wake = p[0]
+	c := make(chan os.Signal, 16)
+	signal.Notify(c, append(deadly, unix.SIGCHLD)...)
+	signal.Ignore(unix.SIGTTOU, unix.SIGTTIN, unix.SIGTSTP)
+	go func() { // it lives as long as the process
+		for s := range c {
+			if s == unix.SIGCHLD {
+				_, _ = unix.Write(p[1], []byte{1}) // full is as good
+			}
+		}
+	}()
+	return nil
+}
+
+// stage says how far begin has come.
+type stage int
+
+const (
+	runStage  stage = iota // the agent is to run
+	doneStage              // there is nothing to run
+)
+
+// begin takes the first connection and its Boot, and does what Boot says.
+func (a *agent) begin() (stage, error) {
+	resumed, err := a.resume()
+	if err != nil {
+		return 0, err
+	}
+	if !resumed {
+		if err := a.station(); err != nil {
+			return 0, err
+		}
+		if err := a.firstConnection(); err != nil {
+			return 0, err
+		}
+		f, err := a.firstFrame()
+		if err != nil || f.Kind != agentwire.KindBoot {
+			return doneStage, nil // nobody to tell
+		}
+		if a.boot, err = agentwire.DecodeBoot(f.Body); err != nil {
+			return 0, err
+		}
+		body := bytes.Clone(f.Body)
+		if err := build(a.boot.Steps); err != nil {
+			return 0, err
+		}
+		if a.boot.Seal {
+			if err := a.seal(body); err != nil {
+				return 0, err
+			}
+		}
+	}
+	if a.boot.OutputBytes <= 0 {
+		a.boot.OutputBytes = 100 << 10
+	}
+	if a.boot.OrphanTTL <= 0 {
+		a.boot.OrphanTTL = 120 * time.Second
+	}
+	if err := a.watchSignals(); err != nil {
+		return 0, err
+	}
+	if err := adoptOrphans(); err != nil {
+		return 0, err
+	}
+	if err := a.startForwarder(); err != nil {
+		return 0, err
+	}
+	return runStage, a.freshShell()
+}
+
+// firstConnection waits a minute for the supervisor that started us.
+func (a *agent) firstConnection() error {
+	for a.conn < 0 {
+		if err := wait(a.listen, time.Minute); err != nil {
+			return err
+		}
+		if err := a.accept(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a *agent) firstFrame() (agentwire.Frame, error) {
+	end := time.Now().Add(time.Minute)
+	for {
+		f, n, err := agentwire.Next(a.in)
+		if err != nil {
+			return f, err
+		}
+		if n > 0 {
+			a.in = a.in[n:]
+			return f, nil
+		}
+		if err := wait(a.conn, time.Until(end)); err != nil {
+			return f, err
+		}
+		if !a.receive() {
+			return f, errors.New("the connection went away")
+		}
+	}
+}
+
+// wait waits until a descriptor is readable.
+func wait(fd int, d time.Duration) error {
+	end := time.Now().Add(d)
+	for {
+		p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		n, err := unix.Poll(p, int(max(time.Until(end), 0)/time.Millisecond))
+		switch {
+		case err == unix.EINTR:
+		case err != nil:
+			return err
+		case n == 0:
+			return unix.ETIMEDOUT
+		default:
+			return nil
+		}
+	}
+}
+
+// spares is how many threads are kept ready.
+const spares = 3
+
+// spareThreads has the runtime make the threads that it may come to need:
+// later a storm may have taken every place, and it does not live without.
+func spareThreads() {
+	made, leave := make(chan struct{}), make(chan struct{})
+	for range spares {
+		go func() {
+			runtime.LockOSThread()
+			made <- struct{}{}
+			<-leave
+			runtime.UnlockOSThread()
+		}()
+	}
+	for range spares {
+		<-made
+	}
+	close(leave)
+}

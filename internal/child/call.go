@@ -1,0 +1,205 @@
+package child
+
+import (
+	"bytes"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berthdev/berth/internal/agentwire"
+)
+
+const (
+	// defaultLimit is the limit of a command that names none.
+	defaultLimit = 120 * time.Second
+	// maxSeen is how many ids are remembered after their results are gone.
+	maxSeen = 8192
+)
+
+// call is the running command.
+type call struct {
+	id       string
+	limit    time.Duration
+	nonce    string
+	checking bool
+	stream   bool
+	text     string
+	out      int // its output FIFO
+	hung     bool
+	got      *collector
+	began    time.Time
+	ticks    uint64 // boot time in clock ticks when it began
+	deadline time.Time
+}
+
+// start begins a command.
+func (a *agent) start(r agentwire.Run) error {
+	if r.Limit <= 0 {
+		r.Limit = defaultLimit
+	}
+	now := time.Now()
+	nonce, err := newNonce()
+	if err != nil {
+		return err
+	}
+	a.call = &call{
+		id: r.ID, limit: r.Limit, nonce: nonce, text: r.Text, stream: r.Stream, out: -1, got: newCollector(a.boot.OutputBytes),
+		began: now, ticks: bootTicks(), deadline: now.Add(r.Limit),
+	}
+	if bytes.IndexByte([]byte(r.Text), 0) >= 0 {
+		a.call.got.write([]byte("the command contains a NUL byte"))
+		a.finish("incomplete", 0)
+		return nil
+	}
+	if surelyWhole(r.Text) {
+		return a.evaluate()
+	}
+	a.call.checking = true
+	return a.shell.check(r.Text, nonce)
+}
+
+// evaluate has bash run the command.
+func (a *agent) evaluate() error {
+	out, err := a.shell.takeOutput(a.turn)
+	if err != nil {
+		return err
+	}
+	a.turn++
+	a.call.out = out
+	return a.shell.run(a.call.text, a.call.nonce)
+}
+
+// collect reads once from the running command's output.
+func (a *agent) collect() {
+	c := a.call
+	n, err := unix.Read(a.shell.out[c.out].fd, a.room())
+	if n > 0 {
+		if c.got.total == 0 || n >= 64<<10 {
+			if n >= 32<<10 {
+				widen(a.shell.out[c.out].fd)
+			}
+		}
+		a.take(a.buf[:n])
+		return
+	}
+	if n == 0 && err == nil {
+		c.hung = true // everybody has closed it; the report is on its way
+	}
+}
+
+// take takes output of the running command.
+func (a *agent) take(b []byte) {
+	a.call.got.write(b)
+	if a.call.stream {
+		a.send(agentwire.KindOutput, agentwire.Output{ID: a.call.id, Data: b}.Encode())
+	}
+}
+
+// readReport reads what bash says about the running command.
+func (a *agent) readReport() error {
+	n, _ := unix.Read(a.shell.report, a.room())
+	if n <= 0 || a.call == nil {
+		return nil
+	}
+	a.report = append(a.report, a.buf[:n]...)
+	c := a.call
+	// The report is a mark, "CODE NONCE" and a new line.
+	at := bytes.Index(a.report, []byte(" "+c.nonce+"\n"))
+	if at < 0 {
+		if len(a.report) > 64<<10 { // somebody else writes there
+			a.report = append(a.report[:0], a.report[len(a.report)-1024:]...)
+		}
+		return nil
+	}
+	from := bytes.LastIndexByte(a.report[:at], '\037') + 1
+	word, said := string(a.report[from:at]), a.report[:max(from-1, 0)]
+	a.report = append([]byte(nil), a.report[at+len(c.nonce)+2:]...)
+	if c.checking {
+		c.checking = false
+		if why := unfinished(said); why != "" {
+			c.got.write([]byte(why))
+			a.finish("incomplete", 0)
+			return nil
+		}
+		return a.evaluate()
+	}
+	code, err := strconv.Atoi(word)
+	if err != nil {
+		return nil
+	}
+	a.readRest()
+	a.finish("exited", code)
+	return nil
+}
+
+// unfinished gives bash's own words when it missed the end of something, ""
+// when it found another fault or none: those show when the text is run.
+func unfinished(said []byte) string {
+	for _, mark := range []string{"unexpected EOF while looking for", "unexpected end of file", "delimited by end-of-file"} {
+		if !bytes.Contains(said, []byte(mark)) {
+			continue
+		}
+		said = bytes.ReplaceAll(bytes.TrimSpace(said), []byte("bash: "), nil)
+		return string(said[:min(len(said), 1000)])
+	}
+	return ""
+}
+
+// readRest takes what is in the output FIFO now. What a job writes later is
+// no part of the result.
+func (a *agent) readRest() {
+	c := a.call
+	if c.out < 0 {
+		return
+	}
+	fd := a.shell.out[c.out].fd
+	for left := waiting(fd); left > 0; {
+		n, err := unix.Read(fd, a.room()[:min(left, readSize)])
+		if err == unix.EINTR {
+			continue
+		}
+		if n <= 0 {
+			return
+		}
+		a.take(a.buf[:n])
+		left -= n
+	}
+}
+
+// finish makes the running command's result and sends it, if anybody is there.
+func (a *agent) finish(end string, code int) {
+	c := a.call
+	head, dropped, tail := c.got.result()
+	a.last = &agentwire.Result{
+		ID: c.id, End: end, ExitCode: code, Head: head, Dropped: dropped, Tail: tail,
+		Elapsed: time.Since(c.began),
+	}
+	if c.out >= 0 {
+		a.shell.out[c.out].busy = false // drained from now on
+	}
+	a.call = nil
+	a.send(agentwire.KindResult, a.last.Encode())
+}
+
+// cut ends the running command by force: everything it started is killed, and
+// the shell is replaced.
+func (a *agent) cut(end string) error {
+	c := a.call
+	kill(a.shell.pid)
+	sweep(a.shell.pid, c.ticks, a.spares)
+	a.buryShell()
+	a.readRest()
+	a.finish(end, 0)
+	return a.freshShell()
+}
+
+// hexadecimal writes bytes as text; encoding/hex would bring fmt with it.
+func hexadecimal(b []byte) string {
+	const digits = "0123456789abcdef"
+	s := make([]byte, 0, 2*len(b))
+	for _, c := range b {
+		s = append(s, digits[c>>4], digits[c&15])
+	}
+	return string(s)
+}
