@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/berthdev/berth/worker"
+	"github.com/berthdev/berth/worker/workertest"
 )
 
 const (
@@ -353,7 +354,7 @@ func TestAHostilePlane(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := &badPlane{over: map[string]http.HandlerFunc{}, requests: map[string]int{}}
-				net, log := newWire(), &lockedBuffer{}
+				net, log := newWire(), &workertest.Log{}
 				server := &http.Server{Handler: p}
 				served := make(chan error, 1)
 				go func() { served <- server.Serve(net) }()
@@ -435,22 +436,4 @@ func TestAHostilePlane(t *testing.T) {
 			})
 		})
 	}
-}
-
-// lockedBuffer is a log that many write to.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }

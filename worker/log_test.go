@@ -1,33 +1,19 @@
 package worker_test
 
 import (
-	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"log/slog"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/berthdev/berth/worker"
 	"github.com/berthdev/berth/worker/workertest"
 )
 
-// lines is a log in memory. Safe for concurrent use.
-type lines struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (l *lines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(p)
-}
-
 func TestTheLogNamesWorkAndHoldsNoSecret(t *testing.T) {
 	t.Parallel()
-	var log lines
+	var log workertest.Log
 	p := workertest.New(t)
 	for _, route := range []workertest.Route{workertest.Poll, workertest.Ack, workertest.Beat, workertest.GetSession, workertest.List, workertest.Send} {
 		p.Inject(workertest.Fault{Route: route, Times: 1, Status: 503})
@@ -41,7 +27,7 @@ func TestTheLogNamesWorkAndHoldsNoSecret(t *testing.T) {
 	if err := l.ended(); err != nil {
 		t.Fatal(err)
 	}
-	text := log.buf.String()
+	text := log.String()
 	seen := map[string]bool{}
 	for _, route := range []workertest.Route{workertest.Poll, workertest.Beat, workertest.Send} {
 		for _, r := range p.Requests(route) {

@@ -1,7 +1,6 @@
 package app
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -12,7 +11,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -22,6 +20,7 @@ import (
 	"github.com/berthdev/berth/internal/sandbox"
 	"github.com/berthdev/berth/internal/sandbox/namespaces"
 	"github.com/berthdev/berth/toolset"
+	"github.com/berthdev/berth/worker/workertest"
 )
 
 func TestMain(m *testing.M) {
@@ -131,7 +130,7 @@ func TestWayOutOfAWarmSandbox(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var lines lockedBuffer
+	var lines workertest.Log
 	state := t.TempDir()
 	proxy, ways, err := openEgress(pol, state, slog.New(slog.NewTextHandler(&lines, nil)))
 	if err != nil {
@@ -181,22 +180,4 @@ func TestWayOutOfAWarmSandbox(t *testing.T) {
 		}
 	}
 	t.Error("no sandbox was ready in time")
-}
-
-// lockedBuffer is a buffer for a log.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(b)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }

@@ -1,7 +1,6 @@
 package onwork
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"io"
@@ -9,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -28,31 +26,13 @@ type bench struct {
 	dir   string
 	stop  context.CancelFunc
 	ended chan error
-	log   *log
-}
-
-// log is written by several goroutines.
-type log struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *log) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(b)
-}
-
-func (l *log) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
+	log   *workertest.Log
 }
 
 // start runs a script, whose working place is $DIR, for the plane's items.
 func start(t *testing.T, script string, change func(*Config)) *bench {
 	t.Helper()
-	b := &bench{t: t, plane: workertest.New(t), dir: t.TempDir(), ended: make(chan error, 1), log: &log{}}
+	b := &bench{t: t, plane: workertest.New(t), dir: t.TempDir(), ended: make(chan error, 1), log: &workertest.Log{}}
 	path := filepath.Join(b.dir, "script")
 	if err := os.WriteFile(path, []byte("#!/bin/sh\n"+script), 0o755); err != nil {
 		t.Fatal(err)
