@@ -49,7 +49,7 @@ func testParts(t *testing.T, d sandbox.Driver) {
 	}
 	w.Want(`cd /mnt/memory/fixed
 for c in 'echo x >a' 'echo x >b' 'rm -f a' 'mkdir d' 'mv a c' 'chmod 777 .' 'rmdir /mnt/memory/fixed' 'mv /mnt/memory/fixed /mnt/memory/other' 'ln a /mnt/memory/a'; do (eval "$c") 2>/dev/null && echo "$c"; done
-cat a; cd`, "one\n", toolset.Exited, 0)
+cat a; cd /`, "one\n", toolset.Exited, 0)
 	must(t, fixed.Write("a", []byte("changed\n")))
 	must(t, fixed.Write("d/e", []byte("new\n")))
 	must(t, fixed.Remove("d/e"))
