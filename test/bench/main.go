@@ -49,6 +49,7 @@ var rows = []row{
 	{"streams", streams},
 	{"idle", idle},
 	{"sandbox start", sandboxStart},
+	{"image start", imageStart},
 	{"sandbox kill", sandboxKill},
 	{"sandbox idle", sandboxIdle},
 	{"sandbox true", sandboxTrue},
