@@ -112,7 +112,8 @@ type workerRun struct {
 	config.Trace    `embed:""`
 	official        `embed:""`
 
-	Sandbox string `help:"How tools are isolated: process (the container is the sandbox), auto or namespaces." default:"process" placeholder:"WAY"`
+	Sandbox  string `help:"How tools are isolated: process (the container is the sandbox), auto or namespaces." default:"process" placeholder:"WAY"`
+	ToolUser string `help:"Who the tools are under --sandbox process when this process is root. auto: a user that nobody else is, without privileges; root: root, so that they can install packages; or a number." default:"auto" placeholder:"USER"`
 }
 
 func (c *workerRun) Run(t *term) error {
@@ -126,7 +127,7 @@ func (c *workerRun) Run(t *term) error {
 	taking, working, done := t.signals()
 	defer done()
 	end, err := app.WorkerRun(taking, working, app.WorkerConfig{
-		Remote: c.Remote, Login: c.Login, Engine: c.Engine, Sandbox: config.Sandbox{Sandbox: c.Sandbox}, Policy: c.Policy, StateDir: c.StateDir, Tools: c.Tools.Tools, Takeover: c.Takeover.Takeover, Memory: c.Memory, Trace: c.Trace, Log: t.log,
+		Remote: c.Remote, Login: c.Login, Engine: c.Engine, Sandbox: config.Sandbox{Sandbox: c.Sandbox}, Policy: c.Policy, StateDir: c.StateDir, Tools: c.Tools.Tools, Takeover: c.Takeover.Takeover, Memory: c.Memory, Trace: c.Trace, ToolUser: c.ToolUser, Log: t.log,
 	}, c.Item)
 	if err != nil {
 		return serving{err}

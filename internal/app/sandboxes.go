@@ -36,7 +36,7 @@ func drivers(c config.Sandbox, image, state string, log *slog.Logger) []sandbox.
 	}
 	return []sandbox.Driver{
 		gvisor.New(gvisor.Config{Runsc: c.Runsc, Log: log}), namespaces.New(namespaces.Config{Log: log}),
-		docker.New(box), command.New(command.Config{Command: c.SandboxCommand, Log: log}), process.New(process.Config{Log: log}),
+		docker.New(box), command.New(command.Config{Command: c.SandboxCommand, Log: log}), process.New(process.Config{Log: log, User: c.ToolUser}),
 	}
 }
 

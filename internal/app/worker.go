@@ -45,6 +45,7 @@ type WorkerConfig struct {
 	OnWork   config.OnWork
 	Watch    config.Watch
 	Trace    config.Trace
+	ToolUser string          // of WorkerRun: auto, root or a number
 	Tools    string          // file with custom tools, "" for none
 	Takeover string          // see worker.Takeover; "" is its default
 	Memory   config.Memory   // the zero value keeps stores in step by the defaults
@@ -350,7 +351,19 @@ func WorkerRun(taking, working context.Context, c WorkerConfig, item config.Item
 	// Each item has a directory of its own, the container may be shared; what is
 	// by content is for all of them.
 	c.Images, c.Skills = imagesIn(c.StateDir), skillsHere(c.StateDir)
-	c.StateDir = filepath.Join(c.StateDir, "run", sandbox.Folder(item.WorkID))
+	state := c.StateDir
+	run, own := itemState(state, sandbox.Folder(item.WorkID))
+	c.StateDir = own
+	var err error
+	if c.Sandbox.ToolUser, err = toolUser(c.ToolUser, c.Sandbox.Sandbox, item.WorkID); err != nil {
+		return worker.EndFailed, err
+	}
+	if c.Sandbox.ToolUser != 0 {
+		if err := letPass(state, run, own); err != nil {
+			return worker.EndFailed, err
+		}
+		c.Log.Info("the tools are another user, without privileges; --tool-user root has them be this one", "user", c.Sandbox.ToolUser)
+	}
 	h, err := startWorker(taking, c)
 	if err != nil {
 		return worker.EndFailed, err

@@ -58,6 +58,8 @@ type Sandbox struct {
 	SandboxCommand string `help:"Command line of --sandbox command: its standard input and output are a shell's where tools run; {session} is the session, {tree} its folder here." placeholder:"LINE"`
 	SandboxRuntime string `help:"Runtime that --sandbox docker takes of those the Docker daemon offers; empty is the daemon's default." placeholder:"NAME"`
 	DockerHost     string `help:"The Docker daemon of --sandbox docker, on this machine; empty is unix:///var/run/docker.sock." env:"DOCKER_HOST" placeholder:"URL"`
+
+	ToolUser int `kong:"-"` // of process; 0 is who this process is
 }
 
 // Warm says how many sandboxes a worker that serves many sessions has ready.

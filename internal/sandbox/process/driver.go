@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	osuser "os/user"
@@ -81,6 +82,15 @@ func (d *Driver) tryMounts() bool {
 type handle struct {
 	agent.Handle
 	Group cgroup.Dirs `json:"group,omitzero"`
+	User  int         `json:"user,omitempty"` // see Config.User
+}
+
+// owner is whose the session's files are: a user's, or whoever makes them.
+func owner(user int) int {
+	if user == 0 {
+		return -1
+	}
+	return user
 }
 
 // Start makes a sandbox that is none.
@@ -97,17 +107,21 @@ func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (_ sandbox.Sandbo
 	}
 	var undo sandbox.Undo
 	defer undo.Run(&err)
-	files, err := agent.OpenTree(spec, -1, -1, program)
+	files, err := agent.OpenTree(spec, owner(d.cfg.User), owner(d.cfg.User), program)
 	if err != nil {
 		return nil, err
 	}
 	undo.Add(func() error { return errors.Join(agent.CloseTree(spec, files), sandbox.Sweep(spec.Dir)) })
-	home, name := whoami()
+	if err := makeHome(spec, d.cfg.User); err != nil {
+		return nil, err
+	}
+	home, name := d.whoami(spec)
 	boot := agentwire.Boot{
 		Bash: bash, Workdir: spec.Workdir, Env: agent.Environ(spec, home, name),
 		OutputBytes: spec.OutputBytes, OrphanTTL: spec.OrphanTTL, OpenFiles: spec.Limits.OpenFiles,
+		Seal: d.cfg.User != 0, Processes: spec.Limits.PIDs,
 	}
-	var attr attributes
+	attr := attributes{user: d.cfg.User}
 	if d.mounts() {
 		if boot.Steps, err = mountPlan(spec); err != nil {
 			return nil, err
@@ -116,6 +130,9 @@ func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (_ sandbox.Sandbo
 		attr.mounts = true
 	} else {
 		boot.RunDir = filepath.Join(spec.Dir, sandbox.RunDirName)
+		if err := d.admit(spec, boot.RunDir); err != nil {
+			return nil, err
+		}
 		if spec.Share != "" {
 			boot.Workdir = spec.Share
 		} else {
@@ -134,7 +151,7 @@ func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (_ sandbox.Sandbo
 	live, err := agent.Start(ctx, agent.Launch{
 		Program: program, Dir: spec.Dir, Boot: boot, Sys: attr.sys(),
 		Started: func(p *agent.Process) error {
-			rec, err = agent.NewRecord(Name, spec, handle{Handle: p.Handle, Group: group.Dirs})
+			rec, err = agent.NewRecord(Name, spec, handle{Handle: p.Handle, Group: group.Dirs, User: d.cfg.User})
 			if err != nil {
 				return err
 			}
@@ -179,7 +196,7 @@ func (d *Driver) Recover(ctx context.Context, rec sandbox.Record) (sandbox.Sandb
 	}
 	group := cgroup.Open(h.Group)
 	live, files, err := agent.Takeover{
-		Spec: rec.Spec, Agent: h.Handle, Socket: rec.Spec.Dir, Files: agent.Reopen(rec.Spec, -1, -1),
+		Spec: rec.Spec, Agent: h.Handle, Socket: rec.Spec.Dir, Files: agent.Reopen(rec.Spec, owner(h.User), owner(h.User)),
 		End: end(group, mark(rec.Label)),
 		Clear: func(context.Context) error {
 			killAll(group, mark(rec.Label))
@@ -221,8 +238,62 @@ func killAll(g *cgroup.Group, mark string) {
 	_ = g.Kill() // Remove says what is left
 }
 
-// whoami is the user's own home and name: nothing is isolated here.
-func whoami() (home, name string) {
+// homeName is the home of tools that are another user, in the session's /tmp.
+const homeName = "tmp/home"
+
+// makeHome makes it, unless something has the name: that is the session's.
+func makeHome(spec sandbox.Spec, user int) error {
+	if user == 0 {
+		return nil
+	}
+	home := filepath.Join(spec.Tree, homeName)
+	err := os.Mkdir(home, 0o755)
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	if err == nil {
+		err = os.Lchown(home, user, user)
+	}
+	return err
+}
+
+// admit lets the tools' user into what it has of the host's directories, where
+// those are not shown to it elsewhere.
+func (d *Driver) admit(spec sandbox.Spec, run string) error {
+	if d.cfg.User == 0 {
+		return nil
+	}
+	if err := os.Mkdir(run, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if err := os.Chown(run, d.cfg.User, d.cfg.User); err != nil {
+		return err
+	}
+	for _, dir := range []string{spec.Dir, filepath.Dir(spec.Dir)} { // it may pass, and not list
+		if err := os.Chmod(dir, 0o711); err != nil {
+			return err
+		}
+	}
+	for dir := spec.Tree; dir != "/"; dir = filepath.Dir(dir) {
+		st, err := os.Stat(dir)
+		if err != nil {
+			return err
+		}
+		if st.Mode()&0o001 == 0 {
+			return fmt.Errorf("the tools' user %d cannot pass %s on its way to the session's files; choose another --state-dir, or --tool-user root", d.cfg.User, dir)
+		}
+	}
+	return nil
+}
+
+// whoami is the tools' home and name.
+func (d *Driver) whoami(spec sandbox.Spec) (home, name string) {
+	if d.cfg.User != 0 {
+		if d.mounts() {
+			return "/" + homeName, "agent"
+		}
+		return filepath.Join(spec.Tree, homeName), "agent"
+	}
 	u, err := osuser.Current()
 	if err != nil {
 		return "/", "user"

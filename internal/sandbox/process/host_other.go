@@ -20,6 +20,7 @@ const (
 type attributes struct {
 	mounts bool
 	group  *cgroup.Group
+	user   int
 }
 
 func (a attributes) sys() *syscall.SysProcAttr { return &syscall.SysProcAttr{} }

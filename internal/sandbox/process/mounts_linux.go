@@ -28,6 +28,7 @@ const (
 type attributes struct {
 	mounts bool
 	group  *cgroup.Group
+	user   int
 }
 
 func (a attributes) sys() *syscall.SysProcAttr {
@@ -35,11 +36,19 @@ func (a attributes) sys() *syscall.SysProcAttr {
 	if fd := a.group.FD(); fd >= 0 {
 		sys.UseCgroupFD, sys.CgroupFD = true, fd
 	}
+	if a.user != 0 {
+		// What it needs to build and to seal, and gives up with the seal.
+		sys.Credential = &syscall.Credential{Uid: uint32(a.user), Gid: uint32(a.user)}
+		sys.AmbientCaps = []uintptr{unix.CAP_SETPCAP}
+		if a.mounts {
+			sys.AmbientCaps = append(sys.AmbientCaps, unix.CAP_SYS_ADMIN, unix.CAP_DAC_READ_SEARCH)
+		}
+	}
 	if !a.mounts {
 		return sys
 	}
 	sys.Cloneflags = unix.CLONE_NEWNS
-	if !mayMount() {
+	if !mayMount() && a.user == 0 {
 		// The mounts need a user namespace, in which we stay who we are.
 		uid, gid := os.Getuid(), os.Getgid()
 		sys.Cloneflags |= unix.CLONE_NEWUSER

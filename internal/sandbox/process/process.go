@@ -16,6 +16,10 @@ const Name = "process"
 type Config struct {
 	// Program is the agent to start; nil means agent.Find's.
 	Program *agent.Program
+	// User is the number of the user, and of its group, that the tools are, when
+	// this process is root; 0 means that they are who this process is. As
+	// another user they have no privileges and cannot get any.
+	User int
 	// Plain keeps the host's mounts as they are, even where the tree could be
 	// shown at its names.
 	Plain bool

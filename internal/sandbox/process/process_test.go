@@ -1,6 +1,7 @@
 package process_test
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -47,6 +48,63 @@ func TestPlain(t *testing.T) {
 	f.Close()
 	if _, err := os.Stat(filepath.Join(w.Spec.Dir, "run")); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestToolUser: under root the tools may be a user without any privilege, who
+// owns what is the session's and finds its way to it.
+func TestToolUser(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("by design: only root can start tools as another user")
+	}
+	const user = 61234
+	for name, plain := range map[string]bool{"mounts": false, "plain": true} {
+		t.Run(name, func(t *testing.T) {
+			base, err := os.MkdirTemp("/var/tmp", "tool-user") // a test's own directory lets nobody pass
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer os.RemoveAll(base)
+			if err := os.Chmod(base, 0o711); err != nil {
+				t.Fatal(err)
+			}
+			secret := filepath.Join(base, "journal.db")
+			if err := os.WriteFile(secret, []byte("x"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			d := process.New(process.Config{Plain: plain, User: user})
+			w := sandboxtest.Start(t, d, func(s *sandbox.Spec) {
+				s.Dir = filepath.Join(base, "sandboxes", "s")
+				s.Tree = filepath.Join(s.Dir, "tree")
+			})
+			w.Want("id -u; id -G", "61234\n61234\n", toolset.Exited, 0)
+			w.Want("grep -E '^(Cap(Inh|Prm|Eff|Bnd|Amb)|NoNewPrivs)' /proc/self/status | tr -s '\\t\\n' '  '",
+				"CapInh: 0000000000000000 CapPrm: 0000000000000000 CapEff: 0000000000000000 CapBnd: 0000000000000000 CapAmb: 0000000000000000 NoNewPrivs: 1 ", toolset.Exited, 0)
+			w.Want("echo x >own && mkdir d && echo h >$HOME/.h && cat $HOME/.h; ls /nowhere 2>/dev/null; touch /etc/x 2>/dev/null || echo no", "h\nno\n", toolset.Exited, 0)
+			w.Want("cat "+secret+" 2>&1 | grep -c denied; ls "+base+" 2>&1 | grep -c denied; kill -0 "+fmt.Sprint(os.Getpid())+" 2>/dev/null || echo no; head -c 1 /proc/"+fmt.Sprint(os.Getpid())+"/environ 2>/dev/null || echo no", "1\n1\nno\nno\n", toolset.Exited, 0)
+			if err := w.Files().WriteFile("d/by-tool", []byte("y")); err != nil {
+				t.Fatal(err)
+			}
+			w.Want("stat -c %u:%g own d/by-tool; echo z >>d/by-tool && cat d/by-tool", "61234:61234\n61234:61234\nyz\n", toolset.Exited, 0)
+			w.Want("echo out >${BERTH_OUTPUTS:-/mnt/session/outputs}/o", "", toolset.Exited, 0)
+			if b, err := os.ReadFile(filepath.Join(w.Spec.Tree, "mnt/session/outputs/o")); string(b) != "out\n" {
+				t.Errorf("%q %v", b, err)
+			}
+			// A worker that comes later goes on with them.
+			w.Sandbox.(interface{ Close() }).Close()
+			again, err := d.Recover(t.Context(), w.Record())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := again.Files().WriteFile("later", []byte("y")); err != nil {
+				t.Fatal(err)
+			}
+			v := &sandboxtest.World{Sandbox: again, T: t, Spec: w.Spec}
+			v.Want("stat -c %u later", "61234\n", toolset.Exited, 0)
+			if err := again.Stop(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }
 
