@@ -72,9 +72,9 @@ func (t *ToolRunner) Run(take, work context.Context) (End, error) { return t.run
 
 // Bounds of what a session may have its worker keep.
 const (
-	maxKept     = 256 << 20 // bytes of open calls
-	perCall     = 1 << 10   // of a call, beside its input
-	maxToolName = 256       // bytes
+	maxKept     = 64 << 20 // bytes of open calls
+	perCall     = 1 << 10  // of a call, beside its input
+	maxToolName = 256      // bytes
 )
 
 // cancelPatience is how long a cancelled call may take to end by itself.
