@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"reflect"
 	"strings"
 
 	"github.com/alecthomas/kong"
@@ -56,6 +57,9 @@ func run(args []string, in io.Reader, out, errs io.Writer) int {
 		}
 	}
 	ctx, err := parser.Parse(args)
+	if err == nil && ctx.Selected() != nil {
+		err = check(ctx.Selected().Target)
+	}
 	if err != nil {
 		return t.fail(usage(err))
 	}
@@ -68,6 +72,22 @@ func run(args []string, in io.Reader, out, errs io.Writer) int {
 	t.modelKeyGiven = config.ModelKeyInWorker()
 	config.Scrub()
 	return t.fail(ctx.Run())
+}
+
+// check asks the settings that a verb embeds whether they can be used: kong
+// asks none but the verb itself.
+func check(verb reflect.Value) error {
+	for _, f := range reflect.VisibleFields(verb.Type()) {
+		if !f.Anonymous || !f.IsExported() {
+			continue
+		}
+		if v, ok := verb.FieldByIndex(f.Index).Interface().(interface{ Validate() error }); ok {
+			if err := v.Validate(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // newParser reads a command line into c. vars are the defaults that depend on
