@@ -598,23 +598,12 @@ func (h *Held) Close(ctx context.Context, forget bool) error {
 	return nil
 }
 
-// removeAll removes a directory whose sandbox has ended, also what the session
-// has made unreadable for its user.
+// removeAll removes the folder of a session whose sandbox has ended.
 func removeAll(dir string) error {
 	if err := disk.Unmount(dir); err != nil {
 		return err
 	}
-	err := os.RemoveAll(dir)
-	if !errors.Is(err, fs.ErrPermission) {
-		return err
-	}
-	_ = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err == nil && d.IsDir() {
-			_ = os.Chmod(path, 0o700) // RemoveAll says what is still in the way
-		}
-		return nil
-	})
-	return os.RemoveAll(dir)
+	return disk.RemoveAll(dir)
 }
 
 // Folder is the name of a session's folder: the id itself when it is a plain

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -130,24 +129,9 @@ func (m *Memory) Keep(folder string) error {
 	if err != nil {
 		return fmt.Errorf("disk: keep the tree: %w", err)
 	}
-	return removeAll(fresh)
+	return RemoveAll(fresh)
 }
 
-// removeAll removes what a session has made, also what it has made unreadable
-// for its user.
-func removeAll(dir string) error {
-	err := os.RemoveAll(dir)
-	if !errors.Is(err, fs.ErrPermission) {
-		return err
-	}
-	_ = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err == nil && d.IsDir() {
-			_ = os.Chmod(path, 0o700) // RemoveAll says what is still in the way
-		}
-		return nil
-	})
-	return os.RemoveAll(dir)
-}
 
 // Close lets go of the memory. Twice is fine.
 func (m *Memory) Close() {
@@ -168,7 +152,7 @@ func Adrift(folder string) bool {
 // Lose removes the tree of a folder whose files were in a memory that is gone.
 func Lose(folder string) error {
 	for _, tree := range []string{treeOf(folder), treeOf(folder) + ".new"} {
-		if err := removeAll(tree); err != nil {
+		if err := RemoveAll(tree); err != nil {
 			return fmt.Errorf("disk: %w", err)
 		}
 	}
