@@ -132,7 +132,6 @@ func (m *Memory) Keep(folder string) error {
 	return RemoveAll(fresh)
 }
 
-
 // Close lets go of the memory. Twice is fine.
 func (m *Memory) Close() {
 	for _, d := range m.dirs {
