@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -157,20 +158,25 @@ func (g *git) run(ctx context.Context, args ...string) ([]byte, error) {
 	var out, complaint tail
 	cmd := g.command(ctx, args...)
 	cmd.Stdout, cmd.Stderr = &out, &complaint
-	if err := cmd.Run(); err == nil {
-		return out.Bytes(), nil
+	if err := cmd.Run(); err != nil {
+		return nil, g.failure(ctx, args[0], complaint.String())
 	}
+	return out.Bytes(), nil
+}
+
+// failure is why a command of git failed.
+func (g *git) failure(ctx context.Context, verb, said string) error {
 	if ctx.Err() != nil {
-		return nil, context.Cause(ctx)
+		return context.Cause(ctx)
 	}
-	if err := g.bounds.reached(complaint.String()); err != nil {
-		return nil, err
+	if err := g.bounds.reached(said); err != nil {
+		return err
 	}
-	words := lastComplaint(complaint.String())
+	words := lastComplaint(said)
 	if strings.Contains(words, "not our ref") || strings.Contains(words, "unadvertised object") {
-		return nil, refused("the server does not have the commit, or does not give single commits")
+		return refused("the server does not have the commit, or does not give single commits")
 	}
-	return nil, passing("git %s failed: %s", args[0], words)
+	return passing("git %s failed: %s", verb, words)
 }
 
 // tail keeps the end of what git says.
@@ -230,9 +236,11 @@ func (g *git) files(ctx context.Context, in Input, j *load) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel() // ends git when writing fails
-	cmd := g.command(ctx, "cat-file", "--batch")
+	running, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var complaint tail
+	cmd := g.command(running, "cat-file", "--batch")
+	cmd.Stderr = &complaint
 	ask, err := cmd.StdinPipe()
 	if err != nil {
 		return err
@@ -244,10 +252,21 @@ func (g *git) files(ctx context.Context, in Input, j *load) error {
 	if err := cmd.Start(); err != nil {
 		return err
 	}
-	defer cmd.Wait()
-	defer cancel()
-	defer ask.Close()
-	r := bufio.NewReaderSize(answer, 256<<10)
+	failed := writeBlobs(in, j, ask, bufio.NewReaderSize(answer, 256<<10), blobs)
+	if failed != nil && !errors.Is(failed, errEarly) {
+		cancel()
+	}
+	ask.Close()
+	if err := cmd.Wait(); err != nil && running.Err() == nil || ctx.Err() != nil {
+		return g.failure(ctx, "cat-file", complaint.String())
+	}
+	return failed
+}
+
+// errEarly is the end of git before its answer's.
+var errEarly = passing("git ended early")
+
+func writeBlobs(in Input, j *load, ask io.Writer, r *bufio.Reader, blobs []blob) error {
 	var links []blob
 	for _, b := range blobs {
 		switch b.mode {
@@ -274,9 +293,11 @@ func (g *git) files(ctx context.Context, in Input, j *load) error {
 
 // list reads the commit's tree.
 func (g *git) list(ctx context.Context, in Input) ([]blob, error) {
-	ctx, cancel := context.WithCancel(ctx)
+	running, cancel := context.WithCancel(ctx)
 	defer cancel()
-	cmd := g.command(ctx, "ls-tree", "-r", "-z", "--full-tree", in.Commit)
+	var complaint tail
+	cmd := g.command(running, "ls-tree", "-r", "-z", "--full-tree", in.Commit)
+	cmd.Stderr = &complaint
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		return nil, err
@@ -284,8 +305,21 @@ func (g *git) list(ctx context.Context, in Input) ([]blob, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	defer cmd.Wait()
-	defer cancel()
+	all, failed := blobsOf(out)
+	if failed != nil && !errors.Is(failed, errEarly) {
+		cancel()
+	}
+	if err := cmd.Wait(); err != nil && running.Err() == nil || ctx.Err() != nil {
+		return nil, g.failure(ctx, "ls-tree", complaint.String())
+	}
+	if failed != nil {
+		return nil, failed
+	}
+	return all, nil
+}
+
+// blobsOf reads what ls-tree says.
+func blobsOf(out io.Reader) ([]blob, error) {
 	scan := bufio.NewScanner(out)
 	scan.Buffer(make([]byte, 64<<10), 1<<20)
 	scan.Split(func(data []byte, end bool) (int, []byte, error) {
@@ -293,7 +327,7 @@ func (g *git) list(ctx context.Context, in Input) ([]blob, error) {
 			return i + 1, data[:i], nil
 		}
 		if end && len(data) > 0 {
-			return 0, nil, io.ErrUnexpectedEOF
+			return 0, nil, errEarly
 		}
 		return 0, nil, nil
 	})
@@ -312,10 +346,12 @@ func (g *git) list(ctx context.Context, in Input) ([]blob, error) {
 			return nil, refused("the names of its files take more than %d bytes", maxNames)
 		}
 	}
-	if err := scan.Err(); err != nil {
+	switch err := scan.Err(); {
+	case err == nil || errors.Is(err, errEarly):
+		return all, err
+	default:
 		return nil, passing("its tree cannot be read: %s", err)
 	}
-	return all, nil
 }
 
 func ownedByGit(name string) bool {
@@ -329,11 +365,11 @@ func ownedByGit(name string) bool {
 
 func writeBlob(in Input, j *load, ask io.Writer, r *bufio.Reader, b blob) error {
 	if _, err := io.WriteString(ask, b.id+"\n"); err != nil {
-		return passing("git ended early")
+		return errEarly
 	}
 	head, err := r.ReadString('\n')
 	if err != nil {
-		return passing("git ended early")
+		return errEarly
 	}
 	f := strings.Fields(head)
 	if len(f) != 3 || f[1] != "blob" {
@@ -363,7 +399,7 @@ func writeBlob(in Input, j *load, ask io.Writer, r *bufio.Reader, b blob) error 
 		err = j.draft.Create(name, mode, func(to io.Writer) error {
 			n, err := io.Copy(to, body)
 			if err == nil && n < size {
-				err = passing("git ended early")
+				err = errEarly
 			}
 			return err
 		})
@@ -373,7 +409,7 @@ func writeBlob(in Input, j *load, ask io.Writer, r *bufio.Reader, b blob) error 
 	}
 	j.add(size)
 	if _, err := r.Discard(1); err != nil {
-		return passing("git ended early")
+		return errEarly
 	}
 	return nil
 }

@@ -162,3 +162,39 @@ func TestOldGit(t *testing.T) {
 }
 
 var long = strings.Repeat("x", 1000)
+
+// TestGitEndsInTheMiddle has a git that ends before it has said all: what it
+// had said is not the repository.
+func TestGitEndsInTheMiddle(t *testing.T) {
+	bin := t.TempDir()
+	must(t, os.Chmod(filepath.Dir(bin), 0o755)) // git is nobody
+	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	two := "printf '100644 blob %s\\t%s\\0' " + commit + " a " + commit + " b"
+	const one = `read -r id; printf '%s blob 1\nx\n%s blob 9\nx' "$id" "$id"`
+	const oom = "echo 'fatal: Out of memory, malloc failed (tried to allocate 9 bytes)' >&2; exit 128"
+	for name, c := range map[string]struct {
+		list, cat string
+		passing   bool
+		words     string
+	}{
+		"list":             {two + "; exit 128", "", true, "git ls-tree failed"},
+		"list, killed":     {two + "; kill -9 $$", "", true, "git ls-tree failed"},
+		"list, in a name":  {"printf '100644 bl'", "", true, "git ended early"},
+		"list, out of it":  {two + "; " + oom, "", false, "more memory than git is given"},
+		"files":            {two, one + "; exit 128", true, "git cat-file failed"},
+		"files, well":      {two, one, true, "git ended early"},
+		"files, out of it": {two, one + "; " + oom, false, "more memory than git is given"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			must(t, os.WriteFile(filepath.Join(bin, "git"), []byte(`#!/bin/sh
+case "$*" in
+version) echo git version 2.99.0 ;;
+*cat-file\ -t*) echo commit ;;
+*ls-tree*) `+c.list+` ;;
+*cat-file*) `+c.cat+` ;;
+esac
+`), 0o755))
+			newWorld(t).fails(Config{Private: true}, api.Metadata{"git": "https://localhost/repo.git#commit=" + commit}, c.passing, c.words)
+		})
+	}
+}
