@@ -51,6 +51,9 @@ type store struct {
 
 // state is what a later worker has to know of a folder.
 type state struct {
+	// Boot is the kernel's boot id when this was written. What a later kernel
+	// finds on the disk may be older than the rest of this.
+	Boot string `json:"boot"`
 	// Base is the SHA-256 of each memory when both sides had the same; nil when
 	// that is not known.
 	Base map[string]string `json:"base"`
@@ -255,7 +258,8 @@ func (st *store) file() string {
 }
 
 // load reads what an earlier worker has kept, unless this one knows better, and
-// says whether there is anything.
+// says whether there is anything. What was in step is not known any more when
+// the host has been started anew: files that were written before may be lost.
 func (st *store) load() bool {
 	if st.state.Base != nil {
 		return true
@@ -275,9 +279,18 @@ func (st *store) load() bool {
 		st.log.Warn("what was last in step cannot be read; what differs is taken from the store", "error", err)
 		st.state = state{}
 	}
+	if st.state.Boot == "" || st.state.Boot != bootID() {
+		st.state.Base, st.state.Sent = nil, nil
+	}
 	st.saved = string(b)
 	return true
 }
+
+// bootID tells one run of the kernel from another; "" where it cannot be told.
+var bootID = sync.OnceValue(func() string {
+	b, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(string(b))
+})
 
 // save keeps the state. A failure costs nothing but what load then does not
 // know.
@@ -286,6 +299,7 @@ func (st *store) save() {
 	if at == "" || st.state.Base == nil {
 		return
 	}
+	st.state.Boot = bootID()
 	b, err := json.Marshal(st.state)
 	if err != nil || string(b) == st.saved {
 		return

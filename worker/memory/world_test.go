@@ -191,6 +191,22 @@ func (w *world) put(name, text string) {
 	}
 }
 
+// rewrite changes what was kept of the folder for a later worker.
+func (w *world) rewrite(change func(kept []byte) []byte) {
+	w.t.Helper()
+	at, err := filepath.Glob(filepath.Join(w.cfg.State(""), "memory-*.json"))
+	if err != nil || len(at) != 1 {
+		w.t.Fatalf("kept %v, %v", at, err)
+	}
+	kept, err := os.ReadFile(at[0])
+	if err == nil {
+		err = os.WriteFile(at[0], change(kept), 0o600)
+	}
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
 // files are what is in the folder, the mark left out.
 func (w *world) files() map[string]string {
 	w.t.Helper()
