@@ -2,6 +2,8 @@ package disk
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path"
@@ -18,21 +20,44 @@ const (
 	maxDepth = 256
 	// carryBytes is how much is copied at a time.
 	carryBytes = 1 << 20
+	// twiceBytes bounds what files with too many names may take beyond once.
+	twiceBytes = 64 << 20
 )
+
+var (
+	errDeep   = errors.New("it lies too deep")
+	errDevice = errors.New("it is a device")
+	errNames  = errors.New("the file has too many names")
+)
+
+// Behind is what a copy has left out, because one of the file systems cannot
+// have it.
+type Behind struct {
+	Entries int
+	First   string // the first one's path
+	Why     error  // of the first
+}
+
+func (b *Behind) add(path string, why error) {
+	if b.Entries++; b.Entries == 1 {
+		b.First, b.Why = path, why
+	}
+}
 
 // carry copies what is in one directory into another one: files with their
 // modes, times, holes and links, down to a depth. Nobody else may change
 // either meanwhile; names lead nowhere else all the same. What its owner cannot
-// read is read.
-func carry(ctx context.Context, from, to string) error {
-	c := carrier{ctx: ctx, linked: map[uint64]string{}}
+// read is read. Nothing but what lies too deep and devices stays behind of a
+// whole copy; of another one also what is refused for its own sake.
+func carry(ctx context.Context, from, to string, whole bool) (Behind, error) {
+	c := carrier{ctx: ctx, whole: whole, linked: map[uint64]string{}}
 	for _, o := range []struct {
 		at   *int
 		path string
 	}{{&c.from, from}, {&c.to, to}} {
 		fd, err := unix.Open(o.path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 		if err != nil {
-			return err
+			return Behind{}, err
 		}
 		defer unix.Close(fd)
 		*o.at = fd
@@ -40,30 +65,35 @@ func carry(ctx context.Context, from, to string) error {
 	var st unix.Stat_t
 	err := unix.Fstat(c.from, &st)
 	if err == nil && st.Mode&0o700 != 0o700 {
-		err = unix.Chmod(from, 0o700)
+		err = unix.Chmod(from, st.Mode&0o7777|0o700)
+		defer unix.Chmod(from, st.Mode&0o7777)
 	}
 	if err != nil {
-		return err
+		return Behind{}, err
 	}
+	defer c.narrow()
 	for todo := []string{"."}; len(todo) > 0; {
 		dir := todo[len(todo)-1]
 		todo = todo[:len(todo)-1]
 		more, err := c.directory(dir)
 		if err != nil {
-			return err
+			return c.behind, err
 		}
 		todo = append(todo, more...)
 	}
 	if err := c.settle(); err != nil {
-		return err
+		return c.behind, err
 	}
-	return unix.Chmod(to, st.Mode&0o7777)
+	return c.behind, unix.Chmod(to, st.Mode&0o7777)
 }
 
 type carrier struct {
 	ctx      context.Context // of the one carry
+	whole    bool
 	from, to int
-	linked   map[uint64]string // inodes with several names: where the first was copied to
+	linked   map[uint64]string // inodes with several names: where it was last copied to
+	twice    int64             // bytes that were copied again for want of a link
+	behind   Behind
 	dirs     []carried
 	buf      []byte
 }
@@ -73,6 +103,32 @@ type carried struct {
 	path    string
 	st      unix.Stat_t
 	widened bool // at the source, to be read
+}
+
+// join adds what stayed behind below a path.
+func (b *Behind) join(below string, other Behind) {
+	if b.Entries == 0 && other.Entries > 0 {
+		b.First, b.Why = path.Join(below, other.First), other.Why
+	}
+	b.Entries += other.Entries
+}
+
+// leave notes that something stays behind for an error, and gives the error if
+// that ends the copy: it is not that one file's, and the next try may have it.
+func (c *carrier) leave(at string, err error) error {
+	if err == nil || c.ctx.Err() != nil {
+		return err
+	}
+	for _, end := range []error{unix.ENOSPC, unix.EDQUOT, unix.EROFS, unix.EIO, unix.ENOMEM, unix.EMFILE, unix.ENFILE} {
+		if errors.Is(err, end) {
+			return err
+		}
+	}
+	if c.whole && err != errDeep && err != errDevice {
+		return fmt.Errorf("%s: %w", at, err)
+	}
+	c.behind.add(at, err)
+	return nil
 }
 
 // below opens what is below a directory, through no link.
@@ -92,13 +148,13 @@ func below(dir int, rel string, flags uint64, mode uint64) (int, error) {
 func (c *carrier) directory(rel string) (dirs []string, err error) {
 	fd, err := below(c.from, rel, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
-		return nil, err
+		return nil, c.leave(rel, err)
 	}
 	in := os.NewFile(uintptr(fd), rel)
 	defer in.Close()
 	out, err := below(c.to, rel, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
-		return nil, err
+		return nil, c.leave(rel, err)
 	}
 	defer unix.Close(out)
 	for {
@@ -108,11 +164,11 @@ func (c *carrier) directory(rel string) (dirs []string, err error) {
 				return nil, context.Cause(c.ctx)
 			}
 			at := path.Join(rel, name)
-			if len(at) > maxPath || strings.Count(at, "/") > maxDepth {
-				continue
+			dir, err := false, errDeep
+			if len(at) <= maxPath && strings.Count(at, "/") <= maxDepth {
+				dir, err = c.entry(fd, out, at, name)
 			}
-			dir, err := c.entry(fd, out, at, name)
-			if err != nil {
+			if err = c.leave(at, err); err != nil {
 				return nil, err
 			}
 			if dir {
@@ -123,7 +179,7 @@ func (c *carrier) directory(rel string) (dirs []string, err error) {
 			return dirs, nil
 		}
 		if err != nil {
-			return nil, err
+			return dirs, c.leave(rel, err)
 		}
 	}
 }
@@ -134,15 +190,7 @@ func (c *carrier) entry(in, out int, at, name string) (dir bool, err error) {
 	if err := unix.Fstatat(in, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return false, err
 	}
-	kind := st.Mode & unix.S_IFMT
-	if kind != unix.S_IFDIR && st.Nlink > 1 {
-		if first, ok := c.linked[st.Ino]; ok {
-			return false, unix.Linkat(c.to, first, out, name, 0)
-		}
-		c.linked[st.Ino] = at
-	}
-	switch kind {
-	case unix.S_IFDIR:
+	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
 		d := carried{path: at, st: st, widened: st.Mode&0o700 != 0o700}
 		if d.widened {
 			if err := unix.Fchmodat(in, name, st.Mode&0o7777|0o700, 0); err != nil {
@@ -150,29 +198,55 @@ func (c *carrier) entry(in, out int, at, name string) (dir bool, err error) {
 			}
 		}
 		if err := unix.Mkdirat(out, name, 0o700); err != nil && err != unix.EEXIST {
+			if d.widened {
+				_ = unix.Fchmodat(in, name, st.Mode&0o7777, 0)
+			}
 			return false, err
 		}
 		c.dirs = append(c.dirs, d)
 		return true, nil
+	}
+	if st.Nlink == 1 {
+		return false, c.copy(in, out, name, &st)
+	}
+	if first, ok := c.linked[st.Ino]; ok {
+		if err := unix.Linkat(c.to, first, out, name, 0); err != unix.EMLINK {
+			return false, err
+		}
+		if c.twice += st.Blocks * 512; c.twice > twiceBytes {
+			return false, errNames
+		}
+	}
+	if err := c.copy(in, out, name, &st); err != nil {
+		return false, err
+	}
+	c.linked[st.Ino] = at
+	return false, nil
+}
+
+// copy copies what is no directory. On error nothing of it is there.
+func (c *carrier) copy(in, out int, name string, st *unix.Stat_t) (err error) {
+	switch kind := st.Mode & unix.S_IFMT; kind {
 	case unix.S_IFREG:
-		return false, c.file(in, out, name, &st)
+		return c.file(in, out, name, st)
 	case unix.S_IFLNK:
 		buf := make([]byte, maxPath+1)
-		n, err := unix.Readlinkat(in, name, buf)
-		if err == nil {
+		var n int
+		if n, err = unix.Readlinkat(in, name, buf); err == nil {
 			err = unix.Symlinkat(string(buf[:n]), out, name)
 		}
-		if err != nil {
-			return false, err
-		}
 	case unix.S_IFIFO, unix.S_IFSOCK:
-		if err := unix.Mknodat(out, name, kind|st.Mode&0o777, 0); err != nil {
-			return false, err
-		}
-	default: // a device, which nobody inside can make
-		return false, nil
+		err = unix.Mknodat(out, name, kind|st.Mode&0o777, 0)
+	default: // of those, 0:0 can be made inside
+		return errDevice
 	}
-	return false, times(out, name, &st)
+	if err != nil {
+		return err
+	}
+	if err = times(out, name, st); err != nil {
+		_ = unix.Unlinkat(out, name, 0)
+	}
+	return err
 }
 
 func times(dir int, name string, st *unix.Stat_t) error {
@@ -197,23 +271,24 @@ func (c *carrier) file(in, out int, name string, st *unix.Stat_t) error {
 	if err != nil {
 		return err
 	}
-	f := os.NewFile(uintptr(to), name)
-	defer f.Close()
-	if err := c.content(from, to, st.Size); err != nil {
-		return err
+	if err = c.content(from, to, st.Size); err == nil {
+		err = unix.Fchmod(to, st.Mode&0o7777)
 	}
-	if err := unix.Fchmod(to, st.Mode&0o7777); err != nil {
-		return err
+	if err == nil {
+		err = times(out, name, st)
 	}
-	if err := times(out, name, st); err != nil {
-		return err
+	if err = errors.Join(err, unix.Close(to)); err != nil {
+		_ = unix.Unlinkat(out, name, 0)
 	}
-	return f.Close()
+	return err
 }
 
 func (c *carrier) content(from, to int, size int64) error {
 	if c.buf == nil {
 		c.buf = make([]byte, carryBytes)
+	}
+	if err := unix.Ftruncate(to, size); err != nil {
+		return err
 	}
 	for at := int64(0); at < size; {
 		data, err := unix.Seek(from, at, unix.SEEK_DATA)
@@ -251,33 +326,42 @@ func (c *carrier) content(from, to int, size int64) error {
 			}
 		}
 	}
-	return unix.Ftruncate(to, size)
+	return nil
 }
 
 // settle sets the directories' modes and times, the deepest first.
 func (c *carrier) settle() error {
 	for _, d := range slices.Backward(c.dirs) {
-		set := func(root int, do func(dir int, name string) error) error {
-			dir, err := below(root, path.Dir(d.path), unix.O_PATH|unix.O_DIRECTORY, 0)
-			if err != nil {
-				return err
-			}
-			defer unix.Close(dir)
-			return do(dir, path.Base(d.path))
-		}
-		mode := func(dir int, name string) error { return unix.Fchmodat(dir, name, d.st.Mode&0o7777, 0) }
-		err := set(c.to, func(dir int, name string) error {
+		err := inDir(c.to, d.path, func(dir int, name string) error {
 			if err := times(dir, name, &d.st); err != nil {
 				return err
 			}
-			return mode(dir, name)
+			return unix.Fchmodat(dir, name, d.st.Mode&0o7777, 0)
 		})
-		if err == nil && d.widened {
-			err = set(c.from, mode)
-		}
-		if err != nil {
+		if err = c.leave(d.path, err); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// narrow gives the source's directories their modes back, for another try.
+func (c *carrier) narrow() {
+	for _, d := range slices.Backward(c.dirs) {
+		if d.widened {
+			_ = inDir(c.from, d.path, func(dir int, name string) error {
+				return unix.Fchmodat(dir, name, d.st.Mode&0o7777, 0)
+			})
+		}
+	}
+}
+
+// inDir calls a function with the directory of a path, and the path's name there.
+func inDir(root int, at string, do func(dir int, name string) error) error {
+	dir, err := below(root, path.Dir(at), unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(dir)
+	return do(dir, path.Base(at))
 }

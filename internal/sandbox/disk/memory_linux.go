@@ -89,7 +89,7 @@ func self(f *os.File) string { return "/proc/self/fd/" + strconv.Itoa(int(f.Fd()
 // session's files and the tree does not count; see Adrift.
 func (m *Memory) Fill(ctx context.Context, folder string) error {
 	for i, p := range m.places {
-		if err := carry(ctx, filepath.Join(treeOf(folder), p), self(m.dirs[i])); err != nil {
+		if _, err := carry(ctx, filepath.Join(treeOf(folder), p), self(m.dirs[i]), true); err != nil {
 			return fmt.Errorf("disk: bring %s into the sandbox's memory: %w", p, err)
 		}
 	}
@@ -100,26 +100,29 @@ func (m *Memory) Fill(ctx context.Context, folder string) error {
 }
 
 // Keep copies the memory to the folder's tree, in the place of all that is
-// there. Nothing may write to the memory any more. On error the tree is as it
-// was and stays adrift.
-func (m *Memory) Keep(folder string) error {
+// there, but for what the disk's file system refuses. Nothing may write to the
+// memory any more. On error the tree is as it was and stays adrift.
+func (m *Memory) Keep(folder string) (Behind, error) {
+	var all Behind
 	tree, fresh := treeOf(folder), treeOf(folder)+".new"
-	if err := os.RemoveAll(fresh); err != nil {
-		return fmt.Errorf("disk: %w", err)
+	if err := RemoveAll(fresh); err != nil {
+		return all, fmt.Errorf("disk: %w", err)
 	}
 	for i, p := range m.places {
 		to := filepath.Join(fresh, p)
 		err := os.MkdirAll(to, 0o755)
 		if err == nil {
-			err = carry(context.Background(), self(m.dirs[i]), to)
+			var b Behind
+			b, err = carry(context.Background(), self(m.dirs[i]), to, false)
+			all.join(p, b)
 		}
 		if err != nil {
-			return errors.Join(fmt.Errorf("disk: keep %s: %w", p, err), os.RemoveAll(fresh))
+			return all, errors.Join(fmt.Errorf("disk: keep %s: %w", p, err), RemoveAll(fresh))
 		}
 	}
 	err := unix.Renameat2(unix.AT_FDCWD, fresh, unix.AT_FDCWD, tree, unix.RENAME_EXCHANGE)
 	if err == unix.EINVAL || err == unix.ENOSYS { // the file system cannot exchange
-		if err = os.RemoveAll(tree); err == nil {
+		if err = RemoveAll(tree); err == nil {
 			err = os.Rename(fresh, tree)
 		}
 	}
@@ -127,9 +130,9 @@ func (m *Memory) Keep(folder string) error {
 		err = os.Remove(afloatOf(folder))
 	}
 	if err != nil {
-		return fmt.Errorf("disk: keep the tree: %w", err)
+		return all, fmt.Errorf("disk: keep the tree: %w", err)
 	}
-	return RemoveAll(fresh)
+	return all, RemoveAll(fresh)
 }
 
 // Close lets go of the memory. Twice is fine.

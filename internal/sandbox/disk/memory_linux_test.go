@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -84,7 +85,7 @@ func TestMemoryIsKept(t *testing.T) {
 	if err := unix.Unmount(at, unix.MNT_DETACH); err != nil { // the sandbox is gone
 		t.Fatal(err)
 	}
-	if err := m.Keep(folder); err != nil {
+	if _, err := m.Keep(folder); err != nil {
 		t.Fatal(err)
 	}
 	reads(t, filepath.Join(treeOf(folder), "workspace/new"), "new")
@@ -97,6 +98,56 @@ func TestMemoryIsKept(t *testing.T) {
 	left, err := os.ReadDir(folder)
 	if err != nil || len(left) != 1 || Adrift(folder) {
 		t.Errorf("beside the tree is %v, %v", left, err)
+	}
+}
+
+// TestKeepLeavesBehind what the disk's file system refuses, and nothing else.
+func TestKeepLeavesBehind(t *testing.T) {
+	folder, root := memory(t, 512<<20)
+	m, err := OpenMemory(root, []string{"/workspace"}, 512<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	if err := m.Fill(t.Context(), folder); err != nil {
+		t.Fatal(err)
+	}
+	at := filepath.Join(root, "workspace")
+	write(t, filepath.Join(at, "good"), "good")
+	write(t, filepath.Join(at, "huge"), "")
+	if err := os.Truncate(filepath.Join(at, "huge"), 1<<62); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mknod(filepath.Join(at, "device"), unix.S_IFCHR|0o600, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Link(filepath.Join(at, "device"), filepath.Join(at, "device2")); err != nil {
+		t.Fatal(err)
+	}
+	const links = 65_010 // ext4 has 65,000
+	if err := os.Mkdir(filepath.Join(at, "links"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for i := range links {
+		if err := os.Link(filepath.Join(at, "good"), filepath.Join(at, "links", strconv.Itoa(i))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	behind, err := m.Keep(folder)
+	if err != nil || behind.Entries != 3 || behind.Why == nil || !strings.HasPrefix(behind.First, "/workspace/") {
+		t.Fatalf("behind %+v, %v", behind, err)
+	}
+	tree := filepath.Join(treeOf(folder), "workspace")
+	reads(t, filepath.Join(tree, "good"), "good")
+	names, err := os.ReadDir(filepath.Join(tree, "links"))
+	if err != nil || len(names) != links {
+		t.Fatalf("%d links, %v", len(names), err)
+	}
+	for _, n := range names {
+		reads(t, filepath.Join(tree, "links", n.Name()), "good")
+	}
+	if names, err := os.ReadDir(tree); err != nil || len(names) != 2 {
+		t.Errorf("kept %v, %v", names, err)
 	}
 }
 
@@ -121,7 +172,7 @@ func TestKeepThatFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	write(t, filepath.Join(root, "workspace/big"), strings.Repeat("x", 2<<20))
-	if err := m.Keep(folder); !errors.Is(err, unix.ENOSPC) {
+	if _, err := m.Keep(folder); !errors.Is(err, unix.ENOSPC) {
 		t.Errorf("a full disk gave %v", err)
 	}
 	reads(t, filepath.Join(treeOf(folder), "workspace/old"), "old")

@@ -130,7 +130,12 @@ func (b *box) Stop(ctx context.Context) error {
 	b.kept.Do(func() {
 		defer b.memory.Close()
 		rec := b.Record()
-		if err := b.memory.Keep(rec.Spec.Dir); err != nil {
+		behind, err := b.memory.Keep(rec.Spec.Dir)
+		if behind.Entries > 0 {
+			b.log.Warn("some of a session's files stay behind: the disk's file system cannot have them",
+				"session", rec.SessionID, "entries", behind.Entries, "first", behind.First, "err", behind.Why)
+		}
+		if err != nil {
 			b.log.Error("a session's files are lost: they could not be brought from its memory to disk", "session", rec.SessionID, "dir", rec.Spec.Dir, "err", err)
 		}
 	})
