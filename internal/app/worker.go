@@ -354,10 +354,12 @@ func WorkerRun(taking, working context.Context, c WorkerConfig, item config.Item
 	state := c.StateDir
 	run, own := itemState(state, sandbox.Folder(item.WorkID))
 	c.StateDir = own
-	var err error
-	if c.Sandbox.ToolUser, err = toolUser(c.ToolUser, c.Sandbox.Sandbox, item.WorkID); err != nil {
+	user, letGo, err := toolUser(c.ToolUser, c.Sandbox.Sandbox, item.WorkID, state)
+	if err != nil {
 		return worker.EndFailed, err
 	}
+	defer letGo()
+	c.Sandbox.ToolUser = user
 	if c.Sandbox.ToolUser != 0 {
 		if err := letPass(state, run, own); err != nil {
 			return worker.EndFailed, err

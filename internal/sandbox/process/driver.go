@@ -269,12 +269,20 @@ func (d *Driver) admit(spec sandbox.Spec, run string) error {
 	if err := os.Chown(run, d.cfg.User, d.cfg.User); err != nil {
 		return err
 	}
-	for _, dir := range []string{spec.Dir, filepath.Dir(spec.Dir)} { // it may pass, and not list
-		if err := os.Chmod(dir, 0o711); err != nil {
-			return err
-		}
+	// It may pass, and not list; the session's folder is for no other user.
+	if err := os.Chown(spec.Dir, -1, d.cfg.User); err != nil {
+		return err
+	}
+	if err := os.Chmod(spec.Dir, 0o710); err != nil {
+		return err
+	}
+	if err := os.Chmod(filepath.Dir(spec.Dir), 0o711); err != nil {
+		return err
 	}
 	for dir := spec.Tree; dir != "/"; dir = filepath.Dir(dir) {
+		if dir == spec.Dir {
+			continue
+		}
 		st, err := os.Stat(dir)
 		if err != nil {
 			return err

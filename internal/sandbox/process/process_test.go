@@ -3,8 +3,10 @@ package process_test
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/berthdev/berth/internal/child"
@@ -89,6 +91,13 @@ func TestToolUser(t *testing.T) {
 			w.Want("echo out >${BERTH_OUTPUTS:-/mnt/session/outputs}/o", "", toolset.Exited, 0)
 			if b, err := os.ReadFile(filepath.Join(w.Spec.Tree, "mnt/session/outputs/o")); string(b) != "out\n" {
 				t.Errorf("%q %v", b, err)
+			}
+			if plain { // else the keeper's directory is closed
+				other := exec.Command("cat", filepath.Join(w.Spec.Tree, "workspace/own"))
+				other.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: user + 1, Gid: user + 1}}
+				if out, err := other.CombinedOutput(); err == nil || !strings.Contains(string(out), "denied") {
+					t.Errorf("another user read %q, %v", out, err)
+				}
 			}
 			// A worker that comes later goes on with them.
 			w.Sandbox.(interface{ Close() }).Close()
