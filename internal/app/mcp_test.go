@@ -120,11 +120,11 @@ func mcpIn(t *testing.T, way config.Sandbox, dir string) {
 // TestDefinitionsOfServers: what an agent is to be told is asked in a sandbox.
 func TestDefinitionsOfServers(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "tools.yaml")
-	script, err := filepath.Abs("../mcp/testdata/hostile.sh")
+	script, err := os.ReadFile("../mcp/testdata/hostile.sh") // whose place may not be seen inside
 	if err != nil {
 		t.Fatal(err)
 	}
-	text := fmt.Sprintf("tools: [{name: own, description: Mine., command: [x]}]\nmcp_servers: [{name: h, command: [bash, %s, good]}]", script)
+	text := fmt.Sprintf("tools: [{name: own, description: Mine., command: [x]}]\nmcp_servers: [{name: h, command: [bash, -c, %q, hostile, good]}]", script)
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}

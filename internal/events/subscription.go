@@ -340,7 +340,7 @@ func (h *hub) lookAgain() {
 	defer h.mu.Unlock()
 	for _, s := range h.subs {
 		if s.err == nil {
-			s.behind, s.verify, s.taken, s.preview = true, true, true, ""
+			s.behind, s.verify, s.preview = true, true, ""
 			s.signal()
 		}
 	}

@@ -22,7 +22,7 @@ import (
 
 const (
 	// schema is the file's version; a newer one is refused.
-	schema = 2
+	schema = 1
 	// maxGroup bounds how many writes share a sync.
 	maxGroup = 64
 	// keepCalls is how long a call is remembered after its last change, so
@@ -106,15 +106,12 @@ func migrate(db *sql.DB) error {
 	}
 	switch {
 	case version == schema:
-		return nil
+		_, err := db.Exec("DROP INDEX IF EXISTS calls_age") // of an earlier program: each write paid for it
+		return err
 	case version > schema:
 		return fmt.Errorf("its schema %d is newer than this program's %d; use the newer program, or remove the file when no worker runs", version, schema)
 	}
-	change := tables
-	if version == 1 {
-		change = "DROP INDEX calls_age;" // each write paid for it, the hourly sweep does without
-	}
-	_, err := db.Exec("BEGIN;" + change + fmt.Sprintf("PRAGMA user_version = %d; COMMIT", schema))
+	_, err := db.Exec("BEGIN;" + tables + fmt.Sprintf("PRAGMA user_version = %d; COMMIT", schema))
 	return err
 }
 

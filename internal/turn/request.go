@@ -30,7 +30,9 @@ func (r *Runner) request(session string, at *run) (again bool) {
 	r.mu.Lock()
 	at.cancel = cancel
 	t := at.taken
-	at.taken = nil
+	if at.taken = nil; t != nil && t.s.TurnFence < at.cutBelow {
+		t = nil
+	}
 	r.mu.Unlock()
 	defer func() {
 		r.mu.Lock()

@@ -59,7 +59,10 @@ func (s *seat) leave(t *taken) {
 		at.taken, at.serving = t, true
 		r.turns.Go(func() { r.serve(s.session, at, true) })
 	case t != nil && at.serving:
-		at.taken, at.again = t, true
+		// Of two, the older was cut off by what came between.
+		if at.taken == nil || t.s.TurnFence > at.taken.s.TurnFence {
+			at.taken, at.again = t, true
+		}
 		t = nil
 	case at.seats == 0 && !at.serving:
 		delete(r.running, s.session)

@@ -13,7 +13,7 @@ import (
 // attachedIdle has one worker hold 500 sessions that have run a command and
 // wait for their next turn.
 func attachedIdle(ctx context.Context) ([]figure, error) {
-	const many, watched = 500, 30 * time.Second
+	const many, watched = 500, 90 * time.Second // a minute after its end a session is looked at
 	s, err := startServer(ctx, "--no-worker")
 	if err != nil {
 		return nil, err
@@ -64,7 +64,7 @@ func attachedIdle(ctx context.Context) ([]figure, error) {
 	if err != nil {
 		return nil, err
 	}
-	kernel := max(kernelMemory()-kernelBefore, 0)
+	kernel := kernelMemory() - kernelBefore
 	before := runtimeOf(family)
 	if err := wait(ctx, watched); err != nil {
 		return nil, err
@@ -115,14 +115,14 @@ func runtimeOf(pids []int) (sum time.Duration) {
 	return sum
 }
 
-// kernelMemory is what the kernel has taken for itself: page tables, stacks,
-// its objects and what control groups cost on each processor.
+// kernelMemory is what the kernel has taken for itself and for files in memory:
+// page tables, stacks, its objects, what control groups cost on each processor.
 func kernelMemory() (sum int64) {
 	b, _ := os.ReadFile("/proc/meminfo")
 	for line := range strings.Lines(string(b)) {
 		name, v, _ := strings.Cut(line, ":")
 		switch name {
-		case "PageTables", "KernelStack", "SUnreclaim", "Percpu":
+		case "PageTables", "KernelStack", "SUnreclaim", "SReclaimable", "Percpu", "Shmem":
 			if f := strings.Fields(v); len(f) > 0 {
 				n, _ := strconv.ParseInt(f[0], 10, 64)
 				sum += n << 10
