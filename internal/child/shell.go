@@ -115,13 +115,19 @@ var errCrowded = errors.New("start bash: there are too many processes")
 // long as a block, and ends with waiting. No command can change where. Before
 // 4.0 there is no mapfile, which unlike read heeds no TMOUT.
 func (s *shell) preamble(workdir string) string {
-	await := "; [[ ${BASH_VERSINFO[0]} -gt 3 ]] && builtin readonly __w='builtin mapfile -n 1 __berth' || builtin readonly __w='builtin read -r __berth'\n"
+	await := "; [[ ${BASH_VERSINFO[0]} -gt 3 ]] && builtin readonly __w='builtin mapfile -tn 1 __berth' || builtin readonly __w='builtin read -r __berth'\n"
 	return "#" + strings.Repeat(" ", blockSize) + "\nbuiltin cd -- " + quote(workdir) + " || builtin cd /; builtin unset OLDPWD; builtin export PS1= PS2=" + await + s.await()
 }
 
+// wakeWord is the line that wakes bash. At another, of whoever else writes to
+// the FIFO, it waits on: at the script's end there is nothing but its own.
+const wakeWord = "."
+
 // await has bash wait for the next part of the script. It stands on the line
 // that reports: all of the script has been read by then.
-func (s *shell) await() string { return `builtin eval "$__w" <` + quote(s.dir+"/wake") + "\n" }
+func (s *shell) await() string {
+	return `while builtin eval "$__w" <` + quote(s.dir+"/wake") + ` && [[ ${__berth[0]-} != ` + wakeWord + " ]]; do builtin :; done\n"
+}
 
 // file makes a file anew: nobody can have put a link in its place.
 func (s *shell) file(name string) (int, error) {
@@ -196,7 +202,7 @@ func (s *shell) say(lines, status, nonce string) error {
 		return err
 	}
 	for {
-		_, err := unix.Write(s.wake, []byte{'\n'})
+		_, err := unix.Write(s.wake, []byte(wakeWord+"\n"))
 		if err != unix.EINTR {
 			return fail("wake bash", err)
 		}
