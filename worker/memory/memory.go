@@ -329,7 +329,8 @@ func (s *session) finish(ctx context.Context, end worker.End) error {
 	}
 	switch end {
 	case worker.EndIdle, worker.EndTerminated, worker.EndRoom, worker.EndStopping, worker.EndDrained:
-		pass("the last sync", func(ctx context.Context, st *store) error { return st.sync(ctx, true) })
+		settled := end == worker.EndIdle || end == worker.EndRoom // no call was cut in two
+		pass("the last sync", func(ctx context.Context, st *store) error { return st.sync(ctx, settled) })
 	}
 	pass("the last upload", func(ctx context.Context, st *store) error { return st.flush(ctx) })
 	s.speak()

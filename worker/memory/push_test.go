@@ -136,8 +136,12 @@ func TestEnd(t *testing.T) {
 		store []string
 	}{
 		{worker.EndIdle, []string{"/a", "2", "/new", "n", "/theirs", "t"}},
-		{worker.EndDrained, []string{"/a", "2", "/new", "n", "/theirs", "t"}},
-		// No deletion, and what the store has is not read.
+		{worker.EndRoom, []string{"/a", "2", "/new", "n", "/theirs", "t"}},
+		// A call may have been cut in two: no deletion.
+		{worker.EndDrained, []string{"/a", "2", "/new", "n", "/gone", "g", "/theirs", "t"}},
+		{worker.EndStopping, []string{"/a", "2", "/new", "n", "/gone", "g", "/theirs", "t"}},
+		{worker.EndTerminated, []string{"/a", "2", "/new", "n", "/gone", "g", "/theirs", "t"}},
+		// And what the store has is not read.
 		{worker.EndFailed, []string{"/a", "2", "/new", "n", "/gone", "g", "/theirs", "t"}},
 		{worker.EndStopped, []string{"/a", "2", "/new", "n", "/gone", "g", "/theirs", "t"}},
 		{worker.EndLost, []string{"/a", "1", "/gone", "g", "/theirs", "t"}},
@@ -155,7 +159,7 @@ func TestEnd(t *testing.T) {
 				}
 				w.has("store", w.store.All(), c.store)
 				_, pulled := w.files()["/theirs"]
-				if clean := c.end == worker.EndIdle || c.end == worker.EndDrained; pulled != clean {
+				if hard := slices.Contains([]worker.End{worker.EndFailed, worker.EndStopped, worker.EndLost}, c.end); pulled == hard {
 					t.Errorf("pulled: %v", pulled)
 				}
 			})

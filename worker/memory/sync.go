@@ -48,7 +48,8 @@ type push struct {
 	to   *api.Memory
 }
 
-// sync brings folder and store in step. final is the session's last one.
+// sync brings folder and store in step. final is the last one of a session that
+// is at rest: its deletions need not settle.
 func (st *store) sync(ctx context.Context, final bool) (err error) {
 	began := time.Now()
 	defer func() { st.session.cfg.Counters.Synced(err == nil, time.Since(began)) }()
