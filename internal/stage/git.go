@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/berthdev/berth/internal/egress"
@@ -48,9 +49,14 @@ func (s *Stager) repository(ctx context.Context, in Input, j *load) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
+	root, err := os.OpenRoot(dir) // before git's user has it
+	if err != nil {
+		return err
+	}
+	defer root.Close()
 	bounds := s.bounds
 	bounds.file = j.total.left.Load()
-	g := &git{path: host.path, dir: dir, repo: filepath.Join(dir, "repo"), bounds: bounds}
+	g := &git{path: host.path, dir: dir, root: root, repo: filepath.Join(dir, "repo"), bounds: bounds}
 	if err := g.settle(s.cfg); err != nil {
 		return err
 	}
@@ -69,14 +75,14 @@ func (s *Stager) repository(ctx context.Context, in Input, j *load) error {
 // git runs the host's git in a folder of its own, with no settings but these.
 type git struct {
 	path, dir, repo string
+	root            *os.Root // of dir
 	config          []string
 	bounds          bounds
 }
 
+// settle says what git goes by, and gives it its folder. From then on the
+// folder may hold links to anywhere.
 func (g *git) settle(cfg Config) error {
-	if err := dropped(g.dir); err != nil {
-		return err
-	}
 	g.config = []string{
 		"protocol.allow=never", "protocol.https.allow=always", "http.followRedirects=false", "http.sslVerify=true",
 		"http.userAgent=" + userAgent, "http.lowSpeedLimit=1", "http.lowSpeedTime=60",
@@ -87,7 +93,7 @@ func (g *git) settle(cfg Config) error {
 		"pack.threads=1", "index.version=2", "safe.directory=*",
 	}
 	if cfg.CA == "" {
-		return nil
+		return dropped(g.dir)
 	}
 	bundle, err := os.ReadFile(cfg.CA)
 	if err != nil {
@@ -98,7 +104,10 @@ func (g *git) settle(cfg Config) error {
 	}
 	ca := filepath.Join(g.dir, "ca.pem")
 	g.config = append(g.config, "http.sslCAInfo="+ca)
-	return os.WriteFile(ca, bundle, 0o644)
+	if err := os.WriteFile(ca, bundle, 0o644); err != nil {
+		return err
+	}
+	return dropped(g.dir)
 }
 
 // pin looks the host up and has git dial the address that was checked.
@@ -158,7 +167,10 @@ func (g *git) run(ctx context.Context, args ...string) ([]byte, error) {
 	var out, complaint tail
 	cmd := g.command(ctx, args...)
 	cmd.Stdout, cmd.Stderr = &out, &complaint
-	if err := cmd.Run(); err != nil {
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	if err := wait(cmd); err != nil {
 		return nil, g.failure(ctx, args[0], complaint.String())
 	}
 	return out.Bytes(), nil
@@ -257,7 +269,7 @@ func (g *git) files(ctx context.Context, in Input, j *load) error {
 		cancel()
 	}
 	ask.Close()
-	if err := cmd.Wait(); err != nil && running.Err() == nil || ctx.Err() != nil {
+	if err := wait(cmd); err != nil && running.Err() == nil || ctx.Err() != nil {
 		return g.failure(ctx, "cat-file", complaint.String())
 	}
 	return failed
@@ -309,7 +321,7 @@ func (g *git) list(ctx context.Context, in Input) ([]blob, error) {
 	if failed != nil && !errors.Is(failed, errEarly) {
 		cancel()
 	}
-	if err := cmd.Wait(); err != nil && running.Err() == nil || ctx.Err() != nil {
+	if err := wait(cmd); err != nil && running.Err() == nil || ctx.Err() != nil {
 		return nil, g.failure(ctx, "ls-tree", complaint.String())
 	}
 	if failed != nil {
@@ -440,24 +452,28 @@ func (g *git) keep(ctx context.Context, in Input, j *load) error {
 	if err := j.draft.Dir(path.Join(to, "refs/heads")); err != nil {
 		return err
 	}
-	return filepath.WalkDir(g.repo, func(name string, e fs.DirEntry, err error) error {
-		rel, ok := strings.CutPrefix(name, g.repo+"/")
+	repo := filepath.Base(g.repo)
+	return fs.WalkDir(g.root.FS(), repo, func(name string, e fs.DirEntry, err error) error {
+		rel, ok := strings.CutPrefix(name, repo+"/")
 		if err != nil || !ok || !e.Type().IsRegular() || !(rel == "index" || rel == "shallow" || strings.HasPrefix(rel, "objects/")) {
 			return err
 		}
-		from, err := os.Open(name)
+		from, err := g.root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 		if err != nil {
 			return err
 		}
 		defer from.Close()
 		info, err := from.Stat()
+		if err == nil && !info.Mode().IsRegular() {
+			err = passing("git's folder changes while it is read")
+		}
 		if err == nil {
 			err = j.take(info.Size())
 		}
 		if err != nil {
 			return err
 		}
-		return j.draft.Create(path.Join(to, filepath.ToSlash(rel)), 0o644, func(f io.Writer) error {
+		return j.draft.Create(path.Join(to, rel), 0o644, func(f io.Writer) error {
 			n, err := io.Copy(f, from)
 			j.add(n)
 			return err

@@ -22,14 +22,22 @@ func dropped(dir string) error {
 	return os.Chown(dir, nobody, nobody)
 }
 
-// confine gives a command a user with nothing, and a group of processes that
-// ends with it.
+// confine gives a command a user with nothing, and a group of processes.
 func confine(cmd *exec.Cmd) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	if os.Geteuid() == 0 {
 		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: nobody, Gid: nobody}
 	}
 	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
+}
+
+// wait waits for a confined command and ends its group, before its number can
+// be another's.
+func wait(cmd *exec.Cmd) error {
+	for unix.Waitid(unix.P_PID, cmd.Process.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil) == unix.EINTR {
+	}
+	_ = unix.Kill(-cmd.Process.Pid, unix.SIGKILL)
+	return cmd.Wait()
 }
 
 // memoryBound is gitMemory, or an eighth of a small machine's.

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -162,6 +163,48 @@ func TestOldGit(t *testing.T) {
 }
 
 var long = strings.Repeat("x", 1000)
+
+// TestGitLeavesNothing has a git that leaves a process behind, and links where
+// its files should be.
+func TestGitLeavesNothing(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("by design: groups of processes are ended on Linux")
+	}
+	bin := t.TempDir()
+	must(t, os.Chmod(filepath.Dir(bin), 0o755)) // git is nobody
+	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	secret := filepath.Join(t.TempDir(), "secret")
+	must(t, os.WriteFile(secret, []byte("s3cr3t"), 0o600))
+	left := filepath.Join(bin, "left")
+	must(t, os.WriteFile(left, nil, 0o666))
+	must(t, os.Chmod(left, 0o666))
+	must(t, os.WriteFile(filepath.Join(bin, "git"), []byte(`#!/bin/sh
+case "$*" in
+version) echo git version 2.99.0 ;;
+*cat-file\ -t*) echo commit ;;
+*read-tree*) mkdir -p $GIT_DIR/objects; ln -s `+filepath.Dir(secret)+` $GIT_DIR/objects/dir; ln -s `+secret+` $GIT_DIR/index; sleep 300 >/dev/null 2>&1 & echo $! >`+left+` ;;
+esac
+`), 0o755))
+	w := newWorld(t)
+	must(t, w.stage(Config{Private: true}, api.Metadata{"git": "https://localhost/repo.git#commit=" + commit}))
+	must(t, filepath.WalkDir(w.dir, func(name string, e fs.DirEntry, err error) error {
+		if b, _ := os.ReadFile(name); bytes.Contains(b, []byte("s3cr3t")) {
+			t.Errorf("%s is a file of the host", name)
+		}
+		return err
+	}))
+	pid, err := os.ReadFile(left)
+	must(t, err)
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) { // the killed takes a moment
+		stat, err := os.ReadFile("/proc/" + strings.TrimSpace(string(pid)) + "/stat")
+		if err != nil || bytes.Contains(stat, []byte(") Z ")) {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("git's process %s is there", pid)
+		}
+	}
+}
 
 // TestGitEndsInTheMiddle has a git that ends before it has said all: what it
 // had said is not the repository.
