@@ -69,12 +69,7 @@ func (r *run) history(notes []note) {
 		}
 	}
 	r.over, r.overID = over, overID
-	if why := r.leaving; why != "" {
-		r.leaving = ""
-		if why == EndIdle && r.idles() || why == EndRoom && !r.busy() {
-			r.close(why)
-		}
-	}
+	r.depart()
 }
 
 // event takes one event of the stream in.

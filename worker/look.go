@@ -14,6 +14,10 @@ const (
 	quietMost  = 5 * time.Minute
 )
 
+// leaveMost is how long the history's word on a session that would be let go is
+// waited for.
+const leaveMost = 3 * time.Minute
+
 var eventSeed = maphash.MakeSeed()
 
 // fresh notes an event and says whether it had not been taken in before: events
@@ -66,7 +70,18 @@ func (r *run) patience() time.Duration {
 func (r *run) leave(why End) {
 	if r.leaving == "" {
 		r.leaving, r.idleFor = why, ""
+		r.unsaid.Reset(leaveMost)
 		r.look()
+	}
+}
+
+// depart closes a session that was to be let go if it still may be.
+func (r *run) depart() {
+	why := r.leaving
+	r.leaving = ""
+	r.unsaid.Stop()
+	if why == EndIdle && r.idles() || why == EndRoom && !r.busy() {
+		r.close(why)
 	}
 }
 

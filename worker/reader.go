@@ -58,7 +58,7 @@ func (r *reader) run(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		if err != nil && (!temporary(err) || errors.Is(err, errHistory)) {
+		if err != nil && final(err) {
 			r.send(ctx, reading{err: err})
 			return
 		}
@@ -90,10 +90,12 @@ func (r *reader) connection(ctx context.Context, known int) (good, length int, e
 	began := time.Now()
 	events := make(chan streamed)
 	pumped := make(chan struct{})
+	look := &beside{reader: r}
 	defer func() { // the pump ends with its stream
 		cancel()
 		stream.Close()
 		<-pumped
+		look.wait()
 	}()
 	go func() {
 		defer close(pumped)
@@ -118,12 +120,23 @@ func (r *reader) connection(ctx context.Context, known int) (good, length int, e
 			}
 			good++
 			length++
-			if !r.send(ctx, reading{notes: []note{digest(e.event)}}) {
+			n := digest(e.event)
+			look.heard(n)
+			if !r.send(ctx, reading{notes: []note{n}}) {
 				return good, length, ctx.Err()
 			}
-		case <-r.resync:
-			if length, err = r.pass(ctx); err != nil {
+		case <-look.asked():
+			look.begin(ctx)
+		case l := <-look.done:
+			notes, err := look.ended(ctx, l)
+			if err != nil {
 				return good, length, err
+			}
+			if look.done == nil {
+				length = len(notes)
+				if !r.send(ctx, reading{history: true, notes: notes}) {
+					return good, length, ctx.Err()
+				}
 			}
 		case <-ctx.Done():
 			return good, length, ctx.Err()
@@ -131,7 +144,8 @@ func (r *reader) connection(ctx context.Context, known int) (good, length int, e
 	}
 }
 
-// pass reads the history and hands it over, for everybody who has asked so far.
+// pass reads a new stream's history and hands it over, for everybody who has
+// asked so far.
 func (r *reader) pass(ctx context.Context) (length int, err error) {
 	select {
 	case <-r.resync:
@@ -174,7 +188,7 @@ func pump(ctx context.Context, s *client.Stream, out chan<- streamed) {
 func (r *reader) history(ctx context.Context) ([]note, error) {
 	for backoff := reconnectMin; ; backoff = min(backoff*2, reconnectMax) {
 		notes, err := r.list(ctx)
-		if err == nil || ctx.Err() != nil || !temporary(err) || errors.Is(err, errHistory) {
+		if err == nil || ctx.Err() != nil || final(err) {
 			return notes, err
 		}
 		r.log.Warn("the session's history could not be read; trying again", "error", err)
@@ -186,6 +200,9 @@ func (r *reader) history(ctx context.Context) ([]note, error) {
 
 // errHistory marks a history that no further try can read.
 var errHistory = errors.New("the session's history cannot be read")
+
+// final says that no further try will do better.
+func final(err error) bool { return !temporary(err) || errors.Is(err, errHistory) }
 
 func (r *reader) list(ctx context.Context) ([]note, error) {
 	var notes []note

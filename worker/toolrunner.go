@@ -129,6 +129,7 @@ type run struct {
 	quiet   *time.Timer     // nothing has come for a while: something may be missing
 	looks   int             // how often the history was asked for since something came
 	leaving End             // the history is asked whether the session may be let go for this, "" for no
+	unsaid  *time.Timer     // it has not said so in time
 
 	read     bool   // the history has been read once
 	turn     string // type of the last session status event
@@ -141,7 +142,7 @@ type run struct {
 }
 
 func newRun(c *client.Client, session string, log *slog.Logger) *run {
-	return &run{
+	r := &run{
 		session:  session,
 		log:      log,
 		client:   c,
@@ -168,7 +169,10 @@ func newRun(c *client.Client, session string, log *slog.Logger) *run {
 		ended:    map[string]bool{},
 		seen:     map[uint64]bool{},
 		resync:   make(chan struct{}, 1),
+		unsaid:   time.NewTimer(0),
 	}
+	r.unsaid.Stop()
+	return r
 }
 
 // loop is Run of ToolRunner.
@@ -193,6 +197,7 @@ func (r *run) loop(take, work context.Context) (end End, err error) {
 		}
 		r.idle.Stop()
 		r.quiet.Stop()
+		r.unsaid.Stop()
 		r.leaveSlots()
 		<-readerGone
 	}()
@@ -240,6 +245,9 @@ func (r *run) loop(take, work context.Context) (end End, err error) {
 			r.leave(EndRoom)
 		case <-r.idle.C:
 			r.leave(EndIdle)
+		case <-r.unsaid.C:
+			r.log.Warn("the session's history does not say whether more is to come; letting the session go")
+			r.depart()
 		case <-r.quiet.C:
 			r.looks++
 			r.look()
