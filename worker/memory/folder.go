@@ -40,6 +40,11 @@ func sum(b []byte) string {
 	return hex.EncodeToString(h[:])
 }
 
+// isSum says whether a text can be what sum gives.
+func isSum(s string) bool {
+	return len(s) == hex.EncodedLen(sha256.Size) && strings.Trim(s, "0123456789abcdef") == ""
+}
+
 // printable says that a text is UTF-8 without control and format characters.
 func printable(s string) bool {
 	return utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp) })

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -200,8 +202,8 @@ func TestSwappedFiles(t *testing.T) {
 	}
 }
 
-// TestHostilePlane: names that lead elsewhere, a content that is another, and a
-// list without an end.
+// TestHostilePlane: names that lead elsewhere, a content that is another, and
+// lists that are too much.
 func TestHostilePlane(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "/fine", "1")
@@ -221,7 +223,7 @@ func TestHostilePlane(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			w := newWorld(t, "/a", "1")
 			w.plane.Inject(workertest.Fault{Route: workertest.ListMemories, Times: 1, Status: 200,
-				Body: `{"data":[{"id":"mem_1","type":"memory","path":"/a","content":"evil","content_sha256":"00"}],"next_page":null}`})
+				Body: `{"data":[{"id":"mem_1","type":"memory","path":"/a","content":"evil","content_sha256":"` + strings.Repeat("0", 64) + `"}],"next_page":null}`})
 			w.begin()
 			w.has("folder", w.files(), nil)
 			w.sync(15 * time.Second)
@@ -229,6 +231,59 @@ func TestHostilePlane(t *testing.T) {
 			w.both("/a", "1")
 		})
 	})
+	for name, m := range map[string]string{
+		"no id":        `"path":"/a","content_sha256":"` + strings.Repeat("0", 64) + `"`,
+		"another hash": `"id":"mem_1","path":"/a","content_sha256":"` + strings.Repeat("0", 63) + `g"`,
+		"no hash":      `"id":"mem_1","path":"/a"`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, "/a", "1", "/b", "1")
+				w.begin()
+				w.plane.Inject(workertest.Fault{Route: workertest.ListMemories, Times: 1, Status: 200, Body: `{"data":[{"type":"memory",` + m + `}],"next_page":null}`})
+				w.sync(15 * time.Second)
+				w.tells("whose id or SHA-256 is none")
+				w.both("/a", "1", "/b", "1")
+			})
+		})
+	}
+	// What it sends for each memory of a list is not kept.
+	const pages, size = 64, 1 << 20
+	for name, m := range map[string]string{
+		"contents that nobody asked for": `"path":"/%d","content":"%s","content_sha256":"` + strings.Repeat("0", 64) + `"`,
+		"names that are too long":        `"path":"/%d%s","content_sha256":"` + strings.Repeat("0", 64) + `"`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.begin()
+			filler := strings.Repeat("x", size)
+			var first, last runtime.MemStats
+			n := 0
+			w.way.Handler = http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+				if r.URL.Query().Get("view") != "basic" {
+					http.NotFound(rw, r)
+					return
+				}
+				next := `"again"`
+				switch n++; n {
+				case 1:
+					runtime.GC()
+					runtime.ReadMemStats(&first)
+				case pages:
+					runtime.GC()
+					runtime.ReadMemStats(&last)
+					next = "null"
+				}
+				fmt.Fprintf(rw, `{"data":[{"id":"mem_1","type":"memory",`+m+`}],"next_page":`+next+`}`, n, filler)
+			})
+			if err := w.end(worker.EndIdle); err != nil {
+				t.Error(err)
+			}
+			if grown := int64(last.HeapAlloc) - int64(first.HeapAlloc); n != pages || grown > pages*size/4 {
+				t.Errorf("%d pages, %d bytes more after them", n, grown)
+			}
+		})
+	}
 	t.Run("a list without an end", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			w := newWorld(t, "/a", "1")

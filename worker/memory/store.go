@@ -46,7 +46,7 @@ type store struct {
 	mu    sync.Mutex
 	state state
 	lines []string          // to be told
-	told  map[string]string // what has been told of a file, so as not to repeat it
+	told  map[string]string // by a name's SHA-256, that of what has been told of it, so as not to repeat it
 }
 
 // state is what a later worker has to know of a folder.
@@ -147,10 +147,16 @@ func (st *store) list(ctx context.Context, view client.MemoryView, do func(name 
 			if n++; n > maxMemories {
 				return problem(fmt.Sprintf("it has more than %d memories", maxMemories))
 			}
+			if !plain(m.ID) || !isSum(m.ContentSHA256) {
+				return problem("the control plane lists a memory whose id or SHA-256 is none")
+			}
 			name, rooted := strings.CutPrefix(m.Path, "/")
 			if why := unfit(name); why != "" || !rooted {
 				st.refuse(name, m.ContentSHA256, "this memory cannot be a file here: "+why)
 				continue
+			}
+			if view == client.MemoryBasic { // whatever came along
+				m = api.Memory{ID: m.ID, Path: m.Path, ContentSHA256: m.ContentSHA256}
 			}
 			do(name, m)
 		}
@@ -213,8 +219,9 @@ func (st *store) refuse(name, content, why string) {
 	if len(st.told) > 2*maxEntries { // made up to fill our memory
 		clear(st.told)
 	}
-	again := st.told[name] == content+why
-	st.told[name] = content + why
+	key, what := sum([]byte(name)), sum([]byte(content+why))
+	again := st.told[key] == what
+	st.told[key] = what
 	st.mu.Unlock()
 	if !again {
 		st.count(Refused)
