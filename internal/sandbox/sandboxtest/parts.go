@@ -35,6 +35,9 @@ func testParts(t *testing.T, d sandbox.Driver) {
 	if Output(shown) != "one\nbeside\n" {
 		t.Errorf("the shell reads %q", Output(shown))
 	}
+	must(t, fixed.Write("d/e", []byte("new\n")))
+	must(t, fixed.Remove("d/e"))
+	w.Want("ls /mnt/memory/fixed", "a\n", toolset.Exited, 0)
 	if !d.Capabilities().Tree {
 		return // what is elsewhere is not shown by anybody there
 	}
@@ -51,7 +54,5 @@ func testParts(t *testing.T, d sandbox.Driver) {
 for c in 'echo x >a' 'echo x >b' 'rm -f a' 'mkdir d' 'mv a c' 'chmod 777 .' 'rmdir /mnt/memory/fixed' 'mv /mnt/memory/fixed /mnt/memory/other' 'ln a /mnt/memory/a'; do (eval "$c") 2>/dev/null && echo "$c"; done
 cat a; cd /`, "one\n", toolset.Exited, 0)
 	must(t, fixed.Write("a", []byte("changed\n")))
-	must(t, fixed.Write("d/e", []byte("new\n")))
-	must(t, fixed.Remove("d/e"))
-	w.Want("cat /mnt/memory/fixed/a; ls /mnt/memory/fixed", "changed\na\n", toolset.Exited, 0)
+	w.Want("cat /mnt/memory/fixed/a", "changed\n", toolset.Exited, 0)
 }

@@ -55,6 +55,9 @@ func (t *Tree) Far() bool {
 	return far
 }
 
+// Holds says whether a place is part of the tree.
+func (t *Tree) Holds(place string) bool { return within(place, t.places) }
+
 // far is a hold on files somewhere else.
 type far struct{ Remote }
 
@@ -184,10 +187,11 @@ func (h far) overwrite(path string, data []byte) error {
 }
 
 func (h far) remove(rel string, dir bool) error {
+	op := agentwire.FileRemove
 	if dir {
-		return syscall.ENOTSUP
+		op = agentwire.FileRmdir
 	}
-	_, err := h.do(agentwire.FileRequest{Op: agentwire.FileRemove, Path: at(rel)})
+	_, err := h.do(agentwire.FileRequest{Op: op, Path: at(rel)})
 	return err
 }
 
