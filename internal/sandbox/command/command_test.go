@@ -220,6 +220,20 @@ func TestOutputs(t *testing.T) {
 	}
 }
 
+// TestOutputsElsewhere: where the directory is not to be looked into any more,
+// its files are missing and not none.
+func TestOutputsElsewhere(t *testing.T) {
+	w := sandboxtest.Start(t, newDriver(t, entering(t)), nil)
+	w.Want("cd /mnt/session && echo x >outputs/f && mkdir /opt && mv outputs /opt && ln -s /opt/outputs outputs", "", toolset.Exited, 0)
+	if err := w.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	all, err := sandbox.ReadUnfetched(w.Spec.Dir)
+	if err != nil || len(all) != 1 || string(all[0].Name) != "." {
+		t.Errorf("missing: %v %v", all, err)
+	}
+}
+
 // slow is a link of about 1.3 MB/s, until the file it is told of is there: from
 // then on nothing comes.
 const slow = `use Time::HiRes "sleep"; $| = 1;

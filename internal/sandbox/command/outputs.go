@@ -58,12 +58,18 @@ func fetchOutputs(ctx context.Context, spec sandbox.Spec, files *tree.Tree, limi
 	}
 	defer root.Close()
 	f := &fetch{files: files, root: root, until: time.Now().Add(limit), left: maxBytes}
+	if !files.Holds(outputs) {
+		return nil, nil // the far side's user could not make the directory
+	}
 	switch _, err := files.Stat(outputs); {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, nil
 	case errors.Is(err, sandbox.ErrGone):
 		f.miss(".", "the far side does not answer any more: "+err.Error())
 		return f.missing, nil
 	case err != nil:
-		return nil, nil // there are none
+		f.miss(".", "the far side cannot be looked at: "+err.Error())
+		return f.missing, nil
 	}
 	if err := root.RemoveAll(freshName); err != nil {
 		return nil, err
