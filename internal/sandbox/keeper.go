@@ -85,9 +85,10 @@ type Keeper struct {
 type place struct {
 	users int // who has it from enter; the keeper's mu
 
-	mu   sync.Mutex
-	sb   Sandbox // nil when none lives
-	held *Held   // nil when nobody has opened it
+	mu     sync.Mutex
+	sb     Sandbox // nil when none lives
+	held   *Held   // nil when nobody has opened it
+	ending bool    // sb is no good: it was stopped, and that has failed so far
 }
 
 // NewKeeper makes a Keeper; the directory is made if it is missing.
@@ -241,6 +242,9 @@ func (k *Keeper) adopt(ctx, wait context.Context, folder string, rec Record) {
 		k.log.Warn("a sandbox could not be taken over and is stopped", "folder", folder, "err", err)
 		if err := sb.Stop(ctx); err != nil {
 			k.log.Warn("it could not be stopped either", "folder", folder, "err", err)
+			p := k.enter(folder)
+			p.sb, p.ending = sb, true
+			k.leave(folder, p)
 			return
 		}
 		k.forgetRecord(dir)
@@ -355,10 +359,15 @@ func (k *Keeper) Open(ctx context.Context, session string, parts ...Part) (h *He
 	if stopped {
 		return nil, false, errors.New("sandbox: the keeper has stopped")
 	}
+	dir := filepath.Join(k.cfg.Dir, folder)
+	if p.ending {
+		if err := k.end(ctx, p, dir); err != nil {
+			return nil, false, err
+		}
+	}
 	if p.held != nil {
 		return p.held, false, nil
 	}
-	dir := filepath.Join(k.cfg.Dir, folder)
 	if p.sb != nil && !has(p.sb.Record().Spec.Parts, parts) {
 		k.log.Info("a sandbox without the parts of the tree that its session needs is ended", "session", session)
 		if err := k.end(ctx, p, dir); err != nil {
@@ -414,13 +423,16 @@ func (k *Keeper) start(ctx context.Context, p *place, dir, session string, parts
 	if err == nil {
 		k.cfg.At(PointStarted)
 		if err = k.prove(ctx, sb, dir, true); err != nil {
-			err = errors.Join(err, sb.Stop(context.WithoutCancel(ctx)))
+			if stop := sb.Stop(context.WithoutCancel(ctx)); stop != nil {
+				p.sb, p.ending = sb, true
+				return false, fmt.Errorf("sandbox: %s: %w", k.cfg.Driver.Name(), errors.Join(err, stop))
+			}
 		}
 	}
 	if err != nil {
 		err = errors.Join(err, disk.Unmount(dir))
 		if errDir != nil {
-			os.RemoveAll(dir)
+			err = errors.Join(err, disk.RemoveAll(dir))
 		}
 		return false, fmt.Errorf("sandbox: %s: %w", k.cfg.Driver.Name(), err)
 	}
@@ -468,11 +480,11 @@ func (k *Keeper) end(ctx context.Context, p *place, dir string) error {
 	if p.sb == nil {
 		return nil
 	}
-	err := p.sb.Stop(ctx)
-	if err != nil {
+	if err := p.sb.Stop(ctx); err != nil {
+		p.ending = true
 		return fmt.Errorf("sandbox: stop: %w", err)
 	}
-	p.sb, p.held = nil, nil
+	p.sb, p.held, p.ending = nil, nil, false
 	k.forgetRecord(dir)
 	k.settle(ctx, dir)
 	return nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -93,46 +94,77 @@ func (m *Memory) Fill(ctx context.Context, folder string) error {
 			return fmt.Errorf("disk: bring %s into the sandbox's memory: %w", p, err)
 		}
 	}
-	if err := os.WriteFile(afloatOf(folder), nil, 0o600); err != nil {
-		return fmt.Errorf("disk: %w", err)
+	if err := setAdrift(treeOf(folder)); err != nil {
+		return fmt.Errorf("disk: %w", errors.Join(err, os.Chmod(treeOf(folder), 0o755)))
 	}
 	return nil
 }
 
 // Keep copies the memory to the folder's tree, in the place of all that is
 // there, but for what the disk's file system refuses. Nothing may write to the
-// memory any more. On error the tree is as it was and stays adrift.
-func (m *Memory) Keep(folder string) (Behind, error) {
-	var all Behind
+// memory any more. On error the folder stays adrift; Keep can be called again.
+func (m *Memory) Keep(folder string) (all Behind, err error) {
 	tree, fresh := treeOf(folder), treeOf(folder)+".new"
-	if err := RemoveAll(fresh); err != nil {
-		return all, fmt.Errorf("disk: %w", err)
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("disk: keep the tree: %w", errors.Join(err, RemoveAll(fresh)))
+		}
+	}()
+	if err = RemoveAll(fresh); err == nil {
+		err = empty(tree) // it does not count: the disk need not have room for both
 	}
 	for i, p := range m.places {
 		to := filepath.Join(fresh, p)
-		err := os.MkdirAll(to, 0o755)
 		if err == nil {
-			var b Behind
-			b, err = carry(context.Background(), self(m.dirs[i]), to, false)
-			all.join(p, b)
+			err = os.MkdirAll(to, 0o755)
 		}
 		if err != nil {
-			return all, errors.Join(fmt.Errorf("disk: keep %s: %w", p, err), RemoveAll(fresh))
+			return all, err
+		}
+		b, err := carry(context.Background(), self(m.dirs[i]), to, false)
+		if all.join(p, b); err != nil {
+			return all, fmt.Errorf("%s: %w", p, err)
 		}
 	}
-	err := unix.Renameat2(unix.AT_FDCWD, fresh, unix.AT_FDCWD, tree, unix.RENAME_EXCHANGE)
-	if err == unix.EINVAL || err == unix.ENOSYS { // the file system cannot exchange
-		if err = RemoveAll(tree); err == nil {
-			err = os.Rename(fresh, tree)
-		}
+	if err = synced(fresh, unix.Syncfs); err == nil {
+		err = unix.Rename(fresh, tree) // os.Rename takes no directory's place
 	}
 	if err == nil {
-		err = os.Remove(afloatOf(folder))
+		err = synced(folder, unix.Fsync)
+	}
+	return all, err
+}
+
+// empty removes what is in a tree, which is adrift from then on.
+func empty(tree string) error {
+	entries, err := os.ReadDir(tree)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		err = setAdrift(tree)
 	}
 	if err != nil {
-		return all, fmt.Errorf("disk: keep the tree: %w", err)
+		return err
 	}
-	return all, RemoveAll(fresh)
+	for _, e := range entries {
+		if err := RemoveAll(filepath.Join(tree, e.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func synced(dir string, sync func(fd int) error) error {
+	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &fs.PathError{Op: "open", Path: dir, Err: err}
+	}
+	defer unix.Close(fd)
+	if err := sync(fd); err != nil && err != unix.EINVAL { // not every file system can
+		return &fs.PathError{Op: "sync", Path: dir, Err: err}
+	}
+	return nil
 }
 
 // Close lets go of the memory. Twice is fine.
@@ -142,13 +174,20 @@ func (m *Memory) Close() {
 	}
 }
 
-func afloatOf(folder string) string { return filepath.Join(folder, "afloat") }
+// setAdrift marks a tree by the sticky bit of its top, which no session sees:
+// the tree that takes its place has none from its first moment on.
+func setAdrift(tree string) error {
+	if err := os.Chmod(tree, 0o755|fs.ModeSticky); err != nil {
+		return err
+	}
+	return synced(tree, unix.Fsync)
+}
 
 // Adrift says that a folder's files are in a sandbox's memory: once that is
 // gone, so are they.
 func Adrift(folder string) bool {
-	_, err := os.Lstat(afloatOf(folder))
-	return err == nil
+	info, err := os.Lstat(treeOf(folder))
+	return err == nil && info.Mode()&fs.ModeSticky != 0
 }
 
 // Lose removes the tree of a folder whose files were in a memory that is gone.
@@ -158,5 +197,5 @@ func Lose(folder string) error {
 			return fmt.Errorf("disk: %w", err)
 		}
 	}
-	return os.Remove(afloatOf(folder))
+	return nil
 }

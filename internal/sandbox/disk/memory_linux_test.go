@@ -151,8 +151,8 @@ func TestKeepLeavesBehind(t *testing.T) {
 	}
 }
 
-// TestKeepThatFails leaves the tree as it was and says that it is not the
-// session's any more.
+// TestKeepThatFails says that the tree is not the session's any more, and
+// succeeds once there is room, if only for one of the two.
 func TestKeepThatFails(t *testing.T) {
 	folder, root := memory(t, 64<<20)
 	if err := unix.Mount("small", folder, "tmpfs", 0, "size=1m"); err != nil {
@@ -171,13 +171,43 @@ func TestKeepThatFails(t *testing.T) {
 	if err := m.Fill(t.Context(), folder); err != nil {
 		t.Fatal(err)
 	}
-	write(t, filepath.Join(root, "workspace/big"), strings.Repeat("x", 2<<20))
+	big := strings.Repeat("x", 2<<20)
+	write(t, filepath.Join(root, "workspace/big"), big)
 	if _, err := m.Keep(folder); !errors.Is(err, unix.ENOSPC) {
 		t.Errorf("a full disk gave %v", err)
 	}
-	reads(t, filepath.Join(treeOf(folder), "workspace/old"), "old")
-	if left, err := os.ReadDir(folder); err != nil || len(left) != 2 || !Adrift(folder) {
+	if left, err := os.ReadDir(folder); err != nil || len(left) != 1 || !Adrift(folder) {
 		t.Errorf("in the folder is %v, %v", left, err)
+	}
+	for range 2 {
+		if err := unix.Mount("", folder, "", unix.MS_REMOUNT, "size=3m"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := m.Keep(folder); err != nil {
+			t.Fatal(err)
+		}
+		reads(t, filepath.Join(treeOf(folder), "workspace/old"), "old")
+		reads(t, filepath.Join(treeOf(folder), "workspace/big"), big)
+		if Adrift(folder) {
+			t.Error("what is kept is still adrift")
+		}
+	}
+}
+
+// TestLose removes a tree that does not count, and says so from the first file
+// that it removes to the last.
+func TestLose(t *testing.T) {
+	folder, root := memory(t, 64<<20)
+	m, err := OpenMemory(root, []string{"/workspace"}, 64<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	if err := m.Fill(t.Context(), folder); err != nil {
+		t.Fatal(err)
+	}
+	if err := empty(treeOf(folder)); err != nil || !Adrift(folder) {
+		t.Errorf("emptied: adrift is %v, %v", Adrift(folder), err)
 	}
 	if err := Lose(folder); err != nil {
 		t.Fatal(err)

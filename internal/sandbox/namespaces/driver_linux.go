@@ -257,7 +257,7 @@ func (d *Driver) group(spec sandbox.Spec) (*cgroup.Group, []sandbox.Limit, error
 }
 
 func (d *Driver) box(live *agent.Live, files *tree.Tree, memory *disk.Memory, rec sandbox.Record, h handle, group *cgroup.Group, held []sandbox.Limit) *box {
-	b := &box{Box: agent.NewBox(live, files, rec, d.end(h, group)), h: h, group: group, memory: memory, log: d.log}
+	b := &box{Box: agent.NewBox(live, files, rec, d.end(h, group)), h: h, group: group, tree: files, memory: memory, log: d.log}
 	held = append(held, own...)
 	if memory != nil {
 		held = append(held, sandbox.LimitDisk)
@@ -271,9 +271,12 @@ type box struct {
 	*agent.Box
 	h      handle
 	group  *cgroup.Group
+	tree   *tree.Tree
 	memory *disk.Memory // has the tree; nil where that is on disk
-	kept   sync.Once
 	log    *slog.Logger
+
+	keeping sync.Mutex
+	kept    bool // what was in memory is on disk
 }
 
 // Usage is what the session uses.

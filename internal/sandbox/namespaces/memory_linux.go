@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strconv"
 
@@ -121,23 +122,41 @@ func config(spec sandbox.Spec, h handle, memory *disk.Memory) tree.Config {
 	return c
 }
 
-// Stop ends the sandbox, and brings what is in its memory back to disk.
+// Stop ends the sandbox, and brings what is in its memory back to disk: also
+// when not all of the rest could be cleared away. When that fails Stop can be
+// called again.
 func (b *box) Stop(ctx context.Context) error {
 	err := b.Box.Stop(ctx)
-	if err != nil || b.memory == nil {
+	if b.memory == nil || !b.Process().Ended() {
 		return err
 	}
-	b.kept.Do(func() {
-		defer b.memory.Close()
-		rec := b.Record()
-		behind, err := b.memory.Keep(rec.Spec.Dir)
-		if behind.Entries > 0 {
-			b.log.Warn("some of a session's files stay behind: the disk's file system cannot have them",
-				"session", rec.SessionID, "entries", behind.Entries, "first", behind.First, "err", behind.Why)
-		}
-		if err != nil {
-			b.log.Error("a session's files are lost: they could not be brought from its memory to disk", "session", rec.SessionID, "dir", rec.Spec.Dir, "err", err)
-		}
-	})
+	return errors.Join(err, b.keep())
+}
+
+func (b *box) keep() error {
+	b.keeping.Lock()
+	defer b.keeping.Unlock()
+	if b.kept {
+		return nil
+	}
+	b.tree.Close()
+	if err := keep(b.log, b.Record().Spec, b.memory); err != nil {
+		return err
+	}
+	b.kept = true
+	b.memory.Close()
 	return nil
+}
+
+// keep brings the memory of a sandbox whose processes have ended to disk.
+func keep(log *slog.Logger, spec sandbox.Spec, memory *disk.Memory) error {
+	behind, err := memory.Keep(spec.Dir)
+	switch {
+	case err != nil:
+		log.Error("a session's files are still in memory: they could not be brought to disk", "session", spec.SessionID, "dir", spec.Dir, "err", err)
+	case behind.Entries > 0:
+		log.Warn("some of a session's files stay behind: the disk's file system cannot have them",
+			"session", spec.SessionID, "entries", behind.Entries, "first", behind.First, "err", behind.Why)
+	}
+	return err
 }

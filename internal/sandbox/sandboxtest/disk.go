@@ -3,6 +3,7 @@ package sandboxtest
 import (
 	"bytes"
 	"context"
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -201,6 +202,9 @@ func testMemoryDisk(w *World, k *sandbox.Keeper, begin func() *sandbox.Keeper, o
 	w = open(k)
 	again("the agent's end")
 
+	w = testMemoryKept(w, k, open)
+	again("an end that failed first")
+
 	// The worker is killed, and the sandbox lives.
 	w.Want("echo late >/workspace/sub/late", "", toolset.Exited, 0)
 	k = begin()
@@ -213,4 +217,39 @@ func testMemoryDisk(w *World, k *sandbox.Keeper, begin func() *sandbox.Keeper, o
 		b.Close()
 	}
 	return k
+}
+
+// testMemoryKept: what is in memory is neither lost when the disk does not take
+// it at once nor when something else cannot be cleared away. The sandbox that it
+// gives has the files.
+func testMemoryKept(w *World, k *sandbox.Keeper, open func(*sandbox.Keeper) *World) *World {
+	t := w.T.(*testing.T)
+	dir := w.Spec.Dir
+	record := filepath.Join(dir, "record.json")
+	for _, c := range []struct {
+		what        string
+		hinder, let func() error
+		adrift      bool
+	}{
+		{"a disk that takes nothing", func() error { return os.Chmod(dir, 0o500) }, func() error { return os.Chmod(dir, 0o700) }, true},
+		{"a record that cannot be removed",
+			func() error { return errors.Join(os.Remove(record), os.MkdirAll(record+"/x", 0o700)) },
+			func() error { return os.RemoveAll(record) }, false},
+	} {
+		h, _, err := k.Open(t.Context(), "sesn_disk")
+		if err == nil {
+			err = c.hinder()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := h.Close(t.Context(), false); err == nil || disk.Adrift(dir) != c.adrift {
+			t.Errorf("%s: Close gives %v, adrift is %v", c.what, err, disk.Adrift(dir))
+		}
+		if err := c.let(); err != nil {
+			t.Fatal(err)
+		}
+		w = open(k)
+	}
+	return w
 }
