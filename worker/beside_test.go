@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -108,5 +109,66 @@ func TestAHistoryIsCompletedByWhatCameMeanwhile(t *testing.T) {
 		if got := completed(tt.notes, tt.later); len(got) != len(tt.notes)+tt.want {
 			t.Errorf("%s: %d notes of %d and %d", tt.name, len(got), len(tt.notes), len(tt.later))
 		}
+	}
+}
+
+// A history is kept without the inputs of calls that need no answer, and one
+// with too much in open calls is not read to its end.
+func TestAHistoryKeepsNoInputsOfClosedCalls(t *testing.T) {
+	const input = 1 << 20
+	call := func(i int) string {
+		return fmt.Sprintf(`{"type":"agent.tool_use","id":"c%d","name":"a","input":{"x":"%s"},"processed_at":"2026-01-01T00:00:00Z"}`, i, strings.Repeat("x", input))
+	}
+	for _, tt := range []struct {
+		name  string
+		after func(i int) string // follows call i
+		want  error
+	}{
+		{"answered", func(i int) string {
+			return fmt.Sprintf(`{"type":"user.tool_result","id":"r%d","tool_use_id":"c%d"}`, i, i)
+		}, nil},
+		{"interrupted", func(i int) string {
+			return fmt.Sprintf(`{"type":"user.interrupt","id":"r%d","processed_at":"2026-01-01T00:00:00Z"}`, i)
+		}, nil},
+		{"open", func(i int) string { return fmt.Sprintf(`{"type":"agent.message","id":"r%d"}`, i) }, errHistory},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			i := 0
+			srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				i++
+				if i > 100 {
+					io.WriteString(w, `{"data":[],"next_page":null}`)
+					return
+				}
+				fmt.Fprintf(w, `{"data":[%s,%s],"next_page":"%d"}`, call(i), tt.after(i), i)
+			}))
+			defer srv.Close()
+			r := &reader{client: client.New(srv.URL, client.Bearer("x"), nil).WithRetries(0), session: "sesn_1", log: slog.New(slog.DiscardHandler)}
+			notes, err := r.list(t.Context())
+			if !errors.Is(err, tt.want) {
+				t.Fatalf("%v after %d pages", err, i)
+			}
+			for _, n := range notes {
+				if n.call != nil && len(n.call.Input) > 0 {
+					t.Fatalf("the input of %s is kept", n.id)
+				}
+			}
+			if tt.want != nil && i > 64 {
+				t.Errorf("%d pages were read", i)
+			}
+		})
+	}
+}
+
+func TestIDsThatAreNoneAreNotKept(t *testing.T) {
+	s := newScript()
+	long := strings.Repeat("x", 1<<20)
+	s.see(&api.UserToolResult{EventHead: s.head(api.TypeUserToolResult, "a"), ToolUseID: long})
+	s.see(&api.UserToolConfirmation{EventHead: s.head(api.TypeUserToolConfirmation, "b"), ToolUseID: long, Result: long})
+	s.see(&api.UserToolConfirmation{EventHead: s.head(api.TypeUserToolConfirmation, "c"), ToolUseID: "c", Result: long})
+	s.thread(api.TypeSessionThreadStatusTerminated, "main")
+	s.thread(api.TypeSessionThreadStatusTerminated, long)
+	if len(s.calls) > 0 || len(s.ended) > 0 || len(s.verdicts) != 1 || len(s.verdicts["c"]) > maxWord {
+		t.Errorf("kept %d calls, %d threads, %d verdicts", len(s.calls), len(s.ended), len(s.verdicts))
 	}
 }

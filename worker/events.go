@@ -104,8 +104,11 @@ func (r *run) event(n note) {
 }
 
 // decide keeps what an event says about calls, its own excepted, and about
-// the turn.
+// the turn. What is about ids that are none is not kept.
 func (r *run) decide(n note) {
+	if n.ref != "" && !plainID.MatchString(n.ref) || n.thread != "" && !plainID.MatchString(n.thread) {
+		return
+	}
 	switch n.kind {
 	case api.TypeUserToolResult, api.TypeUserCustomToolResult, api.TypeAgentToolResult:
 		r.answered(n.ref)

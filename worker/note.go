@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"strings"
 	"time"
 
 	"github.com/berthdev/berth/api"
@@ -45,42 +46,59 @@ const (
 	callVoid                      // an interrupt came after it in the log
 )
 
+// maxWord is longer than any id, name or kind that counts.
+const maxWord = maxToolName + 1
+
+// word is as much of s as a note keeps.
+func word(s string) string {
+	if len(s) <= maxWord {
+		return s
+	}
+	return strings.Clone(s[:maxWord])
+}
+
 // digest takes from an event what a tool runner needs.
 func digest(e api.Event) note {
 	head := e.Head()
-	n := note{kind: head.Type, id: head.ID}
+	n := note{kind: word(head.Type), id: word(head.ID)}
 	if head.ProcessedAt != nil {
 		n.at = *head.ProcessedAt
 	}
 	switch e := e.(type) {
 	case *api.AgentToolUse:
-		n.thread = deref(e.SessionThreadID)
-		n.call = &pending{Call: Call{ID: n.id, Name: e.Name, Input: e.Input}, permission: e.EvaluatedPermission}
+		n.thread = word(deref(e.SessionThreadID))
+		n.call = &pending{Call: Call{ID: n.id, Name: word(e.Name), Input: e.Input}, permission: api.Permission(word(string(e.EvaluatedPermission)))}
 	case *api.AgentCustomToolUse:
-		n.thread = deref(e.SessionThreadID)
-		n.call = &pending{Call: Call{ID: n.id, Name: e.Name, Input: e.Input, Custom: true}}
+		n.thread = word(deref(e.SessionThreadID))
+		n.call = &pending{Call: Call{ID: n.id, Name: word(e.Name), Input: e.Input, Custom: true}}
 	case *api.UserToolResult:
-		n.ref = e.ToolUseID
+		n.ref = word(e.ToolUseID)
 	case *api.UserCustomToolResult:
-		n.ref = e.CustomToolUseID
+		n.ref = word(e.CustomToolUseID)
 	case *api.AgentToolResult:
-		n.ref = e.ToolUseID
+		n.ref = word(e.ToolUseID)
 	case *api.UserToolConfirmation:
-		n.ref, n.verdict = e.ToolUseID, e.Result
+		n.ref, n.verdict = word(e.ToolUseID), word(e.Result)
 	case *api.UserInterrupt:
-		n.thread = deref(e.SessionThreadID)
+		n.thread = word(deref(e.SessionThreadID))
 	case *api.SessionStatusIdle:
 		n.stop = e.StopReason
+		n.stop.Type = word(n.stop.Type)
 	case *api.SessionThreadStatus:
-		n.thread = e.SessionThreadID
+		n.thread = word(e.SessionThreadID)
 	case *api.SessionThreadStatusIdle:
-		n.thread = e.SessionThreadID
+		n.thread = word(e.SessionThreadID)
 	}
 	if n.call != nil {
 		n.call.at, n.call.thread = n.at, n.thread
 		n.call.echoed = make(chan struct{})
 	}
 	return n
+}
+
+// answers says that the log has the answer to a call, ref.
+func (n note) answers() bool {
+	return n.kind == api.TypeUserToolResult || n.kind == api.TypeUserCustomToolResult || n.kind == api.TypeAgentToolResult
 }
 
 // endsTurn says that the session is idle and waits for no action.

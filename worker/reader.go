@@ -204,8 +204,12 @@ var errHistory = errors.New("the session's history cannot be read")
 // final says that no further try will do better.
 func final(err error) bool { return !temporary(err) || errors.Is(err, errHistory) }
 
+// list reads the whole log once. Calls that need no answer any more come
+// without their input.
 func (r *reader) list(ctx context.Context) ([]note, error) {
 	var notes []note
+	var open openCalls
+	idle := -1 // the last one, whose ids alone count
 	q := client.EventQuery{PageQuery: client.PageQuery{Limit: historyPage}, Order: "asc"}
 	for range historyPages {
 		p, err := r.page(ctx, &q)
@@ -213,7 +217,17 @@ func (r *reader) list(ctx context.Context) ([]note, error) {
 			return nil, err
 		}
 		for _, e := range p.Data {
-			notes = append(notes, digest(e))
+			n := digest(e)
+			if n.kind == api.TypeSessionStatusIdle {
+				if idle >= 0 {
+					notes[idle].stop.EventIDs = nil
+				}
+				idle = len(notes)
+			}
+			notes = append(notes, n)
+			if open.add(n); open.takes > maxKept {
+				return nil, fmt.Errorf("%w: more calls are open than a worker can keep: %d MiB of them", errHistory, maxKept>>20)
+			}
 		}
 		if p.NextPage == nil || *p.NextPage == "" || *p.NextPage == q.Page {
 			return notes, nil
@@ -221,6 +235,41 @@ func (r *reader) list(ctx context.Context) ([]note, error) {
 		q.Page = *p.NextPage
 	}
 	return nil, fmt.Errorf("%w: it has no end after %d pages", errHistory, historyPages)
+}
+
+// openCalls are the calls of a history that still wait for an answer. The zero
+// value has none.
+type openCalls struct {
+	byID  map[string]*pending
+	takes int64 // bytes, as run counts them
+}
+
+// add takes the next event in.
+func (o *openCalls) add(n note) {
+	switch {
+	case n.call != nil && n.call.permission != api.PermissionDeny && o.byID[n.id] == nil:
+		if o.byID == nil {
+			o.byID = map[string]*pending{}
+		}
+		o.byID[n.id] = n.call
+		o.takes += int64(len(n.call.Input)) + perCall
+	case n.call != nil: // comes again, or is nobody's
+		n.call.Input = nil
+	case n.answers():
+		o.drop(n.ref)
+	case n.interrupts():
+		for id := range o.byID {
+			o.drop(id)
+		}
+	}
+}
+
+func (o *openCalls) drop(id string) {
+	if c := o.byID[id]; c != nil {
+		o.takes -= int64(len(c.Input)) + perCall
+		c.Input = nil
+		delete(o.byID, id)
+	}
 }
 
 // page reads one page; where it is too long it asks for fewer events from then
