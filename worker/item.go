@@ -97,6 +97,8 @@ type held struct {
 	beaten  chan struct{} // closed when nobody beats any more
 	noted   chan struct{} // closed when the ledger has the item
 
+	owned context.Context // ends when the lease is somebody else's, and not with the work
+
 	suspected func(since time.Time) bool // see suspect
 }
 
@@ -166,6 +168,9 @@ func (h *held) hold(take, work context.Context, secret api.WorkSecret) (End, err
 	defer cancelWork(nil)
 	defer stopTaking(nil)
 
+	owned, lose := context.WithCancelCause(context.WithoutCancel(work))
+	defer lose(nil)
+	h.owned = owned
 	beating, stopBeating := context.WithCancel(context.WithoutCancel(work))
 	var lost, refused atomic.Bool
 	firstBeat := make(chan struct{})
@@ -184,6 +189,7 @@ func (h *held) hold(take, work context.Context, secret api.WorkSecret) (End, err
 			case LeaseLost:
 				lost.Store(true)
 				cancelWork(stopCause(EndLost))
+				lose(stopCause(EndLost))
 			case LeaseRefused:
 				refused.Store(true)
 				cancelWork(stopCause(EndFailed))
@@ -299,8 +305,7 @@ func (h *held) session(take, work context.Context, secret api.WorkSecret) (End, 
 	}
 	defer release()
 
-	place := newPlace(w.cfg.Sandboxes, w.tools, h.log)
-	place.ctx, place.cancel = context.WithCancel(context.WithoutCancel(work)) // below the item's span
+	place := newPlace(context.WithoutCancel(work), w.cfg.Sandboxes, w.tools, h.log) // below the item's span
 	place.traced = func(ctx context.Context) (context.Context, func(SpanEnd)) {
 		return w.cfg.Tracer.Begin(ctx, h.span(SpanSandbox))
 	}
@@ -313,7 +318,7 @@ func (h *held) session(take, work context.Context, secret api.WorkSecret) (End, 
 	}
 	end, err := h.run(take, work, place, secret)
 	h.status.set(StateClosing, "")
-	finishing, stopFinishing := context.WithTimeout(context.WithoutCancel(work), FinishLimit)
+	finishing, stopFinishing := context.WithTimeout(h.owned, FinishLimit)
 	if ferr := place.finish(finishing, end); ferr != nil {
 		h.log.Error("what was prepared for the session did not end well", "error", ferr)
 	}

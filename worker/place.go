@@ -55,14 +55,15 @@ type opening struct {
 	err    error
 }
 
-func newPlace(boxes Sandboxes, tools func(toolset.Host) Tools, log *slog.Logger) *place {
+// newPlace makes a place that lives in ctx.
+func newPlace(ctx context.Context, boxes Sandboxes, tools func(toolset.Host) Tools, log *slog.Logger) *place {
 	p := &place{
 		boxes: boxes, tools: tools, log: log, known: make(chan struct{}),
 		warned: func() {}, inside: func() func() { return func() {} }, at: func(string) {},
 	}
 	p.prepare = func(context.Context, api.Session) (*Prepared, error) { return &Prepared{}, nil }
 	p.traced = func(ctx context.Context) (context.Context, func(SpanEnd)) { return ctx, func(SpanEnd) {} }
-	p.ctx, p.cancel = context.WithCancel(context.Background())
+	p.ctx, p.cancel = context.WithCancel(ctx)
 	return p
 }
 

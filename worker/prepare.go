@@ -48,7 +48,8 @@ type Prepared struct {
 	After func(ctx context.Context)
 	// Finish is called once, before the sandbox closes and the item is stopped;
 	// nil does nothing. end is why the session is let go. Its ctx bounds it to
-	// FinishLimit and does not end with the work. Its error is logged.
+	// FinishLimit and does not end with the work, but when the item's lease is
+	// lost. Its error is logged.
 	Finish func(ctx context.Context, end End) error
 }
 

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/berthdev/berth/worker"
 	"github.com/berthdev/berth/worker/workertest"
@@ -139,6 +140,22 @@ func TestPrepare(t *testing.T) {
 			t.Errorf("%d sandboxes were opened, %d closed", opened, closed)
 		}
 	})
+	t.Run("nothing follows a call that was cut short", func(t *testing.T) {
+		t.Parallel()
+		p := &preparer{}
+		l := start(t, func(c *worker.Config) { c.Preparer = p })
+		g := l.kit.gate("slow")
+		s := l.plane.Session(workertest.Calls("slow"))
+		<-g.entered
+		l.stop()
+		l.kill()
+		if err := l.ended(); err != nil {
+			t.Error(err)
+		}
+		if got := p.get(); got != "prepare opened finish:cancelled" || len(s.Answers()) != 1 {
+			t.Errorf("hooks %q, answers %q", got, texts(s))
+		}
+	})
 	t.Run("one of several fails, and those before it are finished", func(t *testing.T) {
 		t.Parallel()
 		p, q := &preparer{}, &preparer{fail: []error{&worker.OpenError{Text: "no", Final: true}}}
@@ -149,4 +166,45 @@ func TestPrepare(t *testing.T) {
 			t.Errorf("hooks %q, answers %q", got, texts(s))
 		}
 	})
+}
+
+// prepared is what every session gets.
+type prepared worker.Prepared
+
+func (p *prepared) Prepare(context.Context, worker.PrepareInput) (*worker.Prepared, error) {
+	got := worker.Prepared(*p)
+	return &got, nil
+}
+
+// TestPreparedEndsWithTheLease: the end of what was prepared is cut short when
+// the item is somebody else's.
+func TestPreparedEndsWithTheLease(t *testing.T) {
+	t.Parallel()
+	p := workertest.New(t)
+	p.SetTTL(time.Second)
+	began, over := make(chan struct{}), make(chan struct{})
+	l := startAt(t, p, func(c *worker.Config) {
+		c.Preparer = &prepared{Finish: func(ctx context.Context, _ worker.End) error {
+			close(began)
+			<-ctx.Done()
+			close(over)
+			return nil
+		}}
+	})
+	s := p.Session(workertest.Calls("first"))
+	l.finished(s)
+	l.stop()
+	<-began
+	p.StealLease(s)
+	select {
+	case <-over:
+	case <-time.After(soon):
+		t.Fatal("it goes on")
+	}
+	if err := l.ended(); err != nil {
+		t.Error(err)
+	}
+	if len(p.Requests(workertest.Stop)) > 0 {
+		t.Error("somebody else's item was stopped")
+	}
 }

@@ -134,7 +134,9 @@ func (r *run) perform(ctx context.Context, c *pending, tools Tools, birth string
 		}
 		content, isError = append(content, api.Text(textCancelled)), true
 	}
-	r.after(ctx)
+	if ctx.Err() == nil {
+		r.after(ctx)
+	}
 	return resultEvent(c.Call, announced(r.news(), content), isError)
 }
 

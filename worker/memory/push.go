@@ -176,15 +176,15 @@ func (st *store) turnDown(name, sha, why string) {
 // deleteAll deletes memories whose files are gone: as many as one sync may,
 // those that have been missing for long enough. final does not wait for that.
 func (st *store) deleteAll(ctx context.Context, gone []api.Memory, final bool) {
-	most := max(leastDelete, min(mostDelete, len(st.state.Base)/4))
 	mode := st.session.cfg.Deletions
+	if mode == DeletionsDisabled {
+		return
+	}
+	most := max(leastDelete, min(mostDelete, len(st.state.Base)/4))
 	now := time.Now()
 	done := 0
 	for i, m := range gone {
 		name := strings.TrimPrefix(m.Path, "/")
-		if mode == DeletionsDisabled {
-			continue
-		}
 		first, seen := st.missing[name]
 		if !seen {
 			first = now
