@@ -18,6 +18,9 @@ const (
 	bootTime = 30 * time.Second
 	// dialTime bounds coming back to an agent that is there.
 	dialTime = 5 * time.Second
+	// takeTime bounds coming back to one of an earlier process: it may still be
+	// ending what that one's last command has started.
+	takeTime = 45 * time.Second
 	// killTime is how long an interrupted command may take to be gone.
 	killTime = 15 * time.Second
 	// defaultLimit is the agent's for a command that names none.
@@ -297,7 +300,10 @@ func (l *Live) Alive() error {
 }
 
 // connection gives the connection, a new one when the last broke.
-func (l *Live) connection() (*conn, error) {
+func (l *Live) connection() (*conn, error) { return l.connect(dialTime) }
+
+// connect is connection to an agent that has so long to answer.
+func (l *Live) connect(within time.Duration) (*conn, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.stopped {
@@ -316,7 +322,7 @@ func (l *Live) connection() (*conn, error) {
 	}
 	c, err := dial(l.dir)
 	if err == nil {
-		if _, err = ready(c, dialTime); err != nil {
+		if _, err = ready(c, within); err != nil {
 			c.Close()
 		}
 	}

@@ -162,7 +162,7 @@ func Recover(dir string, h Handle) (*Live, error) {
 		return nil, err
 	}
 	l := &Live{dir: dir, proc: proc, turn: make(chan struct{}, 1), late: lateTime}
-	if _, err := l.connection(); err != nil {
+	if _, err := l.connect(takeTime); err != nil {
 		l.Close()
 		// It is there and does not speak: it is of no use to anybody.
 		_ = proc.Kill()
@@ -171,6 +171,11 @@ func Recover(dir string, h Handle) (*Live, error) {
 		return nil, err
 	}
 	return l, nil
+}
+
+// Dead gives an agent whose process has ended, for what is left to clear away.
+func Dead(p *Process) *Live {
+	return &Live{proc: p, turn: make(chan struct{}, 1), late: lateTime, stopped: true}
 }
 
 // Handle names an agent's process on the host beyond its number, which may be

@@ -298,18 +298,29 @@ func (d *Driver) Recover(ctx context.Context, rec sandbox.Record) (sandbox.Sandb
 		return nil, fmt.Errorf("record: %w", err)
 	}
 	group := cgroup.Open(h.Group)
-	var memory *disk.Memory
+	memory, proc, unreached := reach(rec.Spec, h)
 	live, files, err := agent.Takeover{
 		Spec: rec.Spec, Agent: h.Handle, Socket: rec.Spec.Dir,
-		Files: func(live *agent.Live) (files *tree.Tree, err error) {
-			files, memory, err = d.find(rec.Spec, h, live)
-			return files, err
+		Files: func(*agent.Live) (*tree.Tree, error) {
+			switch {
+			case unreached != nil:
+				return nil, unreached
+			case h.Memory && memory == nil:
+				return nil, errors.New("it was cut off while it started")
+			}
+			return tree.Open(config(rec.Spec, h, memory))
 		},
 		End:   d.end(h, group),
 		Clear: func(context.Context) error { return errors.Join(group.Kill(), group.Remove()) },
 	}.Take(ctx)
 	if err != nil {
+		if memory != nil {
+			return d.rescue(rec, h, group, memory, proc, err)
+		}
 		return nil, err
+	}
+	if memory != nil {
+		proc.Release()
 	}
 	if d.power {
 		d.ids.Keep(h.UID)

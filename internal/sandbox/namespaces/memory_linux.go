@@ -11,6 +11,7 @@ import (
 	"github.com/berthdev/berth/internal/agentwire"
 	"github.com/berthdev/berth/internal/sandbox"
 	"github.com/berthdev/berth/internal/sandbox/agent"
+	"github.com/berthdev/berth/internal/sandbox/cgroup"
 	"github.com/berthdev/berth/internal/sandbox/disk"
 	"github.com/berthdev/berth/internal/sandbox/tree"
 )
@@ -69,7 +70,7 @@ func memorySteps(spec sandbox.Spec) []agentwire.Step {
 // float brings the tree into the sandbox's memory. The files it gives are there,
 // and those it is given are closed; on error they stay open.
 func (d *Driver) float(ctx context.Context, spec sandbox.Spec, h handle, live *agent.Live, onDisk *tree.Tree) (*disk.Memory, *tree.Tree, error) {
-	memory, err := open(spec, live)
+	memory, err := open(spec, live.Process())
 	if err != nil {
 		return nil, onDisk, err
 	}
@@ -86,30 +87,56 @@ func (d *Driver) float(ctx context.Context, spec sandbox.Spec, h handle, live *a
 	return memory, files, onDisk.Close()
 }
 
-// find opens the files of a sandbox that is taken over, wherever they are.
-func (d *Driver) find(spec sandbox.Spec, h handle, live *agent.Live) (files *tree.Tree, memory *disk.Memory, err error) {
-	if h.Memory {
-		if !disk.Adrift(spec.Dir) {
-			return nil, nil, errors.New("it was cut off while it started")
-		}
-		if memory, err = open(spec, live); err != nil {
-			return nil, nil, err
-		}
+// reach opens the memory of a sandbox that is to be taken over, and its process.
+// Both are nil where there is none, and where the process is gone.
+func reach(spec sandbox.Spec, h handle) (*disk.Memory, *agent.Process, error) {
+	if !h.Memory || !disk.Adrift(spec.Dir) {
+		return nil, nil, nil
 	}
-	if files, err = tree.Open(config(spec, h, memory)); err != nil && memory != nil {
-		memory.Close()
+	p, err := agent.OpenHandle(h.Handle)
+	if errors.Is(err, sandbox.ErrGone) {
+		return nil, nil, nil
 	}
-	return files, memory, err
+	if err != nil {
+		return nil, nil, err
+	}
+	memory, err := open(spec, p)
+	if err != nil {
+		p.Release()
+		return nil, nil, err
+	}
+	return memory, p, nil
 }
 
-func open(spec sandbox.Spec, live *agent.Live) (*disk.Memory, error) {
-	p := live.Process()
+func open(spec sandbox.Spec, p *agent.Process) (*disk.Memory, error) {
 	m, err := disk.OpenMemory("/proc/"+strconv.Itoa(p.Handle.PID)+"/root", inMemory(spec), spec.Limits.Disk)
 	if err == nil && p.Wait(0) == nil { // the number may be another's by now
 		m.Close()
 		err = sandbox.ErrGone
 	}
 	return m, err
+}
+
+// rescue brings the memory of a sandbox that could not be taken over to disk, if
+// it has ended. When that fails it gives a sandbox that can only be stopped,
+// which tries again.
+func (d *Driver) rescue(rec sandbox.Record, h handle, group *cgroup.Group, memory *disk.Memory, proc *agent.Process, why error) (sandbox.Sandbox, error) {
+	if !proc.Ended() {
+		memory.Close()
+		proc.Release()
+		return nil, why
+	}
+	err := keep(d.log, rec.Spec, memory)
+	if err != nil {
+		files, open := tree.Open(config(rec.Spec, h, memory))
+		if open == nil {
+			return d.box(agent.Dead(proc), files, memory, rec, h, group, nil), nil
+		}
+		err = errors.Join(err, open)
+	}
+	memory.Close()
+	proc.Release()
+	return nil, errors.Join(why, err)
 }
 
 // config says where the session's files are; memory is nil where they are on

@@ -205,6 +205,20 @@ func testMemoryDisk(w *World, k *sandbox.Keeper, begin func() *sandbox.Keeper, o
 	w = testMemoryKept(w, k, open)
 	again("an end that failed first")
 
+	// The worker is killed, and the next one cannot speak to the agent, nor at
+	// first write to the disk.
+	for _, mode := range []os.FileMode{0o700, 0o500} {
+		if err := errors.Join(os.Remove(filepath.Join(w.Spec.Dir, "agent.sock")), os.Chmod(w.Spec.Dir, mode)); err != nil {
+			t.Fatal(err)
+		}
+		k = begin()
+		if err := os.Chmod(w.Spec.Dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		w = open(k)
+		again("an agent that does not answer")
+	}
+
 	// The worker is killed, and the sandbox lives.
 	w.Want("echo late >/workspace/sub/late", "", toolset.Exited, 0)
 	k = begin()
