@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -343,7 +344,38 @@ func TestAHostilePlane(t *testing.T) {
 				return
 			}
 			jsonOf(workJSON("work_1", "sesn_1"))(w, r)
-		}, says: "reason=terminated", most: 840},
+		}, says: "reason=terminated", most: 1200},
+		{name: "items for ever, of sessions that end in their history", routes: []string{onPoll, onList}, how: func(w http.ResponseWriter, r *http.Request) {
+			if routeOf(r) == onList {
+				jsonOf(`{"data":[{"type":"session.status_terminated","id":"sevt_1","processed_at":"2026-01-01T00:00:00Z"}],"next_page":null}`)(w, r)
+				return
+			}
+			jsonOf(workJSON("work_1", "sesn_1"))(w, r)
+		}, says: "reason=terminated", most: 1200},
+		{name: "items for ever, of sessions whose second stream is refused", routes: []string{onPoll, onList, onTail}, how: func() http.HandlerFunc {
+			var streams atomic.Int64
+			return func(w http.ResponseWriter, r *http.Request) {
+				switch routeOf(r) {
+				case onList:
+					jsonOf(`{"data":[],"next_page":null}`)(w, r)
+				case onTail:
+					if streams.Add(1)%2 == 0 {
+						answers(404, "application/json", "{}")(w, r)
+						return
+					}
+					answers(200, "text/event-stream", "")(w, r)
+				default:
+					jsonOf(workJSON("work_1", "sesn_1"))(w, r)
+				}
+			}
+		}(), says: "the session could not be served", most: 840},
+		{name: "items for ever, which a first beat stops", routes: []string{onPoll, onBeat}, how: func(w http.ResponseWriter, r *http.Request) {
+			if routeOf(r) == onBeat {
+				jsonOf(`{"last_heartbeat":"t","lease_extended":true,"state":"stopping","ttl_seconds":60}`)(w, r)
+				return
+			}
+			jsonOf(workJSON("work_1", "sesn_1"))(w, r)
+		}, says: "reason=stopping", most: 840},
 		{name: "items for ever, for nothing", routes: []string{onPoll}, how: jsonOf(`{"id":"work_1","environment_id":"env_1","data":{"type":"healthcheck","id":""}}`), says: "reason=idle"},
 		{name: "a token that cannot be sent", routes: []string{onPoll}, how: func() http.HandlerFunc {
 			secret := base64.RawURLEncoding.EncodeToString([]byte(`{"sessions_token":"a\r\nX-Evil: 1"}`))

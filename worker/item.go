@@ -32,11 +32,8 @@ func (w *Worker) serve(take, work context.Context, item HeldItem, slot chan stru
 	}
 	h := &held{worker: w, item: item, log: log, slot: slot, slots: s, noted: make(chan struct{})}
 	defer h.giveSlot()
-	defer func() {
-		if h.reached.Load() < 2 {
-			w.bad.failed()
-		}
-	}()
+	began := time.Now()
+	defer func() { h.judge(end, time.Since(began)) }()
 	status, detach := w.attach(item.Item)
 	defer detach()
 	h.status = status
@@ -93,6 +90,7 @@ type held struct {
 	ttl    atomic.Int64 // of the lease, a time.Duration
 
 	reached atomic.Int32 // of the session and its history, how many were there
+	useful  atomic.Bool  // a result of it was accepted
 	asks    chan chan struct{}
 	beaten  chan struct{} // closed when nobody beats any more
 	noted   chan struct{} // closed when the ledger has the item
@@ -119,9 +117,28 @@ func (h *held) giveSlot() {
 }
 
 // reach notes that the session is there, or its history.
-func (h *held) reach() {
-	if h.reached.Add(1) == 2 {
+func (h *held) reach() { h.reached.Add(1) }
+
+// use notes that a result was accepted.
+func (h *held) use() {
+	if !h.useful.Swap(true) {
 		h.worker.bad.passed()
+	}
+}
+
+// judge says whether the item was worth its claim: a queue that gives others
+// for ever is asked now and then. Sessions that ended before they were claimed
+// are honest, so the pause for those stays short.
+func (h *held) judge(end End, lasted time.Duration) {
+	bad := &h.worker.bad
+	switch {
+	case end == EndFailed, h.reached.Load() < 2 && end != EndTerminated:
+		bad.failed(badPauseMax)
+	case h.useful.Load():
+	case lasted >= lasting:
+		bad.passed()
+	case end != EndIdle && end != EndRoom:
+		bad.failed(nothingMax)
 	}
 }
 
@@ -372,7 +389,7 @@ func (h *held) run(take, work context.Context, place *place, secret api.WorkSecr
 		r.possibly[call] = true
 	}
 	r.suspected = h.suspected
-	r.began = h.reach
+	r.began, r.useful = h.reach, h.use
 	r.owns = func(string, bool) bool { return true }
 	if w.cfg.Tools == nil {
 		r.owns = ownsBuiltin

@@ -32,6 +32,8 @@ const (
 	errorPauseMax = 60 * time.Second
 	badPauseMin   = 100 * time.Millisecond // after an item that could not be served
 	badPauseMax   = 10 * time.Second
+	nothingMax    = 2 * time.Second // the longest after one that was sound and over at once, with nothing done
+	lasting       = 5 * time.Second // an item that took as long was not over at once
 )
 
 // pacer says how long to wait between polls. It belongs to the poll loop.
@@ -64,11 +66,8 @@ func officialOrigin(baseURL string) bool {
 	return false
 }
 
-// found says how long to wait after a poll that gave an item.
-func (p *pacer) found() time.Duration {
-	p.failures = 0
-	return 0
-}
+// reset forgets the polls that failed.
+func (p *pacer) reset() { p.failures = 0 }
 
 // empty says how long to wait after a poll that took took and gave nothing.
 func (p *pacer) empty(took time.Duration) time.Duration {
@@ -89,7 +88,7 @@ func (p *pacer) failed() time.Duration {
 	return jitter(d)
 }
 
-// streak counts items in a row that could not be served, so that a queue which
+// streak counts items in a row that came to nothing, so that a queue which
 // gives nothing else is not asked all the time. Safe for concurrent use.
 type streak struct {
 	mu    sync.Mutex
@@ -97,13 +96,13 @@ type streak struct {
 	until time.Time
 }
 
-// failed says how long to wait for the next item.
-func (s *streak) failed() time.Duration {
+// failed says how long to wait for the next item, most at most.
+func (s *streak) failed(most time.Duration) time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	d := jitter(min(badPauseMin<<min(s.n, 10), badPauseMax))
+	d := jitter(min(badPauseMin<<min(s.n, 10), most))
 	s.n++
-	s.until = time.Now().Add(d)
+	s.until = later(s.until, time.Now().Add(d))
 	return d
 }
 

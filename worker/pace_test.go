@@ -51,7 +51,7 @@ func TestPaceBacksOffFromErrors(t *testing.T) {
 			t.Errorf("pause %v, want %v to %v", got, full/2, full)
 		}
 	}
-	p.found()
+	p.reset()
 	if got := p.failed(); got > time.Second {
 		t.Errorf("after a success: %v", got)
 	}

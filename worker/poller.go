@@ -100,7 +100,7 @@ func (p *Poller) Next(ctx context.Context) (Item, error) {
 			if ctx.Err() != nil {
 				return Item{}, context.Cause(ctx)
 			}
-			p.next = time.Now().Add(p.bad.failed())
+			p.next = time.Now().Add(p.bad.failed(badPauseMax))
 			continue
 		}
 		p.bad.passed()
@@ -154,7 +154,8 @@ func (p *Poller) poll(ctx context.Context) (*api.Work, error) {
 			p.next = time.Now().Add(p.pacer.failed())
 		case w != nil:
 			p.counters.Polled("item")
-			p.next = time.Now().Add(p.pacer.found())
+			p.pacer.reset()
+			p.next = time.Now()
 			p.lastNote = time.Time{}
 			return w, nil
 		default:
@@ -163,7 +164,7 @@ func (p *Poller) poll(ctx context.Context) (*api.Work, error) {
 				return nil, io.EOF
 			}
 			if p.cfg.Wake != nil {
-				p.pacer.found()
+				p.pacer.reset()
 				p.wait(ctx)
 				continue
 			}

@@ -106,6 +106,7 @@ type run struct {
 	abort   func()                               // kill the sandbox
 	refused func(context.Context)                // a request was refused for good: is the lease still ours?
 	began   func()                               // the history has been read
+	useful  func()                               // a result was accepted
 	traced  func(context.Context, SpanKind, Call) (context.Context, func(SpanEnd))
 	at      func(point string)
 	state   func(SlotState, string) // what the session is doing now
@@ -161,6 +162,7 @@ func newRun(c *client.Client, session string, log *slog.Logger) *run {
 		},
 		refused:  func(context.Context) {},
 		began:    func() {},
+		useful:   func() {},
 		at:       func(string) {},
 		state:    func(SlotState, string) {},
 		calls:    map[string]*pending{},
@@ -322,6 +324,9 @@ func (r *run) finished(d callDone) {
 	if d.call.state != callUnsent {
 		d.call.Input, d.call.result = nil, nil
 		r.unkeep(d.call)
+	}
+	if d.outcome == CallAnswered {
+		r.useful()
 	}
 	if d.state == callForeign && r.verdicts[d.call.ID] == "allow" {
 		r.over = false // whoever owns it will answer; the turn goes on

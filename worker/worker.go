@@ -193,7 +193,7 @@ type Worker struct {
 	slots  *slots
 	rooms  keyed // one item of a session at a time
 	gate   *gate
-	bad    streak // of items that came to nothing: no history was read
+	bad    streak // of items that came to nothing
 
 	mu       sync.Mutex
 	attached map[*status]bool
