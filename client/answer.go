@@ -57,7 +57,7 @@ func (c *Client) decode(r request, raw []byte, header http.Header, out any) (ok 
 func (c *Client) notJSON(header http.Header, err error) string {
 	kind := mediaType(header)
 	if kind != "" && kind != "application/json" {
-		return fmt.Sprintf("it is %s, not JSON; if something stands between here and %s, look there, else at the base URL", kind, c.BaseURL())
+		return fmt.Sprintf("it is %s, not JSON; if something stands between here and %s, look there, else at the base URL", nameOf(kind), c.BaseURL())
 	}
 	return c.plain(err.Error())
 }
@@ -77,6 +77,16 @@ func mediaType(h http.Header) string {
 		return ""
 	}
 	return kind
+}
+
+// nameOf is a content type for an error. One that is not common may hold
+// anything, this client's credential in small letters included.
+func nameOf(kind string) string {
+	switch kind {
+	case "application/json", "application/octet-stream", "application/problem+json", "application/xml", "text/event-stream", "text/html", "text/plain", "text/xml":
+		return kind
+	}
+	return "of an uncommon content type"
 }
 
 // plain is what a server said, fit for a log: without this client's credential,

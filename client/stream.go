@@ -75,7 +75,7 @@ func (c *Client) stream(ctx context.Context, path []string, o StreamOptions) (*S
 	if err == nil {
 		if kind := mediaType(res.Header); kind != "" && kind != "text/event-stream" {
 			res.Body.Close()
-			err = &unexpected{"GET /v1/" + strings.Join(path, "/"), "it is " + kind + ", not an event stream; look at what stands between here and " + c.BaseURL()}
+			err = &unexpected{"GET /v1/" + strings.Join(path, "/"), "it is " + nameOf(kind) + ", not an event stream; look at what stands between here and " + c.BaseURL()}
 		}
 	}
 	if err != nil {

@@ -227,6 +227,12 @@ func headers(w http.ResponseWriter, _ *http.Request) {
 	io.WriteString(w, "null")
 }
 
+// echoed shows the credential in a content type, which is read in small letters.
+func echoed(w http.ResponseWriter, r *http.Request) {
+	token := strings.ToUpper(strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer "))
+	answers(200, "text/"+token+strings.Repeat("x", 1<<16), "<html>")(w, r)
+}
+
 // TestAHostilePlane lets a worker serve planes that are out to harm it, or
 // broken, for a minute each: it sends no credential elsewhere, does not ask
 // more than now and then, and says what is wrong and what to do.
@@ -288,6 +294,8 @@ func TestAHostilePlane(t *testing.T) {
 		{name: "an answer that shows the token", routes: []string{onGet}, how: func(w http.ResponseWriter, r *http.Request) {
 			jsonOf(`{"id":"sesn_1","created_at":"`+r.Header.Get("Authorization")+`"}`)(w, r)
 		}, says: "Bearer (hidden)"},
+		{name: "content types that show the key", routes: []string{onPoll}, how: echoed, says: "it is of an uncommon content type, not JSON"},
+		{name: "content types that show the token", routes: []string{onTail}, how: echoed, says: "it is of an uncommon content type, not an event stream"},
 		{name: "an error of a megabyte", routes: []string{onPoll}, how: answers(503, "application/json", `{"error":{"message":"`+strings.Repeat("x", 1<<15)+`"}}`), says: "xxx…"},
 		{name: "no retry before the next age", routes: []string{onPoll}, how: func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Retry-After", "1e300")
@@ -456,7 +464,7 @@ func TestAHostilePlane(t *testing.T) {
 					t.Errorf("it never says %q but\n%.4000s", tt.says, said)
 				}
 				for _, secret := range []string{hostileKey, hostileToken} {
-					if strings.Contains(said, secret) {
+					if strings.Contains(strings.ToLower(said), secret) {
 						t.Errorf("the log holds %s", secret)
 					}
 				}
