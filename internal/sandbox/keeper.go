@@ -520,6 +520,11 @@ func (k *Keeper) settle(ctx context.Context, dir string) {
 				return
 			}
 		}
+		if disk.Adrift(dir) {
+			if err := WriteUnfetched(dir, []Unfetched{{Name: []byte("."), Reason: "what the session left was in its sandbox's memory, which is gone"}}); err != nil {
+				k.log.Warn("outputs are lost, and the list of them will not say so", "dir", dir, "err", err)
+			}
+		}
 		k.cfg.Ended(ctx, string(session), dir)
 	}
 	if err == nil {

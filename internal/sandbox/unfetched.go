@@ -10,7 +10,7 @@ import (
 )
 
 // Unfetched is an output that a session left where its driver alone could reach
-// it, and that did not come to its tree.
+// it, or in its sandbox's memory, and that did not come to its tree.
 type Unfetched struct {
 	Name   []byte `json:"name"` // below the outputs' directory; "." is what could not even be listed
 	Reason string `json:"reason"`
