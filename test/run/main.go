@@ -110,6 +110,7 @@ func (r *report) read(raw []byte) {
 	case "fail":
 		if l.Test == "" {
 			fmt.Printf("FAIL  %-60s %6.1fs\n%s", l.Package, l.Elapsed, out)
+			r.unfinished(l.Package)
 		} else {
 			r.failed++
 			fmt.Printf("--- FAIL: %s\n%s", key, out)
@@ -118,6 +119,17 @@ func (r *report) read(raw []byte) {
 		return
 	}
 	delete(r.output, key)
+}
+
+// unfinished prints what tests of a package said that never ended: one of them
+// hung or took the others with it.
+func (r *report) unfinished(pkg string) {
+	for key, out := range r.output {
+		if test, ok := strings.CutPrefix(key, pkg+" "); ok && test != "" {
+			fmt.Printf("--- NEVER ENDED: %s\n%s", key, out)
+			delete(r.output, key)
+		}
+	}
 }
 
 // reason is what the test said to Skip: the text behind "file.go:12: ".
