@@ -3,6 +3,7 @@ package test
 import (
 	"fmt"
 	"maps"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -90,9 +91,9 @@ func (p *memoryPlay) check(t *testing.T) {
 }
 
 // worker starts ours on a state directory.
-func (p *memoryPlay) worker(t *testing.T, state string) *testenv.Process {
+func (p *memoryPlay) worker(t *testing.T, state string, more ...string) *testenv.Process {
 	return testenv.Run(t, []string{"ANTHROPIC_BASE_URL=" + p.plane.URL, "ANTHROPIC_ENVIRONMENT_ID=" + workertest.EnvironmentID, "ANTHROPIC_ENVIRONMENT_KEY=" + workertest.EnvironmentKey},
-		"worker", "poll", "--state-dir", state, "--sandbox", "namespaces", "--max-idle", "20ms", "--poll-pace", "eager", "--log-format", "json")
+		append([]string{"worker", "poll", "--state-dir", state, "--sandbox", "namespaces", "--max-idle", "20ms", "--poll-pace", "eager", "--log-format", "json"}, more...)...)
 }
 
 // TestMemoryAsTheOfficialWorker: the official worker and ours leave the same in
@@ -114,6 +115,30 @@ func TestMemoryAsTheOfficialWorker(t *testing.T) {
 			p.finish(t)
 			p.check(t)
 		})
+	}
+}
+
+// TestMemoryOfAReplacedWorker: a worker that downloads a store while a call
+// waits for it makes way at once, and the next one goes on.
+func TestMemoryOfAReplacedWorker(t *testing.T) {
+	t.Parallel()
+	p := newMemoryPlay(t, "/mnt/memory/notes")
+	p.plane.Inject(workertest.Fault{Route: workertest.ListMemories, Times: 1, Delay: time.Hour})
+	state := t.TempDir()
+	first := p.worker(t, state)
+	p.plane.Wait(t, "the download", testenv.Patience, func() bool {
+		_, err := os.Stat(filepath.Join(state, "sandboxes", p.session.ID, "tree/mnt/memory/notes/.anthropic-memory-store"))
+		return err == nil
+	})
+	p.worker(t, state, "--replace")
+	if code := first.Wait(); code != 0 {
+		t.Errorf("the replaced worker ended with %d", code)
+	}
+	p.meddle(t)
+	p.finish(t)
+	p.check(t)
+	if n := len(p.plane.Requests(workertest.Ack)); n != 1 {
+		t.Errorf("the item was acked %d times", n)
 	}
 }
 

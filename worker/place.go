@@ -195,11 +195,13 @@ func (p *place) begin() *opening {
 	return o
 }
 
-// open makes one attempt.
+// open makes one attempt. What follows the opening may take long, and is done
+// again by whoever comes after a worker that leaves meanwhile.
 func (p *place) open(ctx context.Context, o *opening) error {
-	defer p.inside()()
+	out := p.inside()
 	p.at(PointOpening)
 	box, lost, err := p.boxes.Open(ctx, p.opening)
+	out()
 	if err != nil {
 		return err
 	}
@@ -209,6 +211,7 @@ func (p *place) open(ctx context.Context, o *opening) error {
 	if err := p.opened(box); err != nil {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(p.ctx), closeTimeout)
 		defer cancel()
+		defer p.inside()() // the sandbox may be the next worker's
 		return errors.Join(err, box.Close(ctx, false))
 	}
 	o.box = box
@@ -273,7 +276,9 @@ func (p *place) renew(ctx context.Context, old *opening) (*opening, error) {
 		return nil, old.err
 	}
 	p.log.Warn("the sandbox broke; opening another")
+	out := p.inside()
 	old.box.Close(ctx, false)
+	out()
 	p.mu.Lock()
 	o := p.try
 	if o == old {

@@ -48,7 +48,9 @@ func (r *run) serve(ctx context.Context, c *pending) callDone {
 		d.result = c.result
 		return d
 	}
+	pass.leave() // nothing has begun: whoever comes after this worker opens the sandbox
 	tools, err := r.tools(ctx)
+	pass.enter()
 	if err != nil && ctx.Err() != nil {
 		return done(callVoid, CallInterrupted) // nothing ran: whoever holds the session next may run it
 	}
