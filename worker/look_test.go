@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/berthdev/berth/api"
@@ -121,6 +122,33 @@ func TestASessionLeavesWhenItsHistoryAgrees(t *testing.T) {
 		if s.closing != tt.want || s.leaving != "" {
 			t.Errorf("%s: closing for %q, want %q", tt.why, s.closing, tt.want)
 		}
+	}
+}
+
+// A history that never comes holds a session for a while only.
+func TestASessionLeavesWhenItsHistoryIsSilent(t *testing.T) {
+	end := note{kind: api.TypeSessionStatusIdle, id: "e", at: time.Unix(1, 0), stop: api.StopReason{Type: api.StopEndTurn}}
+	for _, tt := range []struct {
+		name string
+		then []note // on the stream
+		want End
+	}{{"nothing comes", nil, EndIdle}, {"a turn begins", []note{marked(api.TypeSessionStatusRunning, "r", 2)}, ""}} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newScript()
+				s.event(end)
+				s.leave(EndIdle)
+				for _, n := range tt.then {
+					s.event(n)
+				}
+				began := time.Now()
+				<-s.unsaid.C
+				s.depart()
+				if took := time.Since(began); took != leaveMost || s.closing != tt.want || s.leaving != "" {
+					t.Errorf("after %v closing for %q, want %q", took, s.closing, tt.want)
+				}
+			})
+		})
 	}
 }
 
