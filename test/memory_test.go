@@ -123,6 +123,7 @@ func TestMemoryAsTheOfficialWorker(t *testing.T) {
 func TestMemoryOfAReplacedWorker(t *testing.T) {
 	t.Parallel()
 	p := newMemoryPlay(t, "/mnt/memory/notes")
+	p.plane.SetTTL(8 * time.Second) // when the next worker can go on
 	p.plane.Inject(workertest.Fault{Route: workertest.ListMemories, Times: 1, Delay: time.Hour})
 	state := t.TempDir()
 	first := p.worker(t, state)
