@@ -80,3 +80,19 @@ func TestSurelyWholeAgreesWithBash(t *testing.T) {
 		t.Errorf("only %d texts were whole", whole)
 	}
 }
+
+// TestEndedProgramKeepsItsStatus: one that has ended and is still read from is
+// not taken for what ends later.
+func TestEndedProgramKeepsItsStatus(t *testing.T) {
+	running := exec.Command("sleep", "100")
+	if err := running.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer running.Wait()
+	defer running.Process.Kill()
+	p := &program{code: 3}
+	a := &agent{programs: []*program{p}}
+	if a.alone() || p.code != 3 {
+		t.Errorf("its status is %d", p.code)
+	}
+}

@@ -135,8 +135,9 @@ func (a *agent) alone() bool {
 		if err == unix.ECHILD {
 			return true
 		}
-		a.collected(pid, ws)
-		if err != unix.EINTR && pid <= 0 {
+		if pid > 0 {
+			a.collected(pid, ws)
+		} else if err != unix.EINTR {
 			return false
 		}
 	}
