@@ -84,8 +84,9 @@ type Program struct {
 
 // Process is a program that was started: Read gives its standard output, Write
 // is its standard input, and both fail with a *ProcessEnd once it has ended. It
-// waits when nobody reads. Close ends it with all that it started. One
-// goroutine reads, one writes; Close may come from any.
+// waits when nobody reads. Close, and its own end, end what it started too; what
+// has become a daemon may stay as long as the sandbox. One goroutine reads, one
+// writes; Close may come from any.
 type Process = io.ReadWriteCloser
 
 // ProcessEnd is how a Process came to its end.

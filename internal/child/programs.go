@@ -159,12 +159,14 @@ func (a *agent) spares(pid int) bool {
 	return a.forward.is(pid)
 }
 
-// collected notes that a child was collected.
+// collected notes that a child was collected. A program's session ends with it,
+// before its number can be another's.
 func (a *agent) collected(pid int, ws unix.WaitStatus) {
 	a.forward.ended(pid)
 	for _, p := range a.programs {
 		if p.pid == pid {
 			p.pid, p.code = 0, exitCode(ws)
+			sweepTree(pid)
 		}
 	}
 }
@@ -279,7 +281,8 @@ func (a *agent) feed(m agentwire.Input) {
 	p.write()
 }
 
-// quit ends a program with all that it has started.
+// quit ends a program with what it has started, but not what was left to the
+// agent in a session of its own.
 func (a *agent) quit(p *program, why string) {
 	p.kill()
 	p.reason = why

@@ -2,6 +2,7 @@ package child
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"strconv"
 	"time"
@@ -11,14 +12,15 @@ import (
 
 // process is a line of the process table.
 type process struct {
-	parent int
-	start  uint64 // in ticks since boot
-	dead   bool   // a zombie
+	parent  int
+	session int    // the process that made it
+	start   uint64 // in ticks since boot
+	dead    bool   // a zombie
 }
 
 // sweep kills what a shell has started since a moment, and what that has
 // started in turn; since 0 means everything but the agent. What is spared, and
-// what descends from it, stays. It comes back when it finds nothing more to
+// what descends from it or is of its session, stays. It comes back when it finds nothing more to
 // kill, or after two seconds.
 func sweep(shell int, since uint64, spared func(pid int) bool) {
 	me := os.Getpid()
@@ -49,7 +51,7 @@ func sweep(shell int, since uint64, spared func(pid int) bool) {
 // agent, with every generation between younger than since.
 func ours(table map[int]process, pid, me, shell int, since uint64, spared func(int) bool, depth int) bool {
 	p, ok := table[pid]
-	if !ok || depth > 1000 || spared(pid) {
+	if !ok || depth > 1000 || spared(pid) || p.session > 0 && spared(p.session) {
 		return false
 	}
 	if pid == shell {
@@ -64,13 +66,14 @@ func ours(table map[int]process, pid, me, shell int, since uint64, spared func(i
 	return ours(table, p.parent, me, shell, since, spared, depth+1)
 }
 
-// sweepTree kills what descends from a process, for two seconds at most.
+// sweepTree kills what descends from the leader of a session or is of it, for
+// two seconds at most.
 func sweepTree(root int) {
 	for end := time.Now().Add(2 * time.Second); time.Now().Before(end); {
 		table := processes()
 		killed := 0
 		for pid, p := range table {
-			if pid != root && !p.dead && descends(table, pid, root) {
+			if pid != root && !p.dead && (p.session == root || descends(table, pid, root)) {
 				kill(pid)
 				killed++
 			}
@@ -142,6 +145,7 @@ func parseStat(b []byte) (process, bool) {
 		return process{}, false
 	}
 	parent, err1 := strconv.Atoi(string(f[1]))
-	start, err2 := strconv.ParseUint(string(f[19]), 10, 64)
-	return process{parent: parent, start: start, dead: f[0][0] == 'Z' || f[0][0] == 'X'}, err1 == nil && err2 == nil
+	session, err2 := strconv.Atoi(string(f[3]))
+	start, err3 := strconv.ParseUint(string(f[19]), 10, 64)
+	return process{parent: parent, session: session, start: start, dead: f[0][0] == 'Z' || f[0][0] == 'X'}, errors.Join(err1, err2, err3) == nil
 }

@@ -94,6 +94,12 @@ func testPrograms(t *testing.T, d sandbox.Driver, driver func() sandbox.Driver) 
 	if _, end = w.ended(w.program(nil, "bash", "-c", "kill -9 $$")); end.Code != 137 {
 		t.Errorf("a program that was killed: %v", end)
 	}
+	if _, end = w.ended(w.program(nil, "bash", "-c", `exec -a "$0" sleep 86400 & exit 0`, mark+"left")); end.Code != 0 {
+		t.Errorf("a program that leaves a job: %v", end)
+	}
+	if n := w.alive(mark + "left"); n != "0" {
+		t.Errorf("%s jobs of a program that has ended are there", n)
+	}
 
 	// One that reads nothing is not fed for ever.
 	deaf := w.program(nil, "sleep", mark)
@@ -107,8 +113,8 @@ func testPrograms(t *testing.T, d sandbox.Driver, driver func() sandbox.Driver) 
 	}
 
 	// One that nobody listens to waits, and goes with all that it started.
-	loud := w.program(nil, "bash", "-c", "setsid sleep $0 & sleep $0 & yes", mark)
-	for w.alive(mark) != "3" {
+	loud := w.program(nil, "bash", "-c", "setsid sleep $0 & sleep $0 & (sleep $0 &); yes; :", mark)
+	for w.alive(mark) != "4" {
 		await(5 * time.Millisecond)
 	}
 	loud.Close()
