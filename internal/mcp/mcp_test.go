@@ -169,6 +169,7 @@ func TestAnInterruptedCallEndsTheServer(t *testing.T) {
 			if _, err := os.Stat(filepath.Join(m.dir, "waiting")); err == nil {
 				return
 			}
+			time.Sleep(time.Millisecond)
 		}
 	}()
 	got, isError := s.Call(ctx, "s_wait", []byte(`{}`))
@@ -256,6 +257,19 @@ func TestAServerThatKeepsFailing(t *testing.T) {
 	want(t, s, "h_do", `{}`, true, "failed 5 times in a row")
 	s.last = s.last.Add(-failedRest)
 	want(t, s, "h_do", `{}`, true, "could not be started")
+}
+
+// TestInterruptedStarts are not the server's failures.
+func TestInterruptedStarts(t *testing.T) {
+	s, m := hostile(t, "good")
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range maxFailed {
+		s.Call(ctx, "h_do", []byte(`{}`))
+	}
+	if m.started == 0 || s.failed != 0 {
+		t.Errorf("of %d starts %d failed", m.started, s.failed)
+	}
 }
 
 func TestList(t *testing.T) {

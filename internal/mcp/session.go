@@ -161,9 +161,9 @@ func (s *Session) blame(err error) string {
 }
 
 // begin sees to it that a server runs, and that its list of tools is the
-// present one.
-func (s *Session) begin(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, s.patience)
+// present one. One that the caller broke off is no failure of the server.
+func (s *Session) begin(asked context.Context) error {
+	ctx, cancel := context.WithTimeout(asked, s.patience)
 	defer cancel()
 	if s.now != nil && s.now.pipe.over() == nil {
 		if !s.now.pipe.allow() {
@@ -177,7 +177,9 @@ func (s *Session) begin(ctx context.Context) error {
 	s.Close()
 	proc, err := toolset.Start(ctx, s.host, toolset.Program{Args: s.server.Command, Env: s.server.Env})
 	if err != nil {
-		s.fell()
+		if asked.Err() == nil {
+			s.fell()
+		}
 		return err
 	}
 	r := &running{pipe: newPipe(proc)}
@@ -191,7 +193,9 @@ func (s *Session) begin(ctx context.Context) error {
 			err = over
 		}
 		r.pipe.Close()
-		s.fell()
+		if asked.Err() == nil {
+			s.fell()
+		}
 		return err
 	}
 	s.now = r

@@ -85,11 +85,9 @@ func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox,
 	if err != nil {
 		return nil, err
 	}
-	program := d.cfg.Program
-	if program == nil {
-		if program, err = agent.Find(); err != nil {
-			return nil, err
-		}
+	program, err := d.cfg.Program.Or()
+	if err != nil {
+		return nil, err
 	}
 	rec, err := agent.NewRecord(Name, spec, struct{}{})
 	if err == nil {

@@ -11,6 +11,7 @@ import (
 	osuser "os/user"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/berthdev/berth/internal/agentwire"
@@ -251,10 +252,15 @@ func makeHome(spec sandbox.Spec, user int) error {
 	if errors.Is(err, fs.ErrExist) {
 		return nil
 	}
-	if err == nil {
-		err = os.Lchown(home, user, user)
+	if err != nil {
+		return err
 	}
-	return err
+	f, err := os.OpenFile(home, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return f.Chown(user, user)
 }
 
 // admit lets the tools' user into what it has of the host's directories, where
