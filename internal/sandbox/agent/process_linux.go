@@ -69,10 +69,6 @@ func FindProcess(pid int) (*Process, error) {
 	return findProcess(Handle{PID: pid, Start: start, Boot: bootID()})
 }
 
-// OpenHandle gives the process of a handle, if it is still the same one; else
-// ErrGone.
-func OpenHandle(h Handle) (*Process, error) { return findProcess(h) }
-
 // findProcess opens the process of a handle, if it is still the same one.
 func findProcess(h Handle) (*Process, error) {
 	if h.PID <= 1 || h.Boot != bootID() {

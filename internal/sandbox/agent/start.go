@@ -186,4 +186,8 @@ type Handle struct {
 	Boot  string `json:"boot,omitempty"`  // the host's boot
 }
 
+// OpenHandle gives the process of a handle, if it is still the same one; else
+// ErrGone.
+func OpenHandle(h Handle) (*Process, error) { return findProcess(h) }
+
 func fdPath(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
