@@ -52,12 +52,12 @@ func printable(s string) bool {
 
 // unfit says why a name is none of a memory, "" when it is.
 func unfit(name string) string {
-	parts := strings.Split(name, "/")
+	parts := strings.SplitN(name, "/", maxDepth+1)
 	switch {
-	case !printable(name):
-		return "its name has characters that no memory's has"
 	case len(name) >= maxPath:
 		return "its name is too long"
+	case !printable(name):
+		return "its name has characters that no memory's has"
 	case len(parts) > maxDepth:
 		return "it is too deep"
 	}

@@ -248,7 +248,7 @@ func TestHostilePlane(t *testing.T) {
 		})
 	}
 	// What it sends for each memory of a list is not kept.
-	const pages, size = 64, 1 << 20
+	const pages, size = 64, 1 << 18
 	for name, m := range map[string]string{
 		"contents that nobody asked for": `"path":"/%d","content":"%s","content_sha256":"` + strings.Repeat("0", 64) + `"`,
 		"names that are too long":        `"path":"/%d%s","content_sha256":"` + strings.Repeat("0", 64) + `"`,
