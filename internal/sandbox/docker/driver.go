@@ -1,6 +1,7 @@
 package docker
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,6 +11,7 @@ import (
 	"path/filepath"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/moby/moby/client"
 
@@ -146,6 +148,9 @@ func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (_ sandbox.Sandbo
 	return d.box(live, files, rec, release), nil
 }
 
+// makeTime bounds what a daemon takes to make a container.
+const makeTime = time.Minute
+
 // start makes the container and boots its agent. On error the container is
 // gone.
 func (d *Driver) start(ctx context.Context, api *client.Client, spec sandbox.Spec, h handle, im *image, program string) (live *agent.Live, rec sandbox.Record, err error) {
@@ -172,9 +177,12 @@ func (d *Driver) start(ctx context.Context, api *client.Client, spec sandbox.Spe
 			err = errors.Join(err, remove(context.WithoutCancel(ctx), api, name))
 		}
 	}()
-	made, err := api.ContainerCreate(ctx, opts)
+	// A daemon that nobody waits for any more makes it all the same.
+	making, done := context.WithTimeout(context.WithoutCancel(ctx), makeTime)
+	made, err := api.ContainerCreate(making, opts)
+	done()
 	if err == nil {
-		err = sandbox.Fault("docker create")
+		err = cmp.Or(context.Cause(ctx), sandbox.Fault("docker create"))
 	}
 	if err != nil {
 		return nil, rec, fmt.Errorf("docker: make a container: %w", err)

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/berthdev/berth/internal/sandbox"
 	"github.com/berthdev/berth/internal/sandbox/cgroup"
@@ -78,7 +79,12 @@ func joinGroup(t *testing.T) (back func()) {
 	enter(dir)
 	return func() {
 		enter(own)
-		if err := os.Remove(dir); err != nil {
+		// The killed need a moment to leave.
+		err := os.Remove(dir)
+		for end := time.Now().Add(10 * time.Second); err != nil && time.Now().Before(end); err = os.Remove(dir) {
+			time.Sleep(10 * time.Millisecond)
+		}
+		if err != nil {
 			t.Error(err)
 		}
 	}
