@@ -162,15 +162,14 @@ func TestWhatIsShown(t *testing.T) {
 
 func TestAnInterruptedCallEndsTheServer(t *testing.T) {
 	s, m := real(t)
+	waiting := filepath.Join(m.dir, "waiting")
+	if err := syscall.Mkfifo(waiting, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() {
 		defer cancel()
-		for {
-			if _, err := os.Stat(filepath.Join(m.dir, "waiting")); err == nil {
-				return
-			}
-			time.Sleep(time.Millisecond)
-		}
+		_, _ = os.ReadFile(waiting) // ends when the server has written it
 	}()
 	got, isError := s.Call(ctx, "s_wait", []byte(`{}`))
 	if !isError || !strings.Contains(got[0].Text, "interrupted") {

@@ -99,7 +99,7 @@ func newSource(t *testing.T) source {
 // are, or none.
 func testStaging(t *testing.T, d sandbox.Driver) {
 	if _, err := exec.LookPath("git"); err != nil {
-		t.Skip("git is missing")
+		t.Skip("git is missing (apt-get install git)")
 	}
 	from := newSource(t)
 	w := sandboxtest.Start(t, d, nil)

@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/berthdev/berth/internal/sandbox"
 	"github.com/berthdev/berth/internal/sandbox/cgroup"
@@ -79,12 +78,8 @@ func joinGroup(t *testing.T) (back func()) {
 	enter(dir)
 	return func() {
 		enter(own)
-		// The killed need a moment to leave.
-		err := os.Remove(dir)
-		for end := time.Now().Add(10 * time.Second); err != nil && time.Now().Before(end); err = os.Remove(dir) {
-			time.Sleep(10 * time.Millisecond)
-		}
-		if err != nil {
+		// The killed need a moment to leave; Remove waits for them.
+		if err := cgroup.Open(cgroup.Dirs{Legacy: map[string]string{"memory": dir}}).Remove(); err != nil {
 			t.Error(err)
 		}
 	}
