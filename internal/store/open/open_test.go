@@ -3,15 +3,18 @@ package open_test
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	_ "modernc.org/sqlite"
 
+	"github.com/berthdev/berth/internal/plane"
 	"github.com/berthdev/berth/internal/store"
 	"github.com/berthdev/berth/internal/store/open"
 	"github.com/berthdev/berth/internal/store/storetest/pgtest"
@@ -122,6 +125,42 @@ func TestSchema(t *testing.T) {
 				t.Errorf("open of a newer schema: %v", err)
 			}
 		}
+	})
+}
+
+// A database of the first schema keeps what it has, and knows sends from then
+// on.
+func TestTheFirstSchemaIsBroughtUpToDate(t *testing.T) {
+	engines(t, func(t *testing.T, url string, exec func(string)) {
+		ctx := t.Context()
+		within := func(do func(store.Tx) error) {
+			t.Helper()
+			st, err := open.Open(ctx, url, store.Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer st.Close()
+			if err := st.Update(ctx, do); err != nil {
+				t.Fatal(err)
+			}
+		}
+		env := plane.Environment{}
+		env.ID, env.Name = "env_1", "lab"
+		s := plane.Session{ThreadID: "sthr_1", Turn: plane.TurnRest}
+		s.ID, s.EnvironmentID, s.CreatedAt = "sesn_1", env.ID, time.Now()
+		s.UpdatedAt = s.CreatedAt
+		within(func(tx store.Tx) error { return errors.Join(tx.InsertEnvironment(env), tx.InsertSession(s)) })
+		exec("DROP TABLE sends")
+		exec("DELETE FROM goose_db_version WHERE version_id = 2")
+		if st, err := open.Status(ctx, url); err != nil || st.Current != 1 || len(st.Pending) != 1 {
+			t.Fatalf("the first schema: %+v, %v", st, err)
+		}
+		within(func(tx store.Tx) error {
+			if _, err := tx.LockSession(s.ID); err != nil {
+				return err
+			}
+			return tx.InsertSend(plane.Send{SessionID: s.ID, Key: "k", Digest: [32]byte{1}, EventIDs: []string{}, At: s.CreatedAt})
+		})
 	})
 }
 
