@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"path/filepath"
 	"testing"
@@ -13,7 +12,6 @@ import (
 
 	"github.com/berthdev/berth/internal/images"
 	"github.com/berthdev/berth/internal/images/imagetest"
-	"github.com/berthdev/berth/toolset"
 )
 
 // maker stands for the test that an image is made in.
@@ -54,29 +52,9 @@ func imageStart(ctx context.Context) ([]figure, error) {
 		return nil, err
 	}
 	found := time.Since(began)
-	var took []time.Duration
-	for i := range 220 {
-		s, err := b.spec()
-		if err != nil {
-			return nil, err
-		}
-		s.Image = &image
-		began := time.Now()
-		sb, err := b.driver.Start(ctx, s)
-		if err != nil {
-			return nil, err
-		}
-		r, err := sb.Bash(ctx, toolset.Command{Text: "echo x"})
-		d := time.Since(began)
-		if err := errors.Join(err, sb.Stop(context.WithoutCancel(ctx))); err != nil {
-			return nil, err
-		}
-		if string(r.Head) != "x\n" {
-			return nil, fmt.Errorf("the first command answered %q", r.Head)
-		}
-		if i >= 20 {
-			took = append(took, d)
-		}
+	took, err := b.starts(ctx, 200, &image)
+	if err != nil {
+		return nil, err
 	}
 	return []figure{
 		{"image: start to the first command's output, p50", ms(quantile(took, .5)), "reported", true},

@@ -64,18 +64,18 @@ func (b *boxes) start(ctx context.Context) (sandbox.Sandbox, error) {
 	return b.driver.Start(ctx, s)
 }
 
-// sandboxStart measures from Start to the first command's output, one sandbox
-// at a time, with its cgroups and its limits.
-func sandboxStart(ctx context.Context) ([]figure, error) {
-	b, err := newBoxes()
-	if err != nil {
-		return nil, err
-	}
-	defer b.close()
-	var took []time.Duration
-	for i := range 320 {
+// starts says how long each of n sandboxes took to its first command's output;
+// the machine is warmed up by 20 more.
+func (b *boxes) starts(ctx context.Context, n int, image *sandbox.Image) (took []time.Duration, err error) {
+	const warmUp = 20
+	for i := range warmUp + n {
+		s, err := b.spec()
+		if err != nil {
+			return nil, err
+		}
+		s.Image = image
 		began := time.Now()
-		sb, err := b.start(ctx)
+		sb, err := b.driver.Start(ctx, s)
 		if err != nil {
 			return nil, err
 		}
@@ -87,9 +87,24 @@ func sandboxStart(ctx context.Context) ([]figure, error) {
 		if string(r.Head) != "x\n" {
 			return nil, fmt.Errorf("the first command answered %q", r.Head)
 		}
-		if i >= 20 {
+		if i >= warmUp {
 			took = append(took, d)
 		}
+	}
+	return took, nil
+}
+
+// sandboxStart measures from Start to the first command's output, one sandbox
+// at a time, with its cgroups and its limits.
+func sandboxStart(ctx context.Context) ([]figure, error) {
+	b, err := newBoxes()
+	if err != nil {
+		return nil, err
+	}
+	defer b.close()
+	took, err := b.starts(ctx, 300, nil)
+	if err != nil {
+		return nil, err
 	}
 	p50, p99 := quantile(took, .5), quantile(took, .99)
 	return []figure{

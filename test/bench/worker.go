@@ -91,30 +91,35 @@ func claim(ctx context.Context) ([]figure, error) {
 		return nil, err
 	}
 	defer s.stop()
-	env, key, err := s.environment(ctx, "official")
-	if err != nil {
-		return nil, err
-	}
 	us, err := watch(s)
 	if err != nil {
 		return nil, err
 	}
 	defer us.close()
-	them, err := watch(s)
-	if err != nil {
-		return nil, err
-	}
-	defer them.close()
 	ours, err := us.ours(ctx, s.EnvID, s.EnvKey, "--sandbox", "namespaces")
 	if err != nil {
 		return nil, err
 	}
 	defer end(ours)
-	theirs, err := them.official(ctx, env, key)
+	const officials = 8
+	var them []*watched
+	defer func() {
+		for _, w := range them {
+			w.close()
+		}
+	}()
+	ask, stop, err := s.manyOfficial(ctx, officials, func() (*server, error) {
+		w, err := watch(s)
+		if err != nil {
+			return nil, err
+		}
+		them = append(them, w)
+		return &w.server, nil
+	})
 	if err != nil {
 		return nil, err
 	}
-	defer end(theirs)
+	defer stop()
 	var asked, queued, official []time.Duration
 	for round := range 16 {
 		for range 3 {
@@ -129,15 +134,12 @@ func claim(ctx context.Context) ([]figure, error) {
 				asked, queued = append(asked, a), append(queued, q)
 			}
 		}
-		if err := wait(ctx, rand.N(3*time.Second)); err != nil { // it is deaf for part of every few seconds
-			return nil, err
-		}
-		a, _, err := them.claimed(ctx, env)
-		if err != nil {
+		took := make([]time.Duration, officials)
+		if err := ask(func(i int, env string) (err error) { took[i], _, err = them[i].claimed(ctx, env); return err }); err != nil {
 			return nil, fmt.Errorf("official worker: %w", err)
 		}
 		if round > 0 {
-			official = append(official, a)
+			official = append(official, took...)
 		}
 	}
 	mine, after, other := quantile(asked, .5), quantile(queued, .5), quantile(official, .5)

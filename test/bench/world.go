@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -168,6 +169,45 @@ func (s *server) official(ctx context.Context, env, key string) (*exec.Cmd, erro
 	cmd.Env = append(os.Environ(), "ANTHROPIC_BASE_URL="+s.BaseURL, "ANTHROPIC_ENVIRONMENT_ID="+env, "ANTHROPIC_ENVIRONMENT_KEY="+key)
 	cmd.Stderr = os.Stderr
 	return cmd, cmd.Start()
+}
+
+// deaf is the longest that an idle official worker does not poll after an empty
+// one: a fair arrival comes at a random time of its cycle.
+const deaf = 4 * time.Second
+
+// manyOfficial starts official workers with a queue each, seen through front.
+// One is found polling or deaf by chance, so that few answers say little of the
+// median: ask has all of them take one, at random times.
+func (s *server) manyOfficial(ctx context.Context, n int, front func() (*server, error)) (ask func(once func(i int, env string) error) error, stop func(), err error) {
+	envs := make([]string, n)
+	workers := make([]*exec.Cmd, n)
+	stop = func() {
+		for _, w := range workers {
+			end(w)
+		}
+	}
+	for i := range n {
+		at, err := front()
+		var key string
+		if err == nil {
+			envs[i], key, err = s.environment(ctx, fmt.Sprintf("official %d", i))
+		}
+		if err == nil {
+			workers[i], err = at.official(ctx, envs[i], key)
+		}
+		if err != nil {
+			stop()
+			return nil, nil, err
+		}
+	}
+	return func(once func(i int, env string) error) error {
+		return each(n, func(i int) error {
+			if err := wait(ctx, rand.N(deaf)); err != nil {
+				return err
+			}
+			return once(i, envs[i])
+		})
+	}, stop, nil
 }
 
 // officialWorker is the far side of official.
