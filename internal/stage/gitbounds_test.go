@@ -186,7 +186,7 @@ func TestGitLeavesNothing(t *testing.T) {
 case "$*" in
 version) echo git version 2.99.0 ;;
 *cat-file\ -t*) echo commit ;;
-*read-tree*) mkdir -p $GIT_DIR/objects; ln -s `+filepath.Dir(secret)+` $GIT_DIR/objects/dir; ln -s `+secret+` $GIT_DIR/index; (echo up; exec sleep 300) >`+left+` 2>/dev/null & ;;
+*read-tree*) mkdir -p $GIT_DIR/objects; ln -s `+filepath.Dir(secret)+` $GIT_DIR/objects/dir; ln -s `+secret+` $GIT_DIR/index; exec 3>`+left+`; echo up >&3; sleep 300 >/dev/null 2>&1 & ;;
 esac
 `), 0o755))
 	w := newWorld(t)
