@@ -139,19 +139,20 @@ func canMake(dir string) error {
 
 // keepOutputs gives the keeper's hook that keeps what sessions leave in
 // STATE/outputs.
-func keepOutputs(state string, log *slog.Logger) func(context.Context, string, string) {
-	return func(ctx context.Context, session, dir string) {
+func keepOutputs(state string, log *slog.Logger) func(context.Context, string, string) error {
+	return func(ctx context.Context, session, dir string) error {
 		began := time.Now()
 		m, err := collect(ctx, session, dir, outputsOf(state, session))
 		switch {
 		case err != nil:
-			log.Error("a session's outputs could not be kept; they are still in its tree", "session", session, "dir", dir, "err", err)
+			return err
 		case m.Collected.Before(began.Add(-time.Second)):
 			// nothing new
 		default:
 			log.Info("outputs kept", "session", session, "files", len(m.Files), "bytes", m.Bytes,
 				"left_out", len(m.LeftOut)+m.More, "dir", outputsOf(state, session), "took", time.Since(began).Round(time.Millisecond))
 		}
+		return nil
 	}
 }
 

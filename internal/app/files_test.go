@@ -1,6 +1,7 @@
 package app
 
 import (
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 	"github.com/berthdev/berth/api"
 	"github.com/berthdev/berth/internal/outputs"
 	"github.com/berthdev/berth/internal/sandbox"
+	"github.com/berthdev/berth/internal/sandbox/mock"
 )
 
 type notes []string
@@ -47,7 +49,9 @@ func TestOutputsOfAHostileSession(t *testing.T) {
 	if err := os.Symlink("/etc", filepath.Join(left, "linked")); err != nil {
 		t.Fatal(err)
 	}
-	keepOutputs(state, slog.New(slog.DiscardHandler))(t.Context(), "sesn_1", folder)
+	if err := keepOutputs(state, slog.New(slog.DiscardHandler))(t.Context(), "sesn_1", folder); err != nil {
+		t.Fatal(err)
+	}
 	var said notes
 	var res RunResult
 	if err := deliverOutputs(state, "sesn_1", RunConfig{Outputs: to}, &res, &said); err != nil {
@@ -58,5 +62,45 @@ func TestOutputsOfAHostileSession(t *testing.T) {
 	}
 	if len(said) != 4 || strings.Contains(strings.Join(said, ""), "\x1b") {
 		t.Errorf("said %q", said)
+	}
+}
+
+// TestOutputsAfterAPowerFailure: what the disk has lost of a session's mark
+// costs no other session what it left.
+func TestOutputsAfterAPowerFailure(t *testing.T) {
+	state := t.TempDir()
+	keep := keepOutputs(state, slog.New(slog.DiscardHandler))
+	leave := func(session, mark string) (folder string) {
+		t.Helper()
+		folder = filepath.Join(state, "sandboxes", sandbox.Folder(session))
+		left := filepath.Join(folder, "tree", outputs.Dir)
+		err := os.MkdirAll(left, 0o755)
+		for path, text := range map[string]string{filepath.Join(left, session): session, filepath.Join(folder, "unsettled"): mark} {
+			if err == nil {
+				err = os.WriteFile(path, []byte(text), 0o644)
+			}
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return folder
+	}
+	for _, step := range []map[string]string{{"sesn_1": "sesn_1", "sesn_2": "sesn_2"}, {"sesn_3": ""}} {
+		for session, mark := range step {
+			leave(session, mark)
+		}
+		k, err := sandbox.NewKeeper(sandbox.KeeperConfig{Driver: mock.New(mock.Knobs{}), Dir: filepath.Join(state, "sandboxes"), Ended: keep})
+		if err == nil {
+			err = errors.Join(k.Start(t.Context()), k.Stop(t.Context()))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, session := range []string{"sesn_1", "sesn_2", "sesn_3"} {
+		m, err := outputs.Read(outputsOf(state, session))
+		if err != nil || len(m.Files) != 1 || string(m.Files[0].Path) != session {
+			t.Errorf("%s: %+v %v", session, m.Files, err)
+		}
 	}
 }

@@ -97,10 +97,9 @@ func TestLostOutputsAreTold(t *testing.T) {
 		t.Skip("by design: no disk is in memory but on Linux")
 	}
 	var told []sandbox.Unfetched
-	k, err := sandbox.NewKeeper(sandbox.KeeperConfig{Driver: mock.New(mock.Knobs{}), Dir: dir, Ended: func(_ context.Context, _, dir string) {
-		if told, err = sandbox.ReadUnfetched(dir); err != nil {
-			t.Error(err)
-		}
+	k, err := sandbox.NewKeeper(sandbox.KeeperConfig{Driver: mock.New(mock.Knobs{}), Dir: dir, Ended: func(_ context.Context, _, dir string) error {
+		told, err = sandbox.ReadUnfetched(dir)
+		return err
 	}})
 	if err == nil {
 		err = k.Start(t.Context())

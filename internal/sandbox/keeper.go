@@ -11,13 +11,10 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/berthdev/berth/internal/sandbox/disk"
-	"github.com/berthdev/berth/internal/sandbox/view"
-	"github.com/berthdev/berth/toolset"
 )
 
 // KeeperConfig says where and how a Keeper makes sandboxes.
@@ -41,9 +38,9 @@ type KeeperConfig struct {
 	Version string
 	// Ended, when set, is called with a session's folder after its sandbox has
 	// ended, while the tree is there and before another sandbox begins: to
-	// keep what the session left. What a crash has cut short is called again
-	// by Start.
-	Ended func(ctx context.Context, session, dir string)
+	// keep what the session left. What a crash has cut short, or an error, is
+	// called again by Start, and before the session's files are removed.
+	Ended func(ctx context.Context, session, dir string) error
 	// Disks gives sessions whose Limits name one a disk of their own; nil for
 	// none. The keeper stops it.
 	Disks *disk.Pool
@@ -123,151 +120,6 @@ func NewKeeper(cfg KeeperConfig) (*Keeper, error) {
 		k.pool = newPool(cfg, k.mount)
 	}
 	return k, nil
-}
-
-// Start takes over the sandboxes that an earlier process left alive and
-// removes what is left of the others. A sandbox taken over that nobody opens
-// within Spec.OrphanTTL is stopped.
-func (k *Keeper) Start(ctx context.Context) error {
-	entries, err := os.ReadDir(k.cfg.Dir)
-	if err != nil {
-		return fmt.Errorf("sandbox: %w", err)
-	}
-	wait, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	k.stops = cancel
-	room := make(chan struct{}, 8)
-	var all sync.WaitGroup
-	for _, e := range entries {
-		rec, err := ReadRecord(filepath.Join(k.cfg.Dir, e.Name()))
-		if nobodys(e.Name(), rec) {
-			k.discard(ctx, e.Name(), rec, err)
-			continue
-		}
-		if err != nil {
-			if !errors.Is(err, fs.ErrNotExist) {
-				k.log.Warn("a sandbox's record cannot be read", "folder", e.Name(), "err", err)
-			} else { // a start may have been cut off before it wrote one
-				k.forgetRecord(filepath.Join(k.cfg.Dir, e.Name()))
-			}
-			k.settle(ctx, filepath.Join(k.cfg.Dir, e.Name()))
-			continue
-		}
-		all.Go(func() {
-			room <- struct{}{}
-			defer func() { <-room }()
-			k.adopt(ctx, wait, e.Name(), rec)
-		})
-	}
-	all.Wait()
-	k.clean(ctx)
-	if k.cfg.Retain != (Retain{}) {
-		k.wg.Go(func() { k.retain(wait) })
-	}
-	if k.pool != nil {
-		k.pool.start(ctx)
-	}
-	return nil
-}
-
-// nobodys says that a folder is of a sandbox that no session had when the
-// worker that kept it ready was cut off.
-func nobodys(folder string, rec Record) bool {
-	return strings.HasPrefix(folder, warmPrefix) || strings.HasPrefix(rec.SessionID, warmPrefix)
-}
-
-// discard ends such a sandbox and removes its folder. The error is that of
-// reading its record.
-func (k *Keeper) discard(ctx context.Context, folder string, rec Record, err error) {
-	dir := filepath.Join(k.cfg.Dir, folder)
-	if err == nil {
-		if rec.Driver != k.cfg.Driver.Name() {
-			return
-		}
-		err = finish(ctx, k.cfg.Driver, dir, rec)
-	}
-	if err == nil || errors.Is(err, fs.ErrNotExist) {
-		err = removeAll(dir)
-	}
-	if err != nil {
-		k.log.Warn("a sandbox that was kept ready could not be removed", "folder", folder, "err", err)
-	}
-}
-
-// finish ends what a record names.
-func finish(ctx context.Context, d Driver, dir string, rec Record) error {
-	rec.Spec.Dir, rec.Spec.Tree = dir, filepath.Join(dir, "tree")
-	sb, err := d.Recover(ctx, rec)
-	if errors.Is(err, ErrGone) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	return sb.Stop(ctx)
-}
-
-// clean removes what sandboxes of this keeper's directory left on the host.
-func (k *Keeper) clean(ctx context.Context) {
-	left, err := Leftovers(ctx, k.cfg.Dir, []Driver{k.cfg.Driver}, false)
-	for _, l := range left {
-		if e := l.Remove(ctx); e != nil {
-			err = errors.Join(err, fmt.Errorf("%s %s: %w", l.Kind, l.Name, e))
-		}
-	}
-	if err != nil {
-		k.log.Warn("what sandboxes left could not all be removed", "err", err)
-	}
-}
-
-// adopt recovers one sandbox and waits in the background for its session.
-func (k *Keeper) adopt(ctx, wait context.Context, folder string, rec Record) {
-	dir := filepath.Join(k.cfg.Dir, folder)
-	if rec.Driver != k.cfg.Driver.Name() {
-		k.log.Warn("a sandbox of another driver is left to its orphan time", "folder", folder, "driver", rec.Driver)
-		return
-	}
-	rec.Spec.Dir, rec.Spec.Tree = dir, filepath.Join(dir, "tree")
-	sb, err := k.cfg.Driver.Recover(ctx, rec)
-	if err != nil {
-		if !errors.Is(err, ErrGone) {
-			k.log.Warn("a sandbox could not be taken over", "folder", folder, "err", err)
-			return
-		}
-		k.forgetRecord(dir)
-		k.settle(ctx, dir)
-		return
-	}
-	// It may have been left by another version, or with other settings.
-	if err := k.prove(ctx, sb, dir, false); err != nil {
-		k.log.Warn("a sandbox could not be taken over and is stopped", "folder", folder, "err", err)
-		if err := sb.Stop(ctx); err != nil {
-			k.log.Warn("it could not be stopped either", "folder", folder, "err", err)
-			p := k.enter(folder)
-			p.sb, p.ending = sb, true
-			k.leave(folder, p)
-			return
-		}
-		k.forgetRecord(dir)
-		k.settle(ctx, dir)
-		return
-	}
-	p := k.enter(folder)
-	p.sb = sb
-	k.leave(folder, p)
-	k.wg.Go(func() {
-		t := time.NewTimer(k.cfg.Spec.OrphanTTL)
-		defer t.Stop()
-		select {
-		case <-t.C:
-		case <-wait.Done():
-			return
-		}
-		p := k.enter(folder)
-		defer k.leave(folder, p)
-		if p.sb == sb && p.held == nil {
-			k.end(wait, p, dir)
-		}
-	})
 }
 
 // Stop ends every sandbox; the trees stay. Twice is fine.
@@ -486,59 +338,8 @@ func (k *Keeper) end(ctx context.Context, p *place, dir string) error {
 	}
 	p.sb, p.held, p.ending = nil, nil, false
 	k.forgetRecord(dir)
-	k.settle(ctx, dir)
+	_ = k.settle(ctx, dir) // what it left is in the tree
 	return nil
-}
-
-// unsettledName is a file that holds the session's id from before its sandbox
-// starts until what it left has been kept.
-const unsettledName = "unsettled"
-
-func markUnsettled(dir, session string) error {
-	return os.WriteFile(filepath.Join(dir, unsettledName), []byte(session), 0o600)
-}
-
-// settle calls Ended for a folder whose sandbox has ended, once, and takes the
-// session's disk away.
-func (k *Keeper) settle(ctx context.Context, dir string) {
-	for _, at := range view.Left(dir) { // of a crash; it may lie on the disk
-		if err := view.Release(at); err != nil {
-			k.log.Warn("a view that a crash left cannot be taken away", "dir", dir, "err", err)
-		}
-	}
-	defer func() {
-		if err := disk.Unmount(dir); err != nil {
-			k.log.Warn("a session's disk stays mounted", "dir", dir, "err", err)
-		}
-	}()
-	mark := filepath.Join(dir, unsettledName)
-	session, err := os.ReadFile(mark)
-	if err == nil && k.cfg.Ended != nil {
-		if disk.Has(dir) {
-			if err := disk.Remount(dir); err != nil {
-				k.log.Error("what a session left cannot be kept: its disk cannot be mounted", "dir", dir, "err", err)
-				return
-			}
-		}
-		if disk.Adrift(dir) {
-			if err := WriteUnfetched(dir, []Unfetched{{Name: []byte("."), Reason: "what the session left was in its sandbox's memory, which is gone"}}); err != nil {
-				k.log.Warn("outputs are lost, and the list of them will not say so", "dir", dir, "err", err)
-			}
-		}
-		k.cfg.Ended(ctx, string(session), dir)
-	}
-	if err == nil {
-		err = errors.Join(os.Remove(mark), forgetUnfetched(dir))
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		k.log.Warn("what a session left may be kept again", "dir", dir, "err", err)
-	}
-}
-
-func (k *Keeper) forgetRecord(dir string) {
-	if err := Sweep(dir); err != nil {
-		k.log.Warn("a leftover of a sandbox could not be removed", "err", err)
-	}
 }
 
 // enter locks a session's place; leave gives it back, and forgets it when
@@ -563,64 +364,6 @@ func (k *Keeper) leave(folder string, p *place) {
 	}
 	k.mu.Unlock()
 	p.mu.Unlock()
-}
-
-// Held is a session's open sandbox.
-type Held struct {
-	toolset.Host
-	keeper *Keeper
-	dir    string
-}
-
-// Start runs a program beside the shell; see toolset.Starter.
-func (h *Held) Start(ctx context.Context, p toolset.Program) (toolset.Process, error) {
-	return toolset.Start(ctx, h.Host, p)
-}
-
-// Sandbox is the driver's sandbox behind it.
-func (h *Held) Sandbox() Sandbox { return h.Host.(Sandbox) }
-
-// stagedName is a file that is there while the tree has what it was to begin
-// with.
-const stagedName = "staged"
-
-// Staged says whether MarkStaged has been called for the session's tree as it
-// is now: not for one that was made anew.
-func (h *Held) Staged() bool {
-	_, err := os.Stat(filepath.Join(h.dir, stagedName))
-	return err == nil
-}
-
-// MarkStaged notes that the tree has what it was to begin with.
-func (h *Held) MarkStaged() error {
-	return os.WriteFile(filepath.Join(h.dir, stagedName), nil, 0o600)
-}
-
-// Close ends the sandbox; with forget the session's tree goes too, and with
-// it the memory that there was one. Twice is fine.
-func (h *Held) Close(ctx context.Context, forget bool) error {
-	p := h.keeper.enter(filepath.Base(h.dir))
-	defer h.keeper.leave(filepath.Base(h.dir), p)
-	if p.held == h {
-		if err := h.keeper.end(ctx, p, h.dir); err != nil {
-			return err
-		}
-	}
-	if !forget || p.sb != nil {
-		return nil
-	}
-	if err := removeAll(h.dir); err != nil {
-		return fmt.Errorf("sandbox: forget a session's files: %w", err)
-	}
-	return nil
-}
-
-// removeAll removes the folder of a session whose sandbox has ended.
-func removeAll(dir string) error {
-	if err := disk.Unmount(dir); err != nil {
-		return err
-	}
-	return disk.RemoveAll(dir)
 }
 
 // Folder is the name of a session's folder: the id itself when it is a plain

@@ -30,11 +30,7 @@ func WriteReceipt(dir string, r Receipt) error {
 	if _, err := ParseReceipt(b); err != nil {
 		return err
 	}
-	path := filepath.Join(dir, receiptName)
-	if err := os.WriteFile(path+".new", b, 0o600); err != nil {
-		return fmt.Errorf("sandbox: receipt: %w", err)
-	}
-	if err := os.Rename(path+".new", path); err != nil {
+	if err := replaceFile(filepath.Join(dir, receiptName), b); err != nil {
 		return fmt.Errorf("sandbox: receipt: %w", err)
 	}
 	return nil

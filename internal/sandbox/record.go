@@ -53,14 +53,18 @@ func WriteRecord(rec Record) error {
 	if err != nil {
 		return fmt.Errorf("sandbox: record: %w", err)
 	}
-	path := filepath.Join(rec.Spec.Dir, recordName)
-	if err := os.WriteFile(path+".new", b, 0o600); err != nil {
-		return fmt.Errorf("sandbox: record: %w", err)
-	}
-	if err := os.Rename(path+".new", path); err != nil {
+	if err := replaceFile(filepath.Join(rec.Spec.Dir, recordName), b); err != nil {
 		return fmt.Errorf("sandbox: record: %w", err)
 	}
 	return nil
+}
+
+// replaceFile puts a file in place in one step.
+func replaceFile(path string, b []byte) error {
+	if err := os.WriteFile(path+".new", b, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
 }
 
 // ReadRecord reads the record in dir; fs.ErrNotExist when there is none.

@@ -122,8 +122,11 @@ func (k *Keeper) forgetPast(ctx context.Context, now time.Time) {
 		dir := filepath.Join(k.cfg.Dir, folder)
 		p := k.enter(folder)
 		if p.sb == nil && changed(dir).Equal(lastUsed[folder]) { // else a session has had it meanwhile
-			k.settle(ctx, dir)
-			if err := removeAll(dir); err != nil {
+			err := k.settle(ctx, dir)
+			if err == nil {
+				err = removeAll(dir)
+			}
+			if err != nil {
 				k.log.Warn("a workspace that was kept long enough could not be removed", "folder", folder, "err", err)
 			} else {
 				k.log.Info("a workspace was kept long enough and is removed", "folder", folder)

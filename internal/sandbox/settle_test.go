@@ -2,6 +2,7 @@ package sandbox_test
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -28,13 +29,14 @@ func TestWhatASessionLeftIsKept(t *testing.T) {
 	}
 	begin := func(d sandbox.Driver) *sandbox.Keeper {
 		t.Helper()
-		k, err := sandbox.NewKeeper(sandbox.KeeperConfig{Driver: d, Dir: dir, Ended: func(_ context.Context, session, dir string) {
+		k, err := sandbox.NewKeeper(sandbox.KeeperConfig{Driver: d, Dir: dir, Ended: func(_ context.Context, session, dir string) error {
 			if _, err := os.Stat(filepath.Join(dir, "tree")); err != nil {
 				t.Errorf("%s: %v", session, err)
 			}
 			mu.Lock()
 			kept = append(kept, session)
 			mu.Unlock()
+			return nil
 		}})
 		if err != nil {
 			t.Fatal(err)
@@ -81,4 +83,58 @@ func TestWhatASessionLeftIsKept(t *testing.T) {
 	}
 	begin(mock.New(mock.Knobs{}))
 	same("after a crash in between", "sesn_2")
+}
+
+// TestWhatCannotBeKeptStays in the session's tree, also of a session that is to
+// be forgotten, until it can be kept.
+func TestWhatCannotBeKeptStays(t *testing.T) {
+	dir := t.TempDir()
+	full := errors.New("the disk is full")
+	fail, kept := full, 0
+	ended := func(_ context.Context, _, dir string) error {
+		if _, err := os.Stat(filepath.Join(dir, "tree", "workspace", "f")); err != nil {
+			t.Error(err)
+		}
+		if fail == nil {
+			kept++
+		}
+		return fail
+	}
+	begin := func() *sandbox.Keeper {
+		t.Helper()
+		k, err := sandbox.NewKeeper(sandbox.KeeperConfig{Driver: mock.New(mock.Knobs{}), Dir: dir, Ended: ended})
+		if err == nil {
+			err = k.Start(t.Context())
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return k
+	}
+	k := begin()
+	h := open(t, k, "sesn_1", false)
+	if err := h.Files().WriteFile("f", nil); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := h.Close(t.Context(), true); !errors.Is(err, full) {
+			t.Fatalf("Close gives %v", err)
+		}
+	}
+	closed(t, open(t, k, "sesn_1", false), false)
+	if err := k.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	fail = nil
+	k = begin()
+	if kept != 1 {
+		t.Errorf("kept %d times by the next worker", kept)
+	}
+	closed(t, open(t, k, "sesn_1", false), true)
+	if _, err := os.Stat(filepath.Join(dir, "sesn_1")); !errors.Is(err, os.ErrNotExist) || kept != 2 {
+		t.Errorf("forgotten: %v, kept %d times", err, kept)
+	}
+	if err := k.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 }

@@ -36,9 +36,10 @@ func testDisk(t *testing.T, driver func() sandbox.Driver) {
 		limits := sandbox.Limits{Disk: size, Required: []sandbox.Limit{sandbox.LimitDisk}}
 		k, err := sandbox.NewKeeper(sandbox.KeeperConfig{
 			Driver: driver(), Dir: filepath.Join(dir, "s"), Spec: sandbox.Spec{Limits: limits}, Disks: pool, Log: slog.New(slog.NewTextHandler(&log, nil)),
-			Ended: func(_ context.Context, session, dir string) {
+			Ended: func(_ context.Context, session, dir string) error {
 				_, err := os.Stat(filepath.Join(dir, "tree/mnt/session/outputs/made"))
 				ended[session] = err == nil
+				return nil
 			},
 		})
 		if err != nil {

@@ -1,0 +1,158 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Start takes over the sandboxes that an earlier process left alive and
+// removes what is left of the others. A sandbox taken over that nobody opens
+// within Spec.OrphanTTL is stopped.
+func (k *Keeper) Start(ctx context.Context) error {
+	entries, err := os.ReadDir(k.cfg.Dir)
+	if err != nil {
+		return fmt.Errorf("sandbox: %w", err)
+	}
+	wait, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	k.stops = cancel
+	room := make(chan struct{}, 8)
+	var all sync.WaitGroup
+	for _, e := range entries {
+		rec, err := ReadRecord(filepath.Join(k.cfg.Dir, e.Name()))
+		if nobodys(e.Name(), rec) {
+			k.discard(ctx, e.Name(), rec, err)
+			continue
+		}
+		if err != nil {
+			if !errors.Is(err, fs.ErrNotExist) {
+				k.log.Warn("a sandbox's record cannot be read", "folder", e.Name(), "err", err)
+			} else { // a start may have been cut off before it wrote one
+				k.forgetRecord(filepath.Join(k.cfg.Dir, e.Name()))
+			}
+			_ = k.settle(ctx, filepath.Join(k.cfg.Dir, e.Name()))
+			continue
+		}
+		all.Go(func() {
+			room <- struct{}{}
+			defer func() { <-room }()
+			k.adopt(ctx, wait, e.Name(), rec)
+		})
+	}
+	all.Wait()
+	k.clean(ctx)
+	if k.cfg.Retain != (Retain{}) {
+		k.wg.Go(func() { k.retain(wait) })
+	}
+	if k.pool != nil {
+		k.pool.start(ctx)
+	}
+	return nil
+}
+
+// nobodys says that a folder is of a sandbox that no session had when the
+// worker that kept it ready was cut off.
+func nobodys(folder string, rec Record) bool {
+	return strings.HasPrefix(folder, warmPrefix) || strings.HasPrefix(rec.SessionID, warmPrefix)
+}
+
+// discard ends such a sandbox and removes its folder. The error is that of
+// reading its record.
+func (k *Keeper) discard(ctx context.Context, folder string, rec Record, err error) {
+	dir := filepath.Join(k.cfg.Dir, folder)
+	if err == nil {
+		if rec.Driver != k.cfg.Driver.Name() {
+			return
+		}
+		err = finish(ctx, k.cfg.Driver, dir, rec)
+	}
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
+		err = removeAll(dir)
+	}
+	if err != nil {
+		k.log.Warn("a sandbox that was kept ready could not be removed", "folder", folder, "err", err)
+	}
+}
+
+// finish ends what a record names.
+func finish(ctx context.Context, d Driver, dir string, rec Record) error {
+	rec.Spec.Dir, rec.Spec.Tree = dir, filepath.Join(dir, "tree")
+	sb, err := d.Recover(ctx, rec)
+	if errors.Is(err, ErrGone) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return sb.Stop(ctx)
+}
+
+// clean removes what sandboxes of this keeper's directory left on the host.
+func (k *Keeper) clean(ctx context.Context) {
+	left, err := Leftovers(ctx, k.cfg.Dir, []Driver{k.cfg.Driver}, false)
+	for _, l := range left {
+		if e := l.Remove(ctx); e != nil {
+			err = errors.Join(err, fmt.Errorf("%s %s: %w", l.Kind, l.Name, e))
+		}
+	}
+	if err != nil {
+		k.log.Warn("what sandboxes left could not all be removed", "err", err)
+	}
+}
+
+// adopt recovers one sandbox and waits in the background for its session.
+func (k *Keeper) adopt(ctx, wait context.Context, folder string, rec Record) {
+	dir := filepath.Join(k.cfg.Dir, folder)
+	if rec.Driver != k.cfg.Driver.Name() {
+		k.log.Warn("a sandbox of another driver is left to its orphan time", "folder", folder, "driver", rec.Driver)
+		return
+	}
+	rec.Spec.Dir, rec.Spec.Tree = dir, filepath.Join(dir, "tree")
+	sb, err := k.cfg.Driver.Recover(ctx, rec)
+	if err != nil {
+		if !errors.Is(err, ErrGone) {
+			k.log.Warn("a sandbox could not be taken over", "folder", folder, "err", err)
+			return
+		}
+		k.forgetRecord(dir)
+		_ = k.settle(ctx, dir)
+		return
+	}
+	// It may have been left by another version, or with other settings.
+	if err := k.prove(ctx, sb, dir, false); err != nil {
+		k.log.Warn("a sandbox could not be taken over and is stopped", "folder", folder, "err", err)
+		if err := sb.Stop(ctx); err != nil {
+			k.log.Warn("it could not be stopped either", "folder", folder, "err", err)
+			p := k.enter(folder)
+			p.sb, p.ending = sb, true
+			k.leave(folder, p)
+			return
+		}
+		k.forgetRecord(dir)
+		_ = k.settle(ctx, dir)
+		return
+	}
+	p := k.enter(folder)
+	p.sb = sb
+	k.leave(folder, p)
+	k.wg.Go(func() {
+		t := time.NewTimer(k.cfg.Spec.OrphanTTL)
+		defer t.Stop()
+		select {
+		case <-t.C:
+		case <-wait.Done():
+			return
+		}
+		p := k.enter(folder)
+		defer k.leave(folder, p)
+		if p.sb == sb && p.held == nil {
+			k.end(wait, p, dir)
+		}
+	})
+}

@@ -1,0 +1,93 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/berthdev/berth/internal/sandbox/disk"
+	"github.com/berthdev/berth/internal/sandbox/view"
+)
+
+// unsettledName is a file that holds the session's id from before its sandbox
+// starts until what it left has been kept.
+const unsettledName = "unsettled"
+
+func markUnsettled(dir, session string) error {
+	return replaceFile(filepath.Join(dir, unsettledName), []byte(session))
+}
+
+// settle calls Ended for a folder whose sandbox has ended, until that has gone
+// well once, and takes the session's disk away. Its error is logged: with one
+// the tree has what nobody has kept.
+func (k *Keeper) settle(ctx context.Context, dir string) error {
+	for _, at := range view.Left(dir) { // of a crash; it may lie on the disk
+		if err := view.Release(at); err != nil {
+			k.log.Warn("a view that a crash left cannot be taken away", "dir", dir, "err", err)
+		}
+	}
+	defer func() {
+		if err := disk.Unmount(dir); err != nil {
+			k.log.Warn("a session's disk stays mounted", "dir", dir, "err", err)
+		}
+	}()
+	mark := filepath.Join(dir, unsettledName)
+	text, err := os.ReadFile(mark)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		err = k.keepLeft(ctx, whose(dir, string(text)), dir)
+	}
+	if err != nil {
+		k.log.Error("what a session left is not kept; it is still in its tree", "dir", dir, "err", err)
+		return err
+	}
+	if err := errors.Join(os.Remove(mark), forgetUnfetched(dir)); err != nil {
+		k.log.Warn("what a session left may be kept again", "dir", dir, "err", err)
+	}
+	return nil
+}
+
+// keepLeft calls Ended with the session's files in sight.
+func (k *Keeper) keepLeft(ctx context.Context, session, dir string) error {
+	if k.cfg.Ended == nil {
+		return nil
+	}
+	if session == "" {
+		return errors.New("nothing says whose it is")
+	}
+	if disk.Has(dir) {
+		if err := disk.Remount(dir); err != nil {
+			return err
+		}
+	}
+	if disk.Adrift(dir) {
+		if err := WriteUnfetched(dir, []Unfetched{{Name: []byte("."), Reason: "what the session left was in its sandbox's memory, which is gone"}}); err != nil {
+			k.log.Warn("outputs are lost, and the list of them will not say so", "dir", dir, "err", err)
+		}
+	}
+	return k.cfg.Ended(ctx, session, dir)
+}
+
+// whose is the session that a folder is of, by its mark or, where a failure of
+// the machine has cost the mark its text, by what else there is; "" when
+// nothing says it.
+func whose(dir, mark string) string {
+	folder := filepath.Base(dir)
+	receipt, _ := ReadReceipt(dir)
+	for _, session := range []string{mark, folder, receipt.Session} {
+		if session != "" && Folder(session) == folder {
+			return session
+		}
+	}
+	return ""
+}
+
+func (k *Keeper) forgetRecord(dir string) {
+	if err := Sweep(dir); err != nil {
+		k.log.Warn("a leftover of a sandbox could not be removed", "err", err)
+	}
+}
