@@ -198,6 +198,9 @@ func trickle(kind string) http.HandlerFunc {
 	}
 }
 
+// silent never answers.
+func silent(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
+
 func redirect(to string) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, to, http.StatusTemporaryRedirect) }
 }
@@ -314,7 +317,22 @@ func TestAHostilePlane(t *testing.T) {
 		{name: "acks that trickle", routes: []string{onAck}, how: trickle("application/json"), says: "the item could not be acked; leaving it to the queue"},
 		{name: "beats that trickle", routes: []string{onBeat}, how: trickle("application/json"), says: "a beat failed; trying again", after: 30 * time.Second},
 		{name: "a history that trickles", routes: []string{onList}, how: trickle("application/json"), says: "the session's history could not be read; trying again", after: 2 * time.Minute},
-		{name: "a stream that says nothing", routes: []string{onTail}, how: func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, says: "the event stream is silent", after: 30 * time.Second},
+		{name: "a history that never comes", routes: []string{onList}, how: silent, says: "the session's history cannot be read for 10m0s", after: 12 * time.Minute, most: 1000},
+		{name: "a stream that never opens", routes: []string{onTail}, how: answers(503, "application/json", "{}"), says: "the session's history cannot be read for 10m0s", after: 12 * time.Minute, most: 1000},
+		{name: "a second history that never comes", routes: []string{onList, onTail}, how: func() http.HandlerFunc {
+			var lists atomic.Int64
+			return func(w http.ResponseWriter, r *http.Request) {
+				switch {
+				case routeOf(r) == onTail:
+					answers(200, "text/event-stream", "")(w, r)
+				case lists.Add(1) == 1:
+					jsonOf(`{"data":[],"next_page":null}`)(w, r)
+				default:
+					silent(w, r)
+				}
+			}
+		}(), says: "the session's history cannot be read for 10m0s", after: 12 * time.Minute, most: 1000},
+		{name: "a stream that says nothing", routes: []string{onTail}, how: silent, says: "the event stream is silent", after: 30 * time.Second},
 
 		{name: "calls without end", routes: []string{onTail}, how: func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Type", "text/event-stream")

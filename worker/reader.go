@@ -18,8 +18,9 @@ const (
 	streamHealthy = 5 * time.Second // a stream that lived so long was a good one
 	streamSilence = 60 * time.Second
 	historyPage   = 1000
-	historyPages  = 2000            // of one pass, at most
-	historyTime   = 2 * time.Minute // for one page
+	historyPages  = 2000             // of one pass, at most
+	historyTime   = 2 * time.Minute  // for one page
+	unreadMost    = 10 * time.Minute // without a history, though the lease goes on
 )
 
 // reader follows a session's log: a stream opened first, then the whole
@@ -32,6 +33,8 @@ type reader struct {
 	out     chan<- reading  // read by the runner's loop
 	resync  <-chan struct{} // asks for a new history pass
 	counted func()          // a stream was opened anew
+
+	had time.Time // when a connection with a history was last there, at first the start
 }
 
 // reading is a history pass, an event, or the reader's end.
@@ -45,6 +48,7 @@ type reading struct {
 func (r *reader) run(ctx context.Context) {
 	known := 0 // how many events the last history pass had
 	backoff := time.Duration(0)
+	r.had = time.Now()
 	for first := true; ctx.Err() == nil; first = false {
 		if !first {
 			if r.counted != nil {
@@ -58,7 +62,7 @@ func (r *reader) run(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		if err != nil && final(err) {
+		if err = r.bounded(err); err != nil && final(err) {
 			r.send(ctx, reading{err: err})
 			return
 		}
@@ -106,6 +110,7 @@ func (r *reader) connection(ctx context.Context, known int) (good, length int, e
 		return 0, known, err
 	}
 	good = max(0, length-known)
+	defer func() { r.had = time.Now() }()
 	for {
 		select {
 		case e := <-events:
@@ -188,8 +193,11 @@ func pump(ctx context.Context, s *client.Stream, out chan<- streamed) {
 func (r *reader) history(ctx context.Context) ([]note, error) {
 	for backoff := reconnectMin; ; backoff = min(backoff*2, reconnectMax) {
 		notes, err := r.list(ctx)
-		if err == nil || ctx.Err() != nil || final(err) {
+		if err == nil || ctx.Err() != nil {
 			return notes, err
+		}
+		if err = r.bounded(err); final(err) {
+			return nil, err
 		}
 		r.log.Warn("the session's history could not be read; trying again", "error", err)
 		if !sleep(ctx, jitter(backoff)) {
@@ -200,6 +208,16 @@ func (r *reader) history(ctx context.Context) ([]note, error) {
 
 // errHistory marks a history that no further try can read.
 var errHistory = errors.New("the session's history cannot be read")
+
+// bounded makes a failure final when there has been no history for too long: a
+// control plane that answers beats and nothing else would hold the session, and
+// its slot, for ever.
+func (r *reader) bounded(err error) error {
+	if err == nil || final(err) || time.Since(r.had) < unreadMost {
+		return err
+	}
+	return fmt.Errorf("%w for %v: %w", errHistory, unreadMost, err)
+}
 
 // final says that no further try will do better.
 func final(err error) bool { return !temporary(err) || errors.Is(err, errHistory) }
