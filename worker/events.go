@@ -63,6 +63,7 @@ func (r *run) history(notes []note) {
 			r.route(n.call)
 		}
 	}
+	r.inOrder(notes)
 	for _, n := range notes {
 		if n.kind == api.TypeUserToolConfirmation {
 			r.applyVerdict(n.ref, n.verdict)
@@ -70,6 +71,21 @@ func (r *run) history(notes []note) {
 	}
 	r.over, r.overID = over, overID
 	r.depart()
+}
+
+// inOrder puts the calls that have not begun into the log's order, which the
+// stream may not have had. Those that the log lacks are behind it.
+func (r *run) inOrder(notes []note) {
+	if len(r.queue) < 2 {
+		return
+	}
+	at := make(map[string]int, len(r.queue))
+	for i, n := range notes {
+		if n.call != nil {
+			at[n.id] = i - len(notes)
+		}
+	}
+	slices.SortStableFunc(r.queue, func(a, b *pending) int { return at[a.ID] - at[b.ID] })
 }
 
 // event takes one event of the stream in.
@@ -231,7 +247,7 @@ func (r *run) interrupt() {
 func (r *run) void(c *pending) {
 	switch c.state {
 	case callRunning:
-		r.cancelRun(errInterrupted)
+		r.cutRun(errInterrupted)
 	case callQueued, callHeld, callUnsent:
 		r.drop(c, callVoid)
 	}

@@ -415,20 +415,7 @@ func TestAHostilePlane(t *testing.T) {
 			}
 			synctest.Test(t, func(t *testing.T) {
 				p := &badPlane{over: map[string]http.HandlerFunc{}, requests: map[string]int{}}
-				net, log := newWire(), &workertest.Log{}
-				server := &http.Server{Handler: p}
-				served := make(chan error, 1)
-				go func() { served <- server.Serve(net) }()
-				transport := &http.Transport{DialContext: net.dial, MaxResponseHeaderBytes: 1 << 20}
-				kit := newKit()
-				w, err := worker.New(worker.Config{
-					BaseURL: "http://plane.test", HTTPClient: &http.Client{Transport: transport},
-					EnvironmentID: "env_1", EnvironmentKey: hostileKey, Sandboxes: &boxes{}, Tools: kit.tools,
-					Logger: slog.New(slog.NewTextHandler(log, nil)), MaxIdle: -1,
-				})
-				if err != nil {
-					t.Fatal(err)
-				}
+				w, net, log, hangUp := atBadPlane(t, p, newKit(), &boxes{}, func(c *worker.Config) { c.MaxIdle = -1 })
 				take, stop := context.WithCancel(t.Context())
 				work, kill := context.WithCancel(t.Context())
 				ended := make(chan error, 1)
@@ -491,9 +478,88 @@ func TestAHostilePlane(t *testing.T) {
 						t.Errorf("a line of %d bytes: %.200s", len(line), line)
 					}
 				}
-				transport.CloseIdleConnections()
-				server.Close()
-				<-served
+				hangUp()
+			})
+		})
+	}
+}
+
+// atBadPlane makes a worker at a plane on a wire. hangUp ends the plane.
+func atBadPlane(t *testing.T, p *badPlane, k *kit, b *boxes, change ...func(*worker.Config)) (w *worker.Worker, net *wire, log *workertest.Log, hangUp func()) {
+	t.Helper()
+	net, log = newWire(), &workertest.Log{}
+	server := &http.Server{Handler: p}
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(net) }()
+	transport := &http.Transport{DialContext: net.dial, MaxResponseHeaderBytes: 1 << 20}
+	cfg := worker.Config{
+		BaseURL: "http://plane.test", HTTPClient: &http.Client{Transport: transport},
+		EnvironmentID: "env_1", EnvironmentKey: hostileKey, Sandboxes: b, Tools: k.tools, Logger: slog.New(slog.NewTextHandler(log, nil)),
+	}
+	for _, c := range change {
+		c(&cfg)
+	}
+	w, err := worker.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return w, net, log, func() {
+		transport.CloseIdleConnections()
+		server.Close()
+		<-served
+	}
+}
+
+// A call that goes on although it was cut off ends its session, and its
+// sandbox with it.
+func TestACallThatIgnoresItsEnd(t *testing.T) {
+	for _, cut := range []string{"an interrupt", "a drain"} {
+		t.Run(cut, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				interrupt := make(chan struct{})
+				p := &badPlane{requests: map[string]int{}, over: map[string]http.HandlerFunc{onTail: func(w http.ResponseWriter, r *http.Request) {
+					w.Header().Set("Content-Type", "text/event-stream")
+					http.NewResponseController(w).Flush()
+					select {
+					case <-interrupt:
+						io.WriteString(w, `data: {"type":"user.interrupt","id":"sevt_2","processed_at":"2026-01-01T00:00:01Z"}`+"\n\n")
+						http.NewResponseController(w).Flush()
+					case <-r.Context().Done():
+					}
+					<-r.Context().Done()
+				}}}
+				k, b := newKit(), &boxes{}
+				g := k.gate("a")
+				g.stubborn = true
+				w, _, log, hangUp := atBadPlane(t, p, k, b, func(c *worker.Config) { c.DrainLimit = time.Second })
+				take, stop := context.WithCancel(t.Context())
+				ended := make(chan error, 1)
+				go func() { ended <- w.Run(take, t.Context()) }()
+				<-g.entered
+				if cut == "a drain" {
+					stop()
+				} else {
+					close(interrupt)
+				}
+				<-g.cancelled
+				time.Sleep(29 * time.Second)
+				if _, closed, _ := b.count(); closed != 0 {
+					t.Error("the sandbox is killed at once")
+				}
+				time.Sleep(2 * time.Second)
+				synctest.Wait()
+				if _, closed, _ := b.count(); closed != 1 {
+					t.Errorf("the sandbox lives although its call goes on:\n%s", log.String())
+				}
+				g.let()
+				stop()
+				if err := <-ended; err != nil || p.requests[onStop] != 1 {
+					t.Errorf("Run gives %v after %v", err, p.requests)
+				}
+				if !strings.Contains(log.String(), "goes on 30s after it was cancelled") {
+					t.Errorf("the log is\n%s", log.String())
+				}
+				hangUp()
 			})
 		})
 	}

@@ -67,6 +67,23 @@ func TestACallThatNeverCameIsLookedFor(t *testing.T) {
 	}
 }
 
+// Calls that the stream brought late, or not at all, have their place in the log.
+func TestCallsRunInTheLogsOrder(t *testing.T) {
+	s := newScript()
+	log := []note{use("a", 5), use("b", 1), use("c", 1), use("d", 9)}
+	for _, id := range []string{"d", "later", "b"} {
+		s.event(use(id, 2))
+	}
+	s.history(log)
+	got := ""
+	for _, c := range s.queue {
+		got += c.ID + " "
+	}
+	if got != "a b c d later " {
+		t.Errorf("calls run in the order %s", got)
+	}
+}
+
 // Where times and order differ, the log's order tells what an interrupt voids.
 func TestAnInterruptFollowsTheLogNotTheClock(t *testing.T) {
 	t.Run("a later call with an earlier time", func(t *testing.T) {

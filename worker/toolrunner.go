@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
 	"time"
@@ -77,8 +78,12 @@ const (
 	maxToolName = 256      // bytes
 )
 
-// cancelPatience is how long a cancelled call may take to end by itself.
-const cancelPatience = 800 * time.Millisecond
+// cancelPatience is how long a cancelled call may take to end by itself when the
+// session is let go, and cutPatience while it is served.
+const (
+	cancelPatience = 800 * time.Millisecond
+	cutPatience    = 30 * time.Second
+)
 
 // run is a session being served. Its fields belong to the goroutine in loop,
 // except those that never change.
@@ -119,6 +124,7 @@ type run struct {
 	kept      int64 // bytes of calls that are open
 	running   *pending
 	cancelRun context.CancelCauseFunc
+	overdue   <-chan time.Time // by then the running call should have ended, nil while it is not cut off
 	verdicts  map[string]string
 	allowed   map[string]time.Time // when a call was confirmed
 	cutoff    time.Time            // when the last interrupt was processed, zero for none
@@ -257,9 +263,25 @@ func (r *run) loop(take, work context.Context) (end End, err error) {
 		case <-taking:
 		case <-limit:
 			r.log.Warn("a call ran longer than the drain may last; cancelling it")
-			r.cancelRun(stopCause(EndDrained))
+			r.cutRun(stopCause(EndDrained))
+		case <-r.overdue:
+			err := fmt.Errorf("the call %s goes on %v after it was cancelled", r.running.ID, cutPatience)
+			if r.closing == "" {
+				return r.failed(work, err)
+			}
+			r.log.Error("the session is let go amid a call", "error", err)
+			return r.closing, nil
 		case <-work.Done():
 		}
+	}
+}
+
+// cutRun cancels the running call. One that does not end then ends the session,
+// which would never run another.
+func (r *run) cutRun(cause error) {
+	r.cancelRun(cause)
+	if r.overdue == nil {
+		r.overdue = time.After(cutPatience)
 	}
 }
 
@@ -315,7 +337,7 @@ func (r *run) drop(c *pending, s callState) {
 // finished takes the end of the running call in.
 func (r *run) finished(d callDone) {
 	r.cancelRun(nil)
-	r.running, r.cancelRun = nil, nil
+	r.running, r.cancelRun, r.overdue = nil, nil, nil
 	d.call.state = d.state
 	if d.state == callUnsent && closed(d.call.echoed) {
 		d.call.state = callAnswered
