@@ -2,7 +2,6 @@ package toolset
 
 import (
 	"cmp"
-	"container/heap"
 	"context"
 	"encoding/json"
 	"errors"
@@ -44,7 +43,7 @@ func (s *Set) glob(ctx context.Context, id string, input json.RawMessage) outcom
 	dirs := map[string]states{}
 	var dir string
 	var at states
-	err = s.walk(ctx, cmp.Or(in.Path, "."), func(p string, e Entry) error {
+	err = s.walkTimes(ctx, cmp.Or(in.Path, "."), func(p string, e Entry) (bool, error) {
 		cut := strings.LastIndexByte(p, '/')
 		if at == nil || p[:cut] != dir {
 			dir = p[:cut]
@@ -54,17 +53,14 @@ func (s *Set) glob(ctx context.Context, id string, input json.RawMessage) outcom
 			delete(dirs, dir) // its entries come in one run
 		}
 		matched, below := pattern.step(at, p[cut+1:], e.IsDir())
-		if matched {
-			found.add(p, e)
-		}
 		if e.IsDir() {
 			if below.empty() {
-				return fs.SkipDir
+				return matched, fs.SkipDir
 			}
 			dirs[p] = below
 		}
-		return nil
-	})
+		return matched, nil
+	}, found.add)
 	notes := searchNotes(err)
 	if err != nil && notes == "" {
 		if ctx.Err() != nil {
@@ -82,10 +78,11 @@ func (s *Set) glob(ctx context.Context, id string, input json.RawMessage) outcom
 	return ok(text + notes)
 }
 
-// newest keeps the newest matches, the oldest of them on top.
+// newest keeps the newest matches.
 type newest struct {
 	count int
-	kept  []match
+	kept  []match // among others, until they are too many
+	least match   // once there are enough: nothing older is kept
 }
 
 type match struct {
@@ -93,37 +90,39 @@ type match struct {
 	time time.Time
 }
 
-func older(a, b match) int { return cmp.Or(a.time.Compare(b.time), -cmp.Compare(a.path, b.path)) }
+// newer orders matches from the newest on.
+func newer(a, b match) int { return cmp.Or(b.time.Compare(a.time), cmp.Compare(a.path, b.path)) }
 
-func (n *newest) add(p string, e Entry) {
-	info, err := e.Info()
-	if err != nil {
-		return // it is gone
-	}
+func (n *newest) add(path string, modified time.Time) {
 	n.count++
-	m := match{p, info.ModTime()}
-	if len(n.kept) < maxGlobResults {
-		heap.Push(n, m)
-	} else if older(n.kept[0], m) < 0 {
-		n.kept[0] = m
-		heap.Fix(n, 0)
+	m := match{path, modified}
+	if n.count > maxGlobResults && newer(n.least, m) < 0 {
+		return
+	}
+	n.kept = append(n.kept, m)
+	if n.count == maxGlobResults || len(n.kept) == 4*maxGlobResults {
+		n.cut()
+	}
+}
+
+// cut drops what is too old, and sorts the others.
+func (n *newest) cut() {
+	slices.SortFunc(n.kept, newer)
+	if len(n.kept) >= maxGlobResults {
+		clear(n.kept[maxGlobResults:])
+		n.kept = n.kept[:maxGlobResults]
+		n.least = n.kept[maxGlobResults-1]
 	}
 }
 
 func (n *newest) paths() []string {
-	slices.SortFunc(n.kept, func(a, b match) int { return -older(a, b) })
+	n.cut()
 	paths := make([]string, len(n.kept))
 	for i, m := range n.kept {
 		paths[i] = m.path
 	}
 	return paths
 }
-
-func (n *newest) Len() int           { return len(n.kept) }
-func (n *newest) Less(i, j int) bool { return older(n.kept[i], n.kept[j]) < 0 }
-func (n *newest) Swap(i, j int)      { n.kept[i], n.kept[j] = n.kept[j], n.kept[i] }
-func (n *newest) Push(x any)         { n.kept = append(n.kept, x.(match)) }
-func (n *newest) Pop() any           { panic("the oldest is replaced, never popped") }
 
 // Why a search ended early.
 var (
@@ -139,13 +138,50 @@ func (s *Set) bounded(ctx context.Context) (context.Context, context.CancelFunc)
 // walk is Files.Walk for a search: at most so many entries, and an end of
 // ctx is told by its cause.
 func (s *Set) walk(ctx context.Context, root string, fn func(path string, e Entry) error) error {
+	count := s.counter()
+	return whyEnded(ctx, s.files.Walk(ctx, root, func(p string, e Entry) error {
+		if err := count(); err != nil {
+			return err
+		}
+		return fn(p, e)
+	}))
+}
+
+// walkTimes is walk for a search that wants times; see Timer.
+func (s *Set) walkTimes(ctx context.Context, root string, pick func(path string, e Entry) (bool, error), found func(path string, modified time.Time)) error {
+	if t, ok := s.files.(Timer); ok {
+		count := s.counter()
+		return whyEnded(ctx, t.WalkTimes(ctx, root, func(p string, e Entry) (bool, error) {
+			if err := count(); err != nil {
+				return false, err
+			}
+			return pick(p, e)
+		}, found))
+	}
+	return s.walk(ctx, root, func(p string, e Entry) error {
+		picked, err := pick(p, e)
+		if picked {
+			if info, gone := e.Info(); gone == nil {
+				found(p, info.ModTime())
+			}
+		}
+		return err
+	})
+}
+
+// counter counts the entries of one search, and is an error when they are too
+// many.
+func (s *Set) counter() func() error {
 	seen := 0
-	err := s.files.Walk(ctx, root, func(p string, e Entry) error {
+	return func() error {
 		if seen++; seen > s.opts.SearchEntries {
 			return &stopped{errSearchEntries, s.opts}
 		}
-		return fn(p, e)
-	})
+		return nil
+	}
+}
+
+func whyEnded(ctx context.Context, err error) error {
 	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
 		return context.Cause(ctx)
 	}

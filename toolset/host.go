@@ -157,6 +157,16 @@ type Files interface {
 	Walk(ctx context.Context, root string, fn func(path string, e Entry) error) error
 }
 
+// Timer is Files that look up the times of many files faster than one after
+// the other.
+type Timer interface {
+	// WalkTimes is Walk for whoever wants times. pick is called as Walk's fn is
+	// and chooses entries. found is called for each of them that is still there,
+	// with its time of modification: one at a time, in any order, from any
+	// goroutine, also while pick runs, and no more once WalkTimes has returned.
+	WalkTimes(ctx context.Context, root string, pick func(path string, e Entry) (bool, error), found func(path string, modified time.Time)) error
+}
+
 // File is an open regular file.
 type File interface {
 	io.Reader

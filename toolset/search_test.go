@@ -73,15 +73,27 @@ func TestGlob(t *testing.T) {
 
 func TestGlobSaysWhatItLeavesOut(t *testing.T) {
 	w := newWorld(t, toolset.Options{})
-	for i := range 250 {
-		name := fmt.Sprintf("%03d", i)
+	for i := range 1250 {
+		name := fmt.Sprintf("%04d", i)
 		w.put(name, "")
-		w.at(name, 250-i) // the last is the newest
+		w.at(name, (i*617+5)%1250)
 	}
-	got := strings.Split(w.call("glob", args{"pattern": "*"}), "\n")
-	if len(got) != 201 || got[0] != "/workspace/249" || got[199] != "/workspace/050" ||
-		got[200] != "[the newest 200 of 250 matches; 50 are not shown: narrow the pattern or the path]" {
-		t.Errorf("%d lines, from %s to %s and %q", len(got), got[0], got[len(got)-2], got[len(got)-1])
+	timed := w.Set
+	for what, set := range map[string]*toolset.Set{
+		"times looked up together":   timed,
+		"times looked up one by one": toolset.New(host{w.sh, struct{ toolset.Files }{w.files}}, toolset.Options{}),
+	} {
+		w.Set = set
+		got := strings.Split(w.call("glob", args{"pattern": "*"}), "\n")
+		if len(got) != 201 || got[200] != "[the newest 200 of 1250 matches; 1050 are not shown: narrow the pattern or the path]" {
+			t.Fatalf("%s: %d lines, the last %q", what, len(got), got[len(got)-1])
+		}
+		for age, line := range got[:200] {
+			var i int
+			if _, err := fmt.Sscanf(line, "/workspace/%04d", &i); err != nil || (i*617+5)%1250 != age {
+				t.Fatalf("%s: line %d is %q", what, age, line)
+			}
+		}
 	}
 }
 

@@ -16,9 +16,10 @@ import (
 // world is a session's tree on disk, a scripted shell, and the tools on both.
 type world struct {
 	*toolset.Set
-	t    testing.TB
-	root string
-	sh   *shell
+	t     testing.TB
+	root  string
+	files toolset.Files
+	sh    *shell
 }
 
 // shell answers commands as the test says and remembers what it was asked.
@@ -50,6 +51,7 @@ func newWorld(t testing.TB, opts toolset.Options) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { files.Close() })
+	w.files = files
 	w.Set = toolset.New(host{w.sh, files}, opts)
 	return w
 }

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"syscall"
+	"time"
 
 	"github.com/berthdev/berth/toolset"
 )
@@ -37,11 +38,15 @@ type hold interface {
 	close() error
 }
 
-// listing is a directory as it was read, sorted by name.
+// listing is a directory as it was read, sorted by name. Its entries can be
+// looked at by several goroutines at once.
 type listing interface {
 	names() []dirent
 	open(name string) (toolset.File, error)
 	lstat(name string) (fs.FileInfo, error)
+	modified(name string) (time.Time, error)
+	// keep makes the listing good until one more close.
+	keep()
 	close()
 }
 

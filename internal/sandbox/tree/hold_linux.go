@@ -1,7 +1,6 @@
 package tree
 
 import (
-	"bytes"
 	"cmp"
 	"encoding/binary"
 	"errors"
@@ -11,7 +10,9 @@ import (
 	"path"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -292,6 +293,7 @@ func (h *beneath) list(rel string) (listing, error) {
 		return nil, err
 	}
 	l := &beneathListing{fd: fd}
+	l.users.Store(1)
 	if err := l.read(); err != nil {
 		l.close()
 		return nil, err
@@ -311,8 +313,9 @@ func (h *beneath) root(rel string) (*os.Root, error) {
 // beneathListing keeps its directory open, so that entries are opened by
 // their bare names.
 type beneathListing struct {
-	fd   int
-	ents []dirent
+	fd    int
+	users atomic.Int32 // whose close is to come
+	ents  []dirent
 }
 
 var direntBuffers = sync.Pool{New: func() any { b := make([]byte, 64<<10); return &b }}
@@ -340,15 +343,16 @@ func (l *beneathListing) read() error {
 // parse reads what getdents64 gives: of each entry its number and offset (8
 // bytes each), its length (2), its type (1) and its name up to a NUL.
 func (l *beneathListing) parse(b []byte) {
-	for len(b) > 19 {
-		size := int(binary.NativeEndian.Uint16(b[16:]))
-		name := b[19:size]
-		if end := bytes.IndexByte(name, 0); end >= 0 {
-			name = name[:end]
+	text := string(b) // all names in one piece
+	for at := 0; len(b)-at > 19; {
+		size := int(binary.NativeEndian.Uint16(b[at+16:]))
+		s := text[at+19 : at+size]
+		if end := strings.IndexByte(s, 0); end >= 0 {
+			s = s[:end]
 		}
-		if s := string(name); s != "." && s != ".." {
+		if s != "." && s != ".." {
 			d := dirent{name: s}
-			switch b[18] {
+			switch b[at+18] {
 			case unix.DT_REG:
 			case unix.DT_DIR:
 				d.mode = fs.ModeDir
@@ -365,16 +369,17 @@ func (l *beneathListing) parse(b []byte) {
 			}
 			l.ents = append(l.ents, d)
 		}
-		b = b[size:]
+		at += size
 	}
 }
 
 func (l *beneathListing) names() []dirent { return l.ents }
 
+func (l *beneathListing) keep() { l.users.Add(1) }
+
 func (l *beneathListing) close() {
-	if l.fd >= 0 {
+	if l.users.Add(-1) == 0 {
 		unix.Close(l.fd)
-		l.fd = -1
 	}
 }
 
@@ -384,6 +389,14 @@ func (l *beneathListing) lstat(name string) (fs.FileInfo, error) {
 		return nil, err
 	}
 	return st, nil
+}
+
+func (l *beneathListing) modified(name string) (time.Time, error) {
+	var st unix.Stat_t
+	if err := unix.Fstatat(l.fd, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return time.Time{}, err
+	}
+	return time.Unix(st.Mtim.Unix()), nil
 }
 
 // open opens an entry that was listed as a regular file in one step. Should

@@ -10,6 +10,7 @@ import (
 	"path"
 	"slices"
 	"syscall"
+	"time"
 
 	"github.com/berthdev/berth/toolset"
 )
@@ -248,6 +249,7 @@ type portableListing struct {
 }
 
 func (l *portableListing) names() []dirent { return l.ents }
+func (l *portableListing) keep()           {}
 func (l *portableListing) close()          {}
 
 func (l *portableListing) open(name string) (toolset.File, error) {
@@ -256,4 +258,8 @@ func (l *portableListing) open(name string) (toolset.File, error) {
 
 func (l *portableListing) lstat(name string) (fs.FileInfo, error) {
 	return l.hold.lstat(l.rel + "/" + name)
+}
+
+func (l *portableListing) modified(name string) (time.Time, error) {
+	return modified(l.lstat(name))
 }

@@ -239,6 +239,7 @@ type farListing struct {
 }
 
 func (l *farListing) names() []dirent { return l.ents }
+func (l *farListing) keep()           {}
 func (l *farListing) close()          {}
 
 func (l *farListing) open(name string) (toolset.File, error) {
@@ -251,6 +252,10 @@ func (l *farListing) open(name string) (toolset.File, error) {
 
 func (l *farListing) lstat(name string) (fs.FileInfo, error) {
 	return l.h.lstat(path.Join(l.rel, name))
+}
+
+func (l *farListing) modified(name string) (time.Time, error) {
+	return modified(l.lstat(name))
 }
 
 // farFile is a file that is read in pieces. One goroutine uses it at a time.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"syscall"
+	"time"
 
 	"github.com/berthdev/berth/toolset"
 )
@@ -43,6 +44,7 @@ type walker struct {
 	fn    func(path string, e toolset.Entry) error
 	began bool
 	left  toolset.WalkError
+	entry entry // what fn is looking at
 }
 
 // visit walks a directory that has been listed, and closes the listing.
@@ -59,8 +61,9 @@ func (w *walker) visit(rel string, l listing) error {
 		if err := w.ctx.Err(); err != nil {
 			return context.Cause(w.ctx)
 		}
-		p := rel + "/" + d.name
-		switch err := w.fn("/"+p, entry{l, d}); {
+		p := "/" + rel + "/" + d.name
+		w.entry = entry{l, d}
+		switch err := w.fn(p, &w.entry); {
 		case errors.Is(err, fs.SkipDir) && d.mode.IsDir():
 			continue
 		case errors.Is(err, fs.SkipDir):
@@ -69,7 +72,7 @@ func (w *walker) visit(rel string, l listing) error {
 			return err
 		}
 		if d.mode.IsDir() {
-			dirs = append(dirs, p)
+			dirs = append(dirs, p[1:])
 		}
 	}
 	// No directory stays open while those below it are walked, so that depth
@@ -95,18 +98,26 @@ func (w *walker) visit(rel string, l listing) error {
 	return nil
 }
 
+// modified takes the time of an lstat.
+func modified(info fs.FileInfo, err error) (time.Time, error) {
+	if err != nil {
+		return time.Time{}, err
+	}
+	return info.ModTime(), nil
+}
+
 // entry is good while its directory is being visited.
 type entry struct {
 	dir listing
 	dirent
 }
 
-func (e entry) Name() string               { return e.name }
-func (e entry) IsDir() bool                { return e.mode.IsDir() }
-func (e entry) Type() fs.FileMode          { return e.mode }
-func (e entry) Info() (fs.FileInfo, error) { return e.dir.lstat(e.name) }
+func (e *entry) Name() string               { return e.name }
+func (e *entry) IsDir() bool                { return e.mode.IsDir() }
+func (e *entry) Type() fs.FileMode          { return e.mode }
+func (e *entry) Info() (fs.FileInfo, error) { return e.dir.lstat(e.name) }
 
-func (e entry) Open() (toolset.File, error) {
+func (e *entry) Open() (toolset.File, error) {
 	if err := regular(e.mode); err != nil {
 		if isMoved(err) {
 			err = toolset.ErrNotRegular // a link, which is not followed
