@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/berthdev/berth/toolset"
@@ -32,7 +33,8 @@ type collector struct {
 
 	dir  string // of the new collection, "" until there is something to keep
 	made map[string]bool
-	left int64 // bytes that may still be taken
+	left  int64 // bytes that may still be taken
+	names int   // bytes of paths that may still be taken
 	jobs chan job
 
 	mu       sync.Mutex
@@ -47,7 +49,7 @@ type job struct {
 }
 
 func (c *collector) collect(ctx context.Context, lost []LeftOut) error {
-	c.left = c.limits.Bytes
+	c.left, c.names = c.limits.Bytes, maxNames
 	c.jobs = make(chan job, 64)
 	var copiers sync.WaitGroup
 	for range min(runtime.GOMAXPROCS(0), 4) {
@@ -126,8 +128,8 @@ func (c *collector) visit(full string, e toolset.Entry) error {
 	case !e.Type().IsRegular():
 		c.leave(name, "it is no regular file")
 		return nil
-	case c.limits.Files == 0:
-		c.leave(name, "there are too many files")
+	case c.limits.Files == 0 || len(rel) > c.names:
+		c.leave(name, "there are too many files, or their names are too long together")
 		if taken > maxLeftOut {
 			return fs.SkipAll
 		}
@@ -162,6 +164,7 @@ func (c *collector) visit(full string, e toolset.Entry) error {
 	}
 	c.left -= info.Size()
 	c.limits.Files--
+	c.names -= len(rel)
 	c.jobs <- job{name, info, from}
 	return nil
 }
@@ -205,6 +208,8 @@ func (c *collector) keep(w *copier, j job) {
 		c.add(f)
 	case errors.As(err, &re):
 		c.leave(j.name, "it cannot be read: "+plain(re.err))
+	case slices.ContainsFunc(nameErrors, func(e error) bool { return errors.Is(err, e) }):
+		c.leave(j.name, "it cannot have its name where outputs are kept: "+plain(err))
 	default:
 		c.mu.Lock()
 		c.failed = cmp.Or(c.failed, err)
@@ -217,6 +222,10 @@ func (c *collector) add(f File) {
 	c.manifest.Files = append(c.manifest.Files, f)
 	c.mu.Unlock()
 }
+
+// nameErrors are of a name that is good in the session and not here: too long
+// in all, or the same as another's.
+var nameErrors = []error{syscall.ENAMETOOLONG, syscall.EEXIST, syscall.EISDIR, syscall.ENOTDIR, syscall.EILSEQ, syscall.EINVAL}
 
 // settled is how old a file's last change must be for its time to tell it
 // from a later one.

@@ -27,6 +27,9 @@ const (
 	manifestName = "manifest.json"
 	// maxManifest bounds a manifest that is read, in bytes.
 	maxManifest = 256 << 20
+	// maxNames bounds the paths of all files together, in bytes, so that a
+	// manifest, which may take six for one, stays below maxManifest.
+	maxNames = 32 << 20
 	// maxLeftOut is how many files left out are named; the others are counted.
 	maxLeftOut = 1000
 )

@@ -2,6 +2,7 @@ package outputs
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -313,3 +314,72 @@ func BenchmarkCollect10000Files(b *testing.B) {
 		}
 	})
 }
+
+// TestLongNames: a path that is good in the session and too long where it is to
+// be kept costs that one file.
+func TestLongNames(t *testing.T) {
+	w := newWorld(t)
+	w.put("good", "good", 0o644)
+	root, err := os.OpenRoot(w.dir)
+	must(t, err)
+	defer root.Close()
+	const step = 200
+	dir, room := "", 4095-len(filepath.Join(filepath.Dir(w.to), ".sesn_1-1234567890", filesName))
+	for len(dir)+step+1 < room-10 {
+		dir = filepath.Join(dir, strings.Repeat("d", step))
+	}
+	must(t, root.MkdirAll(dir, 0o755))
+	for n := 1; n <= 255; n += 2 { // the shortest fit, the longest do not
+		must(t, root.WriteFile(filepath.Join(dir, strings.Repeat("f", n)), nil, 0o644))
+	}
+	m, err := Collect(t.Context(), w.files, "sesn_1", w.to, Limits{})
+	if err != nil || len(m.Files) == 0 || m.Files[len(m.Files)-1].Path != "good" || len(m.LeftOut) == 0 {
+		t.Errorf("kept %d, left out %d: %v", len(m.Files), len(m.LeftOut), err)
+	}
+}
+
+// TestNamesAreBounded: as many files as there may be, with the longest names,
+// make no manifest that nobody can read.
+func TestNamesAreBounded(t *testing.T) {
+	w := newWorld(t)
+	files := manyNames{w.files, strings.Repeat(strings.Repeat("\x01", 250)+"/", 12)}
+	m, err := Collect(t.Context(), files, "sesn_1", w.to, Limits{})
+	must(t, err)
+	b, err := json.MarshalIndent(m, "", " ")
+	must(t, err)
+	if len(m.Files) < 1000 || len(m.LeftOut) == 0 || len(b) > maxManifest {
+		t.Errorf("%d files, %d left out, a manifest of %d bytes", len(m.Files), len(m.LeftOut)+m.More, len(b))
+	}
+}
+
+// manyNames is a session's files of which a walk finds 100,000, all the same.
+type manyNames struct {
+	toolset.Files
+	below string
+}
+
+type manyEntry struct {
+	fs.DirEntry
+	toolset.Files
+}
+
+func (f manyNames) Walk(_ context.Context, _ string, fn func(string, toolset.Entry) error) error {
+	if err := f.WriteFile(Dir+"/x", nil); err != nil {
+		return err
+	}
+	info, err := f.Stat(Dir + "/x")
+	if err != nil {
+		return err
+	}
+	for i := range 100_000 {
+		if err := fn(fmt.Sprintf("%s/%s%d", Dir, f.below, i), manyEntry{fs.FileInfoToDirEntry(info), f.Files}); err != nil {
+			if err == fs.SkipAll {
+				err = nil
+			}
+			return err
+		}
+	}
+	return nil
+}
+
+func (e manyEntry) Open() (toolset.File, error) { return e.Files.Open(Dir + "/x") }
