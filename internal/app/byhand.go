@@ -17,6 +17,7 @@ import (
 	"github.com/berthdev/berth/internal/sandbox"
 	"github.com/berthdev/berth/internal/sandbox/cgroup"
 	"github.com/berthdev/berth/internal/sandbox/disk"
+	"github.com/berthdev/berth/internal/sandbox/removal"
 	"github.com/berthdev/berth/toolset"
 )
 
@@ -51,7 +52,7 @@ func within(ctx context.Context, c SandboxConfig, do func(*sandbox.Held) error) 
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(state)
+	defer removal.All(state)
 	driver, version, err := chooseDriver(ctx, c.Sandbox.Sandbox, drivers(c.Sandbox, pol.Image, c.StateDir, c.Log))
 	if err != nil {
 		return err

@@ -17,6 +17,7 @@ import (
 	"github.com/berthdev/berth/internal/model/scripted"
 	"github.com/berthdev/berth/internal/outputs"
 	"github.com/berthdev/berth/internal/plane"
+	"github.com/berthdev/berth/internal/sandbox/removal"
 )
 
 // RunConfig is one session from prompt to outputs.
@@ -96,7 +97,7 @@ func runHere(taking, working context.Context, c RunConfig, inputs []input, w Wat
 			return res, cannotWrite(os.TempDir(), "TMPDIR", err)
 		}
 		up.push(func() {
-			if err := os.RemoveAll(data); err != nil {
+			if err := removal.All(data); err != nil {
 				c.Log.Warn("the temporary directory could not be removed", "dir", data, "err", err)
 			}
 		})

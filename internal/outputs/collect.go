@@ -31,11 +31,11 @@ type collector struct {
 	known  map[Path]File
 	began  time.Time
 
-	dir  string // of the new collection, "" until there is something to keep
-	made map[string]bool
+	dir   string // of the new collection, "" until there is something to keep
+	made  map[string]bool
 	left  int64 // bytes that may still be taken
 	names int   // bytes of paths that may still be taken
-	jobs chan job
+	jobs  chan job
 
 	mu       sync.Mutex
 	manifest Manifest

@@ -342,7 +342,7 @@ func TestLongNames(t *testing.T) {
 // make no manifest that nobody can read.
 func TestNamesAreBounded(t *testing.T) {
 	w := newWorld(t)
-	files := manyNames{w.files, strings.Repeat(strings.Repeat("\x01", 250)+"/", 12)}
+	files := manyNames{w.files, strings.Repeat(strings.Repeat("\x01", 254)+"/", 15)}
 	m, err := Collect(t.Context(), files, "sesn_1", w.to, Limits{})
 	must(t, err)
 	if info, err := os.Stat(filepath.Join(w.to, manifestName)); err != nil || len(m.Files) < 1000 || len(m.LeftOut) == 0 || info.Size() > maxManifest {

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 
 	"github.com/berthdev/berth/internal/sandbox/disk"
+	"github.com/berthdev/berth/internal/sandbox/removal"
 	"github.com/berthdev/berth/toolset"
 )
 
@@ -69,5 +70,5 @@ func removeAll(dir string) error {
 	if err := disk.Unmount(dir); err != nil {
 		return err
 	}
-	return disk.RemoveAll(dir)
+	return removal.All(dir)
 }

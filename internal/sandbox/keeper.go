@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/berthdev/berth/internal/sandbox/disk"
+	"github.com/berthdev/berth/internal/sandbox/removal"
 )
 
 // KeeperConfig says where and how a Keeper makes sandboxes.
@@ -284,7 +285,7 @@ func (k *Keeper) start(ctx context.Context, p *place, dir, session string, parts
 	if err != nil {
 		err = errors.Join(err, disk.Unmount(dir))
 		if errDir != nil {
-			err = errors.Join(err, disk.RemoveAll(dir))
+			err = errors.Join(err, removal.All(dir))
 		}
 		return false, fmt.Errorf("sandbox: %s: %w", k.cfg.Driver.Name(), err)
 	}

@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/berthdev/berth/internal/sandbox/removal"
 )
 
 // DefaultOrphanTTL is how long a sandbox waits for its worker to come back.
@@ -37,7 +39,7 @@ func Sweep(dir string) error {
 		}
 	}
 	for _, name := range []string{RunDirName, EgressDirName} {
-		errs = append(errs, os.RemoveAll(filepath.Join(dir, name)))
+		errs = append(errs, removal.All(filepath.Join(dir, name)))
 	}
 	return errors.Join(errs...)
 }

@@ -11,9 +11,7 @@ package disk
 
 import (
 	"errors"
-	"io/fs"
 	"log/slog"
-	"os"
 	"path/filepath"
 )
 
@@ -44,19 +42,3 @@ var ErrFull = errors.New("disk: the session's tree was made without a limit and 
 
 func imageOf(folder string) string { return filepath.Join(folder, imageName) }
 func treeOf(folder string) string  { return filepath.Join(folder, treeName) }
-
-// RemoveAll removes a directory of which no sandbox runs any more, also what
-// the session has made unreadable for its user.
-func RemoveAll(dir string) error {
-	err := os.RemoveAll(dir)
-	if !errors.Is(err, fs.ErrPermission) {
-		return err
-	}
-	_ = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err == nil && d.IsDir() {
-			_ = os.Chmod(path, 0o700) // RemoveAll says what is still in the way
-		}
-		return nil
-	})
-	return os.RemoveAll(dir)
-}

@@ -11,6 +11,8 @@ import (
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berthdev/berth/internal/sandbox/removal"
 )
 
 // Memory is a session's tree in a file system in memory of a sandbox's own. It
@@ -107,10 +109,10 @@ func (m *Memory) Keep(folder string) (all Behind, err error) {
 	tree, fresh := treeOf(folder), treeOf(folder)+".new"
 	defer func() {
 		if err != nil {
-			err = fmt.Errorf("disk: keep the tree: %w", errors.Join(err, RemoveAll(fresh)))
+			err = fmt.Errorf("disk: keep the tree: %w", errors.Join(err, removal.All(fresh)))
 		}
 	}()
-	if err = RemoveAll(fresh); err == nil {
+	if err = removal.All(fresh); err == nil {
 		err = empty(tree) // it does not count: the disk need not have room for both
 	}
 	for i, p := range m.places {
@@ -148,7 +150,7 @@ func empty(tree string) error {
 		return err
 	}
 	for _, e := range entries {
-		if err := RemoveAll(filepath.Join(tree, e.Name())); err != nil {
+		if err := removal.All(filepath.Join(tree, e.Name())); err != nil {
 			return err
 		}
 	}
@@ -193,7 +195,7 @@ func Adrift(folder string) bool {
 // Lose removes the tree of a folder whose files were in a memory that is gone.
 func Lose(folder string) error {
 	for _, tree := range []string{treeOf(folder), treeOf(folder) + ".new"} {
-		if err := RemoveAll(tree); err != nil {
+		if err := removal.All(tree); err != nil {
 			return fmt.Errorf("disk: %w", err)
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/berthdev/berth/internal/sandbox/removal"
 	"github.com/berthdev/berth/toolset"
 )
 
@@ -204,7 +205,7 @@ type plot struct {
 }
 
 func newPlot(into *os.Root, own owner) (*plot, error) {
-	if err := into.RemoveAll(draftName); err != nil {
+	if err := removal.In(into, draftName); err != nil {
 		return nil, err
 	}
 	if err := into.Mkdir(draftName, 0o700); err != nil {
@@ -272,5 +273,5 @@ func (p *plot) lstat(name string) (fs.FileInfo, error) { return p.into.Lstat(nam
 func (p *plot) publish(name string) error { return p.into.Rename(draftName+"/"+name, name) }
 
 func (p *plot) drop() error {
-	return errors.Join(p.files.Close(), plain(p.into.RemoveAll(draftName)), p.into.Close())
+	return errors.Join(p.files.Close(), plain(removal.In(p.into, draftName)), p.into.Close())
 }

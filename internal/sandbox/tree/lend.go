@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/berthdev/berth/internal/sandbox/removal"
 	"github.com/berthdev/berth/toolset"
 )
 
@@ -124,7 +125,7 @@ func prepare(ctx context.Context, src fs.FS, into *os.Root, name string, shared 
 	case shared:
 		return false, ErrTaken
 	}
-	return false, into.RemoveAll(name)
+	return false, removal.In(into, name)
 }
 
 // same says whether a directory has all that is in src.
