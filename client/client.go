@@ -351,7 +351,7 @@ func retryAfter(h http.Header) (time.Duration, bool) {
 			return longest(s * float64(time.Second)), true
 		}
 		if at, err := http.ParseTime(after); err == nil {
-			if d := time.Until(at); d > 0 {
+			if d := longest(float64(time.Until(at))); d > 0 {
 				return d, true
 			}
 		}

@@ -92,6 +92,8 @@ func TestPause(t *testing.T) {
 		{h("Retry-After", "90"), 0, 90 * time.Second, 90 * time.Second},
 		{h("Retry-After", "0.5"), 0, 500 * time.Millisecond, 500 * time.Millisecond},
 		{h("Retry-After", time.Now().Add(time.Minute).UTC().Format(http.TimeFormat)), 0, 58 * time.Second, time.Minute},
+		{h("Retry-After", "Fri, 31 Dec 2100 23:59:59 GMT"), 0, time.Hour, time.Hour},
+		{h("Retry-After", "1e300"), 0, time.Hour, time.Hour},
 		{h("Retry-After", "-3"), 0, 375 * time.Millisecond, 500 * time.Millisecond},
 		{h("Retry-After", "soon"), 0, 375 * time.Millisecond, 500 * time.Millisecond},
 	} {

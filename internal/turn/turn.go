@@ -152,7 +152,9 @@ func (r *Runner) Start(ctx context.Context) error {
 // then cuts them off; another replica or the next start goes on with them. It
 // returns when all goroutines are gone. Twice is fine.
 func (r *Runner) Stop(ctx context.Context) error {
+	r.mu.Lock() // whoever has seen it run has begun its turn
 	r.endTake(errStopping)
+	r.mu.Unlock()
 	r.endOnce.Do(func() {
 		if r.cancelListen != nil {
 			r.cancelListen()
