@@ -146,7 +146,7 @@ func (p *Poller) poll(ctx context.Context) (*api.Work, error) {
 		case err != nil:
 			p.counters.Polled("error")
 			pause := pauseAfter(err, p.pacer.failed())
-			p.log.Warn("a poll failed; trying again", "error", err, "pause", pause)
+			p.log.Warn("a poll failed; trying again", "error", err, "pause", pause.Round(time.Millisecond))
 			p.next = time.Now().Add(pause)
 		case w != nil && !sound(w):
 			p.counters.Polled("error")

@@ -55,7 +55,7 @@ func (c *agentsList) Run(t *term) error {
 }
 
 type agentsCreate struct {
-	remote
+	making
 	File        string            `help:"The agent as JSON, as the API takes it; - reads standard input. Flags win over it." short:"f" placeholder:"FILE"`
 	Name        string            `help:"Its name."`
 	Model       string            `help:"The model that plays it."`
@@ -88,7 +88,7 @@ func (c *agentsCreate) Run(t *term) error {
 	if a.Name == "" || a.Model.ID == "" {
 		return &config.Error{Problem: "an agent needs a name and a model", Cure: "give --name and --model, or a --file that has them"}
 	}
-	return answer(t, c.remote, agentLines, func(ctx context.Context, cl *client.Client) (*api.Agent, error) {
+	return made(t, c.making, agentLines, func(ctx context.Context, cl *client.Client) (*api.Agent, error) {
 		return cl.CreateAgent(ctx, a)
 	})
 }

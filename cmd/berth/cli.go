@@ -48,13 +48,11 @@ func run(args []string, in io.Reader, out, errs io.Writer) int {
 	if len(args) == 0 {
 		args = []string{"--help"}
 	}
-	if len(args) == 1 { // as other programs spell them
-		switch args[0] {
-		case "help":
-			args = []string{"--help"}
-		case "--version":
-			args = []string{"version"}
-		}
+	switch { // as other programs spell them
+	case args[0] == "help":
+		args = append(args[1:], "--help")
+	case len(args) == 1 && args[0] == "--version":
+		args = []string{"version"}
 	}
 	ctx, err := parser.Parse(args)
 	if err == nil && ctx.Selected() != nil {

@@ -31,6 +31,7 @@ func (c *devCmd) Run(t *term) error {
 
   export BERTH_BASE_URL=%s BERTH_API_KEY=%s
   export BERTH_ENVIRONMENT=%s
+  berth run "hello"
 
   environment  %s
   its key      %s

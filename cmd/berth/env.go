@@ -33,14 +33,14 @@ func (c *envList) Run(t *term) error {
 }
 
 type envCreate struct {
-	remote
+	making
 	Name        string            `arg:"" help:"A name no other environment has."`
 	Description string            `help:"What it is for."`
 	Metadata    map[string]string `help:"A pair of metadata; may be repeated." mapsep:"none" placeholder:"KEY=VALUE"`
 }
 
 func (c *envCreate) Run(t *term) error {
-	return answer(t, c.remote, environmentLines, func(ctx context.Context, cl *client.Client) (*api.Environment, error) {
+	return made(t, c.making, environmentLines, func(ctx context.Context, cl *client.Client) (*api.Environment, error) {
 		return cl.CreateEnvironment(ctx, api.CreateEnvironment{
 			Name: c.Name, Description: optional(c.Description), Metadata: c.Metadata,
 			Config: &api.EnvironmentConfig{Type: "self_hosted"},

@@ -114,6 +114,26 @@ func answer[T any](t *term, r remote, lines func(*T) [][2]string, do func(contex
 	})
 }
 
+// making is embedded by verbs that make a resource.
+type making struct {
+	remote
+	Quiet bool `help:"Print its id alone." short:"q"`
+}
+
+// made is answer for a call that makes a resource; its first line is its id.
+func made[T any](t *term, m making, lines func(*T) [][2]string, do func(context.Context, *client.Client) (*T, error)) error {
+	if !m.Quiet {
+		return answer(t, m.remote, lines, do)
+	}
+	return call(t, m.remote, func(ctx context.Context, cl *client.Client) error {
+		v, err := do(ctx, cl)
+		if err == nil {
+			_, err = fmt.Fprintln(t.out, lines(v)[0][1])
+		}
+		return err
+	})
+}
+
 // ended does a call that ends a resource, and says so.
 func ended(t *term, r remote, id, what string, do func(*client.Client, context.Context, string) error) error {
 	return call(t, r, func(ctx context.Context, cl *client.Client) error {

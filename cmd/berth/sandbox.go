@@ -165,15 +165,12 @@ func (c *sandboxList) Run(t *term) error {
 	if err != nil {
 		return err
 	}
-	if !c.Receipts {
-		for i := range all.Data {
-			if !c.JSON {
-				continue
-			}
-			all.Data[i].Receipt = nil
-		}
-	}
 	if c.JSON {
+		for i := range all.Data {
+			if !c.Receipts {
+				all.Data[i].Receipt = nil
+			}
+		}
 		return t.json(all)
 	}
 	var rows [][]string

@@ -68,7 +68,7 @@ func (c *sessionsList) Run(t *term) error {
 }
 
 type sessionsCreate struct {
-	remote
+	making
 	Environment string            `help:"The environment whose workers run its tools." short:"e" placeholder:"ID"`
 	Agent       string            `help:"The agent." short:"a" placeholder:"ID"`
 	Title       string            `help:"A title."`
@@ -89,7 +89,7 @@ func (c *sessionsCreate) Run(t *term) error {
 		}
 		s.InitialEvents = []json.RawMessage{raw}
 	}
-	return answer(t, c.remote, sessionLines, func(ctx context.Context, cl *client.Client) (*api.Session, error) {
+	return made(t, c.making, sessionLines, func(ctx context.Context, cl *client.Client) (*api.Session, error) {
 		return cl.CreateSession(ctx, s)
 	})
 }

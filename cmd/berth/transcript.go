@@ -409,7 +409,7 @@ func duration(d time.Duration) string {
 func size(n int64) string {
 	switch {
 	case n < 1000:
-		return fmt.Sprintf("%d bytes", n)
+		return count(int(n), "byte")
 	case n < 1e6:
 		return fmt.Sprintf("%.1f kB", float64(n)/1e3)
 	}

@@ -66,7 +66,7 @@ func (r keyRing) Create(ctx context.Context, k api.CreateKey) (*api.Key, error) 
 	if err != nil {
 		return nil, err
 	}
-	w := wireKey(made)
+	w := made.Wire()
 	w.Key = secret
 	return &w, nil
 }
@@ -78,7 +78,7 @@ func (r keyRing) List(ctx context.Context, environment string) ([]api.Key, error
 	}
 	out := make([]api.Key, len(keys))
 	for i, k := range keys {
-		out[i] = wireKey(k)
+		out[i] = k.Wire()
 	}
 	return out, nil
 }
@@ -86,14 +86,6 @@ func (r keyRing) List(ctx context.Context, environment string) ([]api.Key, error
 func (r keyRing) Revoke(ctx context.Context, id string) error {
 	_, err := r.keys.Revoke(ctx, id)
 	return err
-}
-
-func wireKey(k plane.Key) api.Key {
-	w := api.Key{ID: k.ID, Type: "api", Name: k.Name, CreatedAt: k.CreatedAt, LastUsedAt: k.LastUsedAt, RevokedAt: k.RevokedAt}
-	if k.Kind == plane.KeyEnvironment {
-		w.Type, w.EnvironmentID = "environment", &k.EnvironmentID
-	}
-	return w
 }
 
 // Migrate brings a database's schema up to date, or with check only looks. It

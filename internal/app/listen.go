@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"syscall"
 	"time"
+
+	"github.com/berthdev/berth/internal/config"
 )
 
 // listen opens the TCP address strangers call.
@@ -23,7 +25,7 @@ func listen(addr string) (net.Listener, error) {
 	case errors.Is(err, syscall.EACCES):
 		return nil, &Error{Problem: "address " + addr + " may not be used by this user", Cure: "choose a port above 1023 with --addr", Err: err}
 	}
-	return nil, &Error{Problem: fmt.Sprintf("cannot listen on %q: %v", addr, err), Cure: "give --addr as HOST:PORT", Err: err}
+	return nil, &config.Error{Problem: fmt.Sprintf("cannot listen on %q: %v", addr, err), Cure: "give --addr as HOST:PORT, of this machine"}
 }
 
 // baseURL is the address under which a listener is reached from here.

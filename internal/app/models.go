@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/berthdev/berth/api"
 	"github.com/berthdev/berth/internal/config"
 	"github.com/berthdev/berth/internal/model"
 	"github.com/berthdev/berth/internal/model/anthropic"
@@ -19,7 +20,11 @@ func models(c config.Provider, script *scripted.Script) *model.Registry {
 	r := &model.Registry{}
 	r.Add(scripted.Info(), scripted.New(scripted.Config{Script: script}))
 	if c.ModelKey != "" || c.ModelBaseURL != "" {
-		r.AddPrefix("", anthropic.New(anthropic.Config{APIKey: c.ModelKey.Reveal(), BaseURL: c.ModelBaseURL}))
+		var known []api.Model
+		if c.ModelBaseURL == "" { // what another provider has is not known
+			known = anthropic.Models()
+		}
+		r.AddPrefix("", anthropic.New(anthropic.Config{APIKey: c.ModelKey.Reveal(), BaseURL: c.ModelBaseURL}), known...)
 	}
 	return r
 }

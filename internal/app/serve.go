@@ -24,8 +24,9 @@ type Ready struct {
 	EnvironmentKey string `json:"environment_key"`
 	ConsoleURL     string `json:"console_url"` // "" while there is no console
 
-	Tools  string `json:"-"` // how tools are run, for people
-	Models string `json:"-"` // which models answer, for people
+	Tools   string `json:"-"` // how tools are run, for people
+	Models  string `json:"-"` // which models answer, for people
+	Keyless bool   `json:"-"` // nobody has a key yet
 }
 
 // Serve runs the control plane alone until taking ends. ready is called once,
@@ -41,7 +42,10 @@ func Serve(taking, working context.Context, c ServeConfig, ready func(Ready) err
 		return err
 	}
 	s := serve(p.handler, c.Log, l)
-	err = ready(Ready{BaseURL: publicURL(c.Plane, l), Models: modelNames(c.Plane.Provider)})
+	keys, err := p.keys.List(taking, "")
+	if err == nil {
+		err = ready(Ready{BaseURL: publicURL(c.Plane, l), Models: modelNames(c.Plane.Provider), Keyless: len(keys) == 0})
+	}
 	if err == nil {
 		<-taking.Done()
 		c.Log.Info("stopping", "cause", context.Cause(taking))

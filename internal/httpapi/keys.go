@@ -30,17 +30,9 @@ func createKey(c *call) (any, error) {
 		}
 		return nil, err
 	}
-	out := wireKey(key)
+	out := key.Wire()
 	out.Key = secret
 	return out, nil
-}
-
-func wireKey(k plane.Key) api.Key {
-	out := api.Key{ID: k.ID, Type: "api", Name: k.Name, CreatedAt: k.CreatedAt, LastUsedAt: k.LastUsedAt, RevokedAt: k.RevokedAt}
-	if k.Kind == plane.KeyEnvironment {
-		out.Type, out.EnvironmentID = "environment", &k.EnvironmentID
-	}
-	return out
 }
 
 // listKeys lists them all: keys are few.
@@ -59,7 +51,7 @@ func listKeys(c *call) (any, error) {
 	}
 	page := api.Page[api.Key]{Data: []api.Key{}}
 	for _, k := range keys {
-		page.Data = append(page.Data, wireKey(k))
+		page.Data = append(page.Data, k.Wire())
 	}
 	return page, nil
 }

@@ -37,7 +37,7 @@ func listModels(c *call) (any, error) {
 		}
 	}
 	all := slices.DeleteFunc(c.s.cfg.Models.List(), func(m api.Model) bool {
-		return len(lifecycle) > 0 && !contains(lifecycle, m.Lifecycle)
+		return len(lifecycle) > 0 && !slices.Contains(lifecycle, m.Lifecycle)
 	})
 	from, to, more, err := idWindow(all, after, before, limit)
 	if err != nil {

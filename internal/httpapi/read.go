@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -199,20 +200,13 @@ func (q query) at(name string) (time.Time, error) {
 // wanted is an id to filter by, which must be of its kind; "" if not there.
 func (q query) wanted(name, prefix string) (string, error) {
 	v := q.v.Get(name)
-	if v != "" && (!idText(v) || v[:min(len(v), len(prefix))] != prefix) {
+	if v != "" && (!idText(v) || !strings.HasPrefix(v, prefix)) {
 		return "", plane.Errorf(plane.Invalid, "%q is not such an id; those begin with %s", clip(v), prefix).In(name)
 	}
 	return v, nil
 }
 
-func hasNUL(s string) bool {
-	for i := range len(s) {
-		if s[i] == 0 {
-			return true
-		}
-	}
-	return false
-}
+func hasNUL(s string) bool { return strings.IndexByte(s, 0) >= 0 }
 
 // readable says that s is short text that every store can keep.
 func readable(s string, most int) bool { return len(s) <= most && utf8.ValidString(s) && !hasNUL(s) }

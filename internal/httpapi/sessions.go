@@ -274,9 +274,6 @@ func updateSession(c *call) (any, error) {
 	if err := c.decodeOptional(&req); err != nil {
 		return nil, err
 	}
-	if err := plane.CheckUpdateSession(req); err != nil {
-		return nil, err
-	}
 	row, err := c.s.cfg.Turn.Update(c.ctx(), c.path("session"), req)
 	if err != nil {
 		return nil, noSession(err, c.path("session"))

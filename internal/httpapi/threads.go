@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"encoding/json"
+	"slices"
 
 	"github.com/berthdev/berth/api"
 	"github.com/berthdev/berth/internal/plane"
@@ -49,19 +50,10 @@ func listThreads(c *call) (any, error) {
 		return nil, err
 	}
 	page := api.Page[api.SessionThread]{Data: []api.SessionThread{}}
-	if len(statuses) == 0 || contains(statuses, string(row.Status)) {
+	if len(statuses) == 0 || slices.Contains(statuses, string(row.Status)) {
 		page.Data = append(page.Data, c.s.primary(row))
 	}
 	return page, nil
-}
-
-func contains(list []string, v string) bool {
-	for _, s := range list {
-		if s == v {
-			return true
-		}
-	}
-	return false
 }
 
 // thread reads the session of the path and holds the thread to be its own.

@@ -28,6 +28,15 @@ type Key struct {
 	RevokedAt     *time.Time
 }
 
+// Wire is the key as operators see it, without its secret.
+func (k Key) Wire() api.Key {
+	w := api.Key{ID: k.ID, Type: "api", Name: k.Name, CreatedAt: k.CreatedAt, LastUsedAt: k.LastUsedAt, RevokedAt: k.RevokedAt}
+	if k.Kind == KeyEnvironment {
+		w.Type, w.EnvironmentID = "environment", &k.EnvironmentID
+	}
+	return w
+}
+
 // TurnState is what the session's loop owes.
 type TurnState string
 
