@@ -59,8 +59,11 @@ func (k *conn) send(kind agentwire.Kind, body []byte) error {
 	if err := k.c.SetWriteDeadline(time.Now().Add(30 * time.Second)); err != nil {
 		return err
 	}
-	_, err = k.c.Write(b)
-	return err
+	if _, err := k.c.Write(b); err != nil {
+		k.c.Close() // half of it may be there: the next frame would be read as the rest
+		return fmt.Errorf("%w (%v)", errBroken, err)
+	}
+	return nil
 }
 
 // expect is where the answer for id will come, once.

@@ -150,7 +150,14 @@ func (l *Live) ask(ctx context.Context, r request) (answer, error) {
 		}
 		ch := k.expect(r.id)
 		k.stream(r.id, r.out)
-		if err := k.send(r.kind, r.body); err == nil {
+		err = k.send(r.kind, r.body)
+		if errors.Is(err, errBroken) {
+			select { // then there is a new one to be had
+			case <-k.done:
+			case <-ctx.Done():
+			}
+		}
+		if err == nil {
 			a, err := l.await(ctx, k, ch, r)
 			k.stream(r.id, nil)
 			switch {

@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
 
 	"github.com/berthdev/berth/internal/agentwire"
@@ -351,6 +352,13 @@ func (d *Driver) end(rec sandbox.Record, release func()) func(context.Context, *
 	}
 }
 
+// stillborn says that whoever made a container has ended before it was started:
+// a worker that tried the driver or looked into an image, in no folder of
+// sandboxes. The daemon removes those alone that have run.
+func stillborn(c container.Summary, now time.Time) bool {
+	return c.State == container.StateCreated && now.Sub(time.Unix(c.Created, 0)) > 10*makeTime
+}
+
 // Leftovers lists the containers that belong to nobody.
 func (d *Driver) Leftovers(ctx context.Context, live func(name string) bool) ([]sandbox.Leftover, error) {
 	api, _, err := d.daemon.use(ctx)
@@ -367,7 +375,7 @@ func (d *Driver) Leftovers(ctx context.Context, live func(name string) bool) ([]
 		if len(c.Names) > 0 {
 			name = filepath.Base(c.Names[0])
 		}
-		if live(name) {
+		if live(name) && !stillborn(c, time.Now()) {
 			continue
 		}
 		left = append(left, sandbox.Leftover{Kind: "container", Name: name, Remove: func(ctx context.Context) error { return remove(ctx, api, c.ID) }})
