@@ -352,11 +352,13 @@ func (d *Driver) end(rec sandbox.Record, release func()) func(context.Context, *
 	}
 }
 
+var now = time.Now // a test turns it forward
+
 // stillborn says that whoever made a container has ended before it was started:
 // a worker that tried the driver or looked into an image, in no folder of
 // sandboxes. The daemon removes those alone that have run.
-func stillborn(c container.Summary, now time.Time) bool {
-	return c.State == container.StateCreated && now.Sub(time.Unix(c.Created, 0)) > 10*makeTime
+func stillborn(c container.Summary) bool {
+	return c.State == container.StateCreated && now().Sub(time.Unix(c.Created, 0)) > 10*makeTime
 }
 
 // Leftovers lists the containers that belong to nobody.
@@ -375,7 +377,7 @@ func (d *Driver) Leftovers(ctx context.Context, live func(name string) bool) ([]
 		if len(c.Names) > 0 {
 			name = filepath.Base(c.Names[0])
 		}
-		if live(name) && !stillborn(c, time.Now()) {
+		if live(name) && !stillborn(c) {
 			continue
 		}
 		left = append(left, sandbox.Leftover{Kind: "container", Name: name, Remove: func(ctx context.Context) error { return remove(ctx, api, c.ID) }})
