@@ -33,20 +33,28 @@ func Own(spec sandbox.Spec, uid, gid int) error {
 		}
 		// What is the user's is left alone: in a view even that would copy it.
 		if err := filepath.WalkDir(root, func(path string, e os.DirEntry, err error) error {
-			if err != nil {
-				return err
+			if err == nil {
+				err = give(path, e, uid, gid)
 			}
-			info, err := e.Info()
-			if err != nil {
-				return err
+			if errors.Is(err, syscall.ENAMETOOLONG) {
+				return nil // a session can nest deeper than a path can say
 			}
-			if s, ok := info.Sys().(*syscall.Stat_t); ok && int(s.Uid) == uid && int(s.Gid) == gid {
-				return nil
-			}
-			return os.Lchown(path, uid, gid)
+			return err
 		}); err != nil {
 			return fmt.Errorf("give the tree to its user: %w", err)
 		}
 	}
 	return nil
+}
+
+// give gives what a walk has found to a user, unless it is that user's.
+func give(path string, e os.DirEntry, uid, gid int) error {
+	info, err := e.Info()
+	if err != nil {
+		return err
+	}
+	if s, ok := info.Sys().(*syscall.Stat_t); ok && int(s.Uid) == uid && int(s.Gid) == gid {
+		return nil
+	}
+	return os.Lchown(path, uid, gid)
 }
