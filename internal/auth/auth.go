@@ -138,11 +138,7 @@ func (k *Keys) Check(ctx context.Context, presented string) (Identity, error) {
 	if prefix == PrefixSessions {
 		return k.checkToken(ctx, presented, publicID)
 	}
-	var key plane.Key
-	err := k.st.View(ctx, func(r store.Reader) (err error) {
-		key, err = r.Key(publicID)
-		return err
-	})
+	key, err := k.st.Key(ctx, publicID)
 	if err != nil && plane.KindOf(err) != plane.NotFound {
 		return Identity{}, err
 	}
@@ -161,11 +157,7 @@ func (k *Keys) Check(ctx context.Context, presented string) (Identity, error) {
 }
 
 func (k *Keys) checkToken(ctx context.Context, presented, publicID string) (Identity, error) {
-	var w plane.WorkItem
-	err := k.st.View(ctx, func(r store.Reader) (err error) {
-		w, err = r.WorkByToken(publicID)
-		return err
-	})
+	w, err := k.st.WorkByToken(ctx, publicID)
 	if err != nil && plane.KindOf(err) != plane.NotFound {
 		return Identity{}, err
 	}

@@ -302,12 +302,20 @@ type amid struct {
 }
 
 func (a amid) View(ctx context.Context, fn func(store.Reader) error) error {
-	err := a.Store.View(ctx, fn)
+	defer a.now()
+	return a.Store.View(ctx, fn)
+}
+
+func (a amid) Session(ctx context.Context, id string) (plane.Session, error) {
+	defer a.now()
+	return a.Store.Session(ctx, id)
+}
+
+func (a amid) now() {
 	if f := *a.once; f != nil {
 		*a.once = nil
 		f()
 	}
-	return err
 }
 
 // heard waits until the session's hub has heard of a frame.

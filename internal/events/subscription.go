@@ -81,12 +81,8 @@ func (l *Log) Subscribe(ctx context.Context, session string, from From, deltas [
 	l.mu.Unlock()
 
 	// Only now, so that what is committed after this look is heard of.
-	var emit int64
-	err := l.st.View(ctx, func(r store.Reader) error {
-		row, err := r.Session(session)
-		emit = row.Emit
-		return err
-	})
+	row, err := l.st.Session(ctx, session)
+	emit := row.Emit
 	if err != nil {
 		s.Close()
 		return nil, err

@@ -6,7 +6,6 @@ import (
 
 	"github.com/berthdev/berth/internal/auth"
 	"github.com/berthdev/berth/internal/plane"
-	"github.com/berthdev/berth/internal/store"
 )
 
 // access is a set of credentials that a route accepts.
@@ -67,16 +66,14 @@ func (s *server) admitEnvironmentKey(c *call) error {
 	if id == "" {
 		return nil
 	}
-	return s.cfg.Store.View(c.ctx(), func(r store.Reader) error {
-		sess, err := r.Session(id)
-		if err != nil && plane.KindOf(err) != plane.NotFound {
-			return err
-		}
-		if err != nil || sess.EnvironmentID != c.who.EnvironmentID {
-			return plane.Errorf(plane.NotFound, "there is no session %s", id)
-		}
-		return nil
-	})
+	sess, err := s.cfg.Store.Session(c.ctx(), id)
+	if err != nil && plane.KindOf(err) != plane.NotFound {
+		return err
+	}
+	if err != nil || sess.EnvironmentID != c.who.EnvironmentID {
+		return plane.Errorf(plane.NotFound, "there is no session %s", id)
+	}
+	return nil
 }
 
 // admitToken holds a sessions token to its item and session, and to what its

@@ -63,18 +63,8 @@ func listEnvironments(c *call) (any, error) {
 }
 
 func getEnvironment(c *call) (any, error) {
-	var env plane.Environment
-	err := c.s.cfg.Store.View(c.ctx(), func(r store.Reader) (err error) {
-		env, err = environment(r, c.path("environment"))
-		return err
-	})
-	return env.Environment, err
-}
-
-// environment reads one, and names it when there is none.
-func environment(r store.Reader, id string) (plane.Environment, error) {
-	env, err := r.Environment(id)
-	return env, noEnvironment(err, id)
+	env, err := c.s.cfg.Store.Environment(c.ctx(), c.path("environment"))
+	return env.Environment, noEnvironment(err, c.path("environment"))
 }
 
 func noEnvironment(err error, id string) error {
@@ -125,8 +115,8 @@ func archiveEnvironment(c *call) (any, error) {
 func deleteEnvironment(c *call) (any, error) {
 	id := c.path("environment")
 	err := c.s.cfg.Store.Update(c.ctx(), func(tx store.Tx) error {
-		if _, err := environment(tx, id); err != nil {
-			return err
+		if _, err := tx.Environment(id); err != nil {
+			return noEnvironment(err, id)
 		}
 		n, err := tx.LiveSessions(id)
 		if err != nil {

@@ -83,12 +83,12 @@ func listEvents(c *call) (any, error) {
 	var rows []plane.StoredEvent
 	var more bool
 	err = c.s.cfg.Store.View(c.ctx(), func(r store.Reader) error {
-		if _, err := r.Session(session); err != nil {
-			return noSession(err, session)
-		}
 		var err error
-		rows, more, err = readLog(r, session, sel, limit)
-		return err
+		if rows, more, err = readLog(r, session, sel, limit); err != nil || len(rows) > 0 {
+			return err
+		}
+		_, err = r.Session(session)
+		return noSession(err, session)
 	})
 	if err != nil {
 		return nil, err

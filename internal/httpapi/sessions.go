@@ -245,12 +245,9 @@ func (q query) timeRange(name string) (tr store.TimeRange, err error) {
 }
 
 // lookup reads the session of the path.
-func (c *call) lookup() (row plane.Session, err error) {
+func (c *call) lookup() (plane.Session, error) {
 	id := c.path("session")
-	err = c.s.cfg.Store.View(c.ctx(), func(r store.Reader) (err error) {
-		row, err = r.Session(id)
-		return err
-	})
+	row, err := c.s.cfg.Store.Session(c.ctx(), id)
 	return row, noSession(err, id)
 }
 

@@ -6,7 +6,6 @@ import (
 
 	"github.com/berthdev/berth/api"
 	"github.com/berthdev/berth/internal/plane"
-	"github.com/berthdev/berth/internal/store"
 )
 
 const (
@@ -45,10 +44,8 @@ func (c *call) hasEnvironment() error {
 	if c.who.Kind != plane.CallerAPI {
 		return nil
 	}
-	return c.s.cfg.Store.View(c.ctx(), func(r store.Reader) error {
-		_, err := environment(r, c.path("environment"))
-		return err
-	})
+	_, err := c.s.cfg.Store.Environment(c.ctx(), c.path("environment"))
+	return noEnvironment(err, c.path("environment"))
 }
 
 func noWork(err error, id string) error {

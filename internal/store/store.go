@@ -29,6 +29,12 @@ type Store interface {
 	Update(ctx context.Context, fn func(Tx) error) error
 	// View runs fn on one snapshot.
 	View(ctx context.Context, fn func(Reader) error) error
+	// These give one record as last committed, and cost less than a View; two
+	// of them may be of different moments.
+	Key(ctx context.Context, publicID string) (plane.Key, error)
+	Environment(ctx context.Context, id string) (plane.Environment, error)
+	Session(ctx context.Context, id string) (plane.Session, error)
+	WorkByToken(ctx context.Context, publicID string) (plane.WorkItem, error)
 	// Listen calls hear, from one goroutine in commit order, for every Note
 	// committed from now on, by this process or (postgres) another, until
 	// cancel is called: when cancel has returned, hear is not called any more.

@@ -351,11 +351,7 @@ func (r *Runner) checkLease(session string) {
 	if fence == 0 {
 		return
 	}
-	var s plane.Session
-	err := r.cfg.Store.View(r.work, func(rd store.Reader) (err error) {
-		s, err = rd.Session(session)
-		return err
-	})
+	s, err := r.cfg.Store.Session(r.work, session)
 	r.lost(session, s, fence, err)
 }
 

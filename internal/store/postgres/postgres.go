@@ -137,19 +137,46 @@ func (s *Store) Update(ctx context.Context, fn func(store.Tx) error) error {
 }
 
 func (s *Store) View(ctx context.Context, fn func(store.Reader) error) error {
-	var c *conn
+	return s.reading(ctx, &view{s: s, begin: true}, func(r *reader) error { return fn(r) })
+}
+
+func (s *Store) reading(ctx context.Context, v *view, fn func(*reader) error) error {
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-s.closed:
 		return plane.Errorf(plane.Unavailable, "the store is closed")
-	case c = <-s.readers:
+	case v.c = <-s.readers:
 	}
-	v := &view{s: s, c: c}
 	defer func() { s.readers <- v.end() }()
 	return fn(&reader{ask: func(sql string, values []any, read func(*pgconn.ResultReader) error) error {
 		return v.ask(ctx, sql, values, read)
 	}})
+}
+
+func (s *Store) Key(ctx context.Context, publicID string) (plane.Key, error) {
+	return last(ctx, s, func(r *reader) (plane.Key, error) { return r.Key(publicID) })
+}
+
+func (s *Store) Environment(ctx context.Context, id string) (plane.Environment, error) {
+	return last(ctx, s, func(r *reader) (plane.Environment, error) { return r.Environment(id) })
+}
+
+func (s *Store) Session(ctx context.Context, id string) (plane.Session, error) {
+	return last(ctx, s, func(r *reader) (plane.Session, error) { return r.Session(id) })
+}
+
+func (s *Store) WorkByToken(ctx context.Context, publicID string) (plane.WorkItem, error) {
+	return last(ctx, s, func(r *reader) (plane.WorkItem, error) { return r.WorkByToken(publicID) })
+}
+
+// last reads one record in a statement of its own.
+func last[T any](ctx context.Context, s *Store, read func(*reader) (T, error)) (v T, err error) {
+	err = s.reading(ctx, &view{s: s}, func(r *reader) (err error) {
+		v, err = read(r)
+		return err
+	})
+	return v, err
 }
 
 func (s *Store) Listen(hear func(store.Note)) (cancel func()) { return s.hub.Listen(hear) }
@@ -188,10 +215,12 @@ func (s *Store) closeLanes() {
 	}
 }
 
-// view is one snapshot on a reading connection.
+// view reads on a connection of its own: one snapshot with begin, and else
+// what is there at each statement.
 type view struct {
 	s     *Store
 	c     *conn
+	begin bool
 	begun bool
 }
 
@@ -228,7 +257,7 @@ func (v *view) send(sql string, values []any, read func(*pgconn.ResultReader) er
 		return err
 	}
 	calls := []call{k}
-	if !v.begun {
+	if v.begin && !v.begun {
 		begin, err := v.c.call("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", nil)
 		if err != nil {
 			return err

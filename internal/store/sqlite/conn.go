@@ -18,8 +18,11 @@ type conn struct {
 	c     driver.Conn
 	stmts map[string]statement
 	args  []driver.NamedValue // reused
-	due   bool                // a transaction begins before the next query
 }
+
+// maxStatements bounds what is prepared: which columns are set is often part
+// of a statement.
+const maxStatements = 512
 
 type statement struct {
 	driver.Stmt
@@ -47,6 +50,12 @@ func (c *conn) prepare(sql string) (statement, error) {
 	if ok {
 		return s, nil
 	}
+	if len(c.stmts) >= maxStatements {
+		for _, s := range c.stmts {
+			s.Close()
+		}
+		clear(c.stmts)
+	}
 	st, err := c.c.Prepare(sql)
 	if err != nil {
 		return s, fmt.Errorf("prepare %q: %w", sql, err)
@@ -63,29 +72,49 @@ var errNotStorable = plane.Errorf(plane.Invalid, "text must be UTF-8 without NUL
 func (c *conn) bind(values []any) ([]driver.NamedValue, error) {
 	c.args = c.args[:0]
 	for i, v := range values {
-		switch x := v.(type) {
-		case string:
-			if !record.Storable(x) {
-				return nil, errNotStorable
-			}
-		case time.Time:
-			if v = nil; !x.IsZero() {
-				v = x.UnixMicro()
-			}
-		case *time.Time:
-			if v = nil; x != nil {
-				v = x.UnixMicro()
-			}
-		case []byte:
-			if x == nil {
-				v = nil
-			}
-		case int:
-			v = int64(x)
+		if text, ok := v.(string); ok && !record.Storable(text) {
+			return nil, errNotStorable
 		}
-		c.args = append(c.args, driver.NamedValue{Ordinal: i + 1, Value: v})
+		c.args = append(c.args, driver.NamedValue{Ordinal: i + 1, Value: stored(v)})
 	}
 	return c.args, nil
+}
+
+// stored is a value as a row gives it back.
+func stored(v any) driver.Value {
+	switch x := v.(type) {
+	case time.Time:
+		if x.IsZero() {
+			return nil
+		}
+		return x.UnixMicro()
+	case *time.Time:
+		if x == nil {
+			return nil
+		}
+		return x.UnixMicro()
+	case []byte:
+		if x == nil {
+			return nil
+		}
+	case int:
+		return int64(x)
+	case bool:
+		if x {
+			return int64(1)
+		}
+		return int64(0)
+	}
+	return v
+}
+
+// columns is a row of values as it is read back.
+func columns(values []any) []driver.Value {
+	row := make([]driver.Value, len(values))
+	for i, v := range values {
+		row[i] = stored(v)
+	}
+	return row
 }
 
 // exec runs a statement and says how many rows it changed.
@@ -114,16 +143,6 @@ func list[T any](c *conn, read func(record.Row) (T, error), sql string, values .
 	args, err := c.bind(values)
 	if err != nil {
 		return nil, nil // so it is not stored
-	}
-	if c.due {
-		begin, err := c.prepare("BEGIN")
-		if err == nil {
-			_, err = begin.exec.ExecContext(context.Background(), nil)
-		}
-		if err != nil {
-			return nil, unavailable(err)
-		}
-		c.due = false
 	}
 	rows, err := s.query.QueryContext(context.Background(), args)
 	if err != nil {

@@ -27,10 +27,28 @@ const (
 	workColumns   = `id, environment_id, session_id, state, metadata, has_input, token_id, token_hash, created_at, not_before, prefer_worker,
 		prefer_until, delivered_at, delivered_to, acked_at, acked_by_key, started_at, heartbeat_at, last_heartbeat, prev_expected, beat_by_token,
 		ttl_seconds, lease_until, due_at, stop_requested_at, stopped_at, ended_by, superseded_by, streamed, tries, possibly_started`
+	workToken = 6 // the place of token_id
+
+	keyByID         = `SELECT ` + keyColumns + ` FROM keys WHERE id = ?`
+	environmentByID = `SELECT body FROM environments WHERE id = ?`
+	sessionByID     = `SELECT ` + sessionColumns + sessionTables + `WHERE s.id = ?`
+	workByID        = `SELECT ` + workColumns + ` FROM work WHERE id = ?`
+	liveWork        = `SELECT ` + workColumns + ` FROM work WHERE session_id = ? AND state <> 'stopped'`
+	lastWork        = `SELECT ` + workColumns + ` FROM work WHERE id = coalesce(
+		(SELECT id FROM work WHERE session_id = ? AND state <> 'stopped'), (SELECT max(id) FROM work WHERE session_id = ?))`
+)
+
+// Names of columns in the order of their rows, "" for those that never change.
+var (
+	sessionNames = []string{"", "", "status", "", "updated_at", "archived_at", "counts", "", "pos", "emit", "last_processed_at",
+		"turn", "turn_owner", "turn_fence", "turn_until", "turn_since", "stop_reason", "has_input", "last_input_at"}
+	workNames = []string{"", "", "", "state", "metadata", "has_input", "token_id", "token_hash", "", "not_before", "prefer_worker", "prefer_until",
+		"delivered_at", "delivered_to", "acked_at", "acked_by_key", "started_at", "heartbeat_at", "last_heartbeat", "prev_expected", "beat_by_token",
+		"ttl_seconds", "lease_until", "due_at", "stop_requested_at", "stopped_at", "ended_by", "superseded_by", "streamed", "tries", "possibly_started"}
 )
 
 func (r *reader) Key(publicID string) (plane.Key, error) {
-	return one(r.c, "key", record.Key, `SELECT `+keyColumns+` FROM keys WHERE id = ?`, publicID)
+	return one(r.c, "key", record.Key, keyByID, publicID)
 }
 
 func (r *reader) Keys(environment string) ([]plane.Key, error) {
@@ -38,7 +56,7 @@ func (r *reader) Keys(environment string) ([]plane.Key, error) {
 }
 
 func (r *reader) Environment(id string) (plane.Environment, error) {
-	return one(r.c, "environment", record.Environment, `SELECT body FROM environments WHERE id = ?`, id)
+	return one(r.c, "environment", record.Environment, environmentByID, id)
 }
 
 func (r *reader) EnvironmentNamed(name string) (plane.Environment, error) {
@@ -89,7 +107,7 @@ func (r *reader) AgentVersions(id string, w store.Window) ([]plane.AgentVersion,
 }
 
 func (r *reader) Session(id string) (plane.Session, error) {
-	return one(r.c, "session", record.Session, `SELECT `+sessionColumns+sessionTables+`WHERE s.id = ?`, id)
+	return one(r.c, "session", record.Session, sessionByID, id)
 }
 
 func (r *reader) Sessions(f store.SessionFilter, w store.Window) ([]plane.Session, error) {
@@ -217,7 +235,7 @@ func (r *reader) Send(session, key string) (plane.Send, error) {
 }
 
 func (r *reader) Work(id string) (plane.WorkItem, error) {
-	return one(r.c, "work item", record.Work, `SELECT `+workColumns+` FROM work WHERE id = ?`, id)
+	return one(r.c, "work item", record.Work, workByID, id)
 }
 
 func (r *reader) WorkByToken(publicID string) (plane.WorkItem, error) {
@@ -225,12 +243,11 @@ func (r *reader) WorkByToken(publicID string) (plane.WorkItem, error) {
 }
 
 func (r *reader) LiveWork(session string) (plane.WorkItem, error) {
-	return one(r.c, "work item", record.Work, `SELECT `+workColumns+` FROM work WHERE session_id = ? AND state <> 'stopped'`, session)
+	return one(r.c, "work item", record.Work, liveWork, session)
 }
 
 func (r *reader) LastWork(session string) (plane.WorkItem, error) {
-	return one(r.c, "work item", record.Work, `SELECT `+workColumns+` FROM work WHERE id = coalesce(
-		(SELECT id FROM work WHERE session_id = ? AND state <> 'stopped'), (SELECT max(id) FROM work WHERE session_id = ?))`, session, session)
+	return one(r.c, "work item", record.Work, lastWork, session, session)
 }
 
 func (r *reader) WorkItems(environment string, w store.Window) ([]plane.WorkItem, error) {

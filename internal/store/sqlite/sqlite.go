@@ -6,6 +6,7 @@ package sqlite
 
 import (
 	"context"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -42,7 +43,7 @@ type Store struct {
 
 	readers chan *conn
 	all     []*conn
-	works   *works
+	memory  *memories
 
 	walLimit int64         // of the writer's goroutine
 	patience time.Duration // likewise
@@ -65,7 +66,7 @@ func Open(ctx context.Context, path string, o store.Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
-	s := &Store{path: path, walLimit: walLimit, patience: patience, works: newWorks(), closed: make(chan struct{})}
+	s := &Store{path: path, walLimit: walLimit, patience: patience, memory: newMemories(), closed: make(chan struct{})}
 	n := o.Readers
 	if n <= 0 {
 		n = 4
@@ -128,6 +129,17 @@ func (s *Store) Update(ctx context.Context, fn func(store.Tx) error) error {
 }
 
 func (s *Store) View(ctx context.Context, fn func(store.Reader) error) error {
+	return s.reading(ctx, func(c *conn) error {
+		if _, err := c.exec("BEGIN"); err != nil {
+			return unavailable(err)
+		}
+		defer c.exec("ROLLBACK")
+		return fn(&reader{c})
+	})
+}
+
+// reading runs fn with a connection of its own.
+func (s *Store) reading(ctx context.Context, fn func(*conn) error) error {
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
@@ -135,16 +147,36 @@ func (s *Store) View(ctx context.Context, fn func(store.Reader) error) error {
 		return plane.Errorf(plane.Unavailable, "the store is closed")
 	case c := <-s.readers:
 		defer func() { s.readers <- c }()
-		began := s.works.began()
-		c.due = true // many read nothing, for what they want is remembered
-		defer func() {
-			if !c.due {
-				c.exec("ROLLBACK")
-			}
-			c.due = false
-		}()
-		return fn(&view{reader: reader{c}, works: s.works, began: began})
+		return fn(c)
 	}
+}
+
+func (s *Store) Key(ctx context.Context, publicID string) (plane.Key, error) {
+	return last(ctx, s, s.memory.keys.last(publicID), record.Key, func(r *reader) (plane.Key, error) { return r.Key(publicID) })
+}
+
+func (s *Store) Environment(ctx context.Context, id string) (plane.Environment, error) {
+	return last(ctx, s, s.memory.environments.last(id), record.Environment, func(r *reader) (plane.Environment, error) { return r.Environment(id) })
+}
+
+func (s *Store) Session(ctx context.Context, id string) (plane.Session, error) {
+	return last(ctx, s, s.memory.sessions.last(id), record.Session, func(r *reader) (plane.Session, error) { return r.Session(id) })
+}
+
+func (s *Store) WorkByToken(ctx context.Context, publicID string) (plane.WorkItem, error) {
+	return last(ctx, s, s.memory.byToken(publicID), record.Work, func(r *reader) (plane.WorkItem, error) { return r.WorkByToken(publicID) })
+}
+
+// last is a remembered row, or what read says in a statement of its own.
+func last[T any](ctx context.Context, s *Store, known []driver.Value, decode func(record.Row) (T, error), read func(*reader) (T, error)) (v T, err error) {
+	if known != nil {
+		return decode(&row{values: known})
+	}
+	err = s.reading(ctx, func(c *conn) (err error) {
+		v, err = read(&reader{c})
+		return err
+	})
+	return v, err
 }
 
 func (s *Store) Listen(hear func(store.Note)) (cancel func()) { return s.hub.Listen(hear) }

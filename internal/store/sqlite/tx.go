@@ -14,11 +14,10 @@ import (
 // tx is a fold.Attempt: the transaction on the writing connection.
 type tx struct {
 	reader
-	s        *Store
-	profiles map[string]string // of sessions read here, as they are stored
-	notes    []store.Note
-	writes   int
-	err      error
+	s      *Store
+	notes  []store.Note
+	writes int
+	err    error
 
 	marked struct{ writes, notes int }
 }
@@ -46,13 +45,17 @@ func (t *tx) Commit() ([]store.Note, error) {
 		t.Rollback()
 		return nil, err
 	}
-	t.s.works.committed()
+	t.s.memory.committed()
 	t.s.boundLog()
 	return t.notes, nil
 }
 
 func (t *tx) Rollback() {
-	t.s.works.rolledBack()
+	if t.writes > 0 {
+		t.s.memory.rolledBack()
+	} else {
+		t.s.memory.committed()
+	}
 	// SQLite has rolled back by itself after some failures; then this fails.
 	t.c.exec("ROLLBACK")
 }
@@ -100,7 +103,12 @@ func (t *tx) InsertKey(k plane.Key) error {
 }
 
 func (t *tx) UpdateKey(k plane.Key) error {
-	return t.update("key", `UPDATE keys SET name = ?, last_used_at = ?, revoked_at = coalesce(revoked_at, ?) WHERE id = ?`, k.Name, k.LastUsedAt, k.RevokedAt, k.ID)
+	if err := t.update("key", `UPDATE keys SET name = ?, last_used_at = ?, revoked_at = coalesce(revoked_at, ?) WHERE id = ?`, k.Name, k.LastUsedAt, k.RevokedAt, k.ID); err != nil {
+		return err
+	}
+	t.s.memory.keys.lose(k.ID)
+	_, err := t.Key(k.ID)
+	return err
 }
 
 func (t *tx) InsertEnvironment(e plane.Environment) error {
@@ -118,6 +126,7 @@ func (t *tx) UpdateEnvironment(e plane.Environment) error {
 	if err != nil {
 		return err
 	}
+	t.s.memory.environments.lose(e.ID)
 	err = t.update("environment", `UPDATE environments SET name = ?, archived_at = ?, body = ? WHERE id = ?`, append(values[1:], e.ID)...)
 	if unique(err) {
 		return plane.Wrap(plane.Conflict, err, "an environment with this name exists")
@@ -133,7 +142,10 @@ func (t *tx) DeleteEnvironment(id string) error {
 	if live > 0 {
 		return plane.Errorf(plane.Conflict, "the environment has %d sessions that are neither archived nor terminated", live)
 	}
-	t.s.works.wrote("")
+	for _, m := range t.s.memory.all() {
+		m.loseAll()
+	}
+	clear(t.s.memory.pending)
 	return t.update("environment", `DELETE FROM environments WHERE id = ?`, id)
 }
 
@@ -175,31 +187,15 @@ func (t *tx) InsertSession(s plane.Session) error {
 		last_input_at, agent_id, agent_version) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, values...); err != nil {
 		return err
 	}
-	t.remember(s.ID, profile)
-	return t.insert("a session with this id exists", `INSERT INTO session_profiles (session_id, profile) VALUES (?, ?)`, s.ID, profile)
+	if err := t.insert("a session with this id exists", `INSERT INTO session_profiles (session_id, profile) VALUES (?, ?)`, s.ID, profile); err != nil {
+		return err
+	}
+	t.s.memory.sessions.keep(s.ID, append(columns(values[:len(sessionNames)]), profile))
+	*t.s.memory.waiting(s.ID) = pending{noQueue: true, calls: true}
+	return nil
 }
 
-func (t *tx) LockSession(id string) (plane.Session, error) {
-	type stored struct {
-		s       plane.Session
-		profile string
-	}
-	v, err := one(t.c, "session", func(r record.Row) (v stored, err error) {
-		v.s, v.profile, err = record.SessionAndProfile(r)
-		return v, err
-	}, `SELECT `+sessionColumns+sessionTables+`WHERE s.id = ?`, id)
-	if err == nil {
-		t.remember(id, v.profile)
-	}
-	return v.s, err
-}
-
-func (t *tx) remember(session, profile string) {
-	if t.profiles == nil {
-		t.profiles = make(map[string]string)
-	}
-	t.profiles[session] = profile
-}
+func (t *tx) LockSession(id string) (plane.Session, error) { return t.Session(id) }
 
 func (t *tx) UpdateSession(s plane.Session) error {
 	v, err := record.SessionValues(&s)
@@ -210,21 +206,28 @@ func (t *tx) UpdateSession(s plane.Session) error {
 	if err != nil {
 		return err
 	}
-	if err := t.update("session", `UPDATE sessions SET status = ?, updated_at = ?, archived_at = ?, counts = ?, pos = ?, emit = ?,
-		last_processed_at = ?, turn = ?, turn_owner = ?, turn_fence = ?, turn_until = ?, turn_since = ?, stop_reason = ?, has_input = ?,
-		last_input_at = ? WHERE id = ?`,
-		v[2], v[4], v[5], v[6], v[8], v[9], v[10], v[11], v[12], v[13], v[14], v[15], v[16], v[17], v[18], s.ID); err != nil {
+	m := t.s.memory.sessions
+	old, err := t.row(m, "session", s.ID, sessionByID)
+	if err != nil {
 		return err
 	}
-	if was, known := t.profiles[s.ID]; known && was == profile {
-		return nil
+	now, err := t.rewrite("sessions", "session", s.ID, old, sessionNames, v)
+	if err != nil {
+		return err
 	}
-	t.remember(s.ID, profile)
-	return t.update("session", `UPDATE session_profiles SET profile = ? WHERE session_id = ?`, profile, s.ID)
+	if now[len(sessionNames)] != profile {
+		if err := t.update("session", `UPDATE session_profiles SET profile = ? WHERE session_id = ?`, profile, s.ID); err != nil {
+			return err
+		}
+		now = append(slices.Clone(now[:len(sessionNames)]), profile)
+	}
+	m.keep(s.ID, now)
+	return nil
 }
 
 func (t *tx) DeleteSession(id string) error {
-	delete(t.profiles, id)
+	t.s.memory.sessions.lose(id)
+	delete(t.s.memory.pending, id)
 	return t.update("session", `DELETE FROM sessions WHERE id = ?`, id)
 }
 
@@ -238,6 +241,9 @@ var insertEvents = func() (sql [8]string) {
 }()
 
 func (t *tx) InsertEvents(events ...plane.StoredEvent) error {
+	for _, e := range events {
+		t.placed(e)
+	}
 	for some := range slices.Chunk(events, len(insertEvents)) {
 		values := make([]any, 0, 7*len(some))
 		for _, e := range some {
@@ -250,7 +256,15 @@ func (t *tx) InsertEvents(events ...plane.StoredEvent) error {
 	return nil
 }
 
+// placed notes an event that is about to be written.
+func (t *tx) placed(e plane.StoredEvent) {
+	if e.Pos == 0 {
+		t.s.memory.waiting(e.SessionID).noQueue = false
+	}
+}
+
 func (t *tx) UpdateEvent(e plane.StoredEvent) error {
+	t.placed(e)
 	return t.update("event", `UPDATE events SET pos = ?, emit = ?, processed_at = ?, body = ? WHERE session_id = ? AND id = ?`,
 		e.Pos, e.Emit, e.ProcessedAt, string(e.Body), e.SessionID, e.ID)
 }
@@ -261,14 +275,19 @@ func (t *tx) InsertCalls(calls ...plane.Call) error {
 			record.CallValues(c)...); err != nil {
 			return err
 		}
+		t.s.memory.waiting(c.SessionID).asked(c)
 	}
 	return nil
 }
 
 func (t *tx) UpdateCall(c plane.Call) error {
 	v := record.CallValues(c)
-	return t.update("call", `UPDATE calls SET state = ?, answer_id = ?, answer_digest = ? WHERE session_id = ? AND id = ?`,
-		v[4], v[7], v[8], c.SessionID, c.ID)
+	if err := t.update("call", `UPDATE calls SET state = ?, answer_id = ?, answer_digest = ? WHERE session_id = ? AND id = ?`,
+		v[4], v[7], v[8], c.SessionID, c.ID); err != nil {
+		return err
+	}
+	t.s.memory.waiting(c.SessionID).settled(c)
+	return nil
 }
 
 func (t *tx) InsertReplay(p plane.Replay) error {
@@ -297,31 +316,37 @@ func (t *tx) InsertWork(w plane.WorkItem) error {
 	if err != nil {
 		return err
 	}
-	t.s.works.wrote(w.ID)
-	return t.insert("the session has a live work item", `INSERT INTO work (`+workColumns+`)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, values...)
+	if err := t.insert("the session has a live work item", `INSERT INTO work (`+workColumns+`)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, values...); err != nil {
+		return err
+	}
+	t.s.memory.keepWork(columns(values))
+	return nil
 }
 
+func (t *tx) LockWork(id string) (plane.WorkItem, error) { return t.Work(id) }
+
 func (t *tx) UpdateWork(w plane.WorkItem) error {
-	v, err := record.WorkValues(&w)
+	values, err := record.WorkValues(&w)
 	if err != nil {
 		return err
 	}
-	values := append(append(v[3:8:8], v[9:]...), w.ID)
-	t.s.works.wrote(w.ID)
-	err = t.update("work item", `UPDATE work SET state = ?, metadata = ?, has_input = ?, token_id = ?, token_hash = ?,
-		not_before = ?, prefer_worker = ?, prefer_until = ?, delivered_at = ?, delivered_to = ?, acked_at = ?, acked_by_key = ?, started_at = ?,
-		heartbeat_at = ?, last_heartbeat = ?, prev_expected = ?, beat_by_token = ?, ttl_seconds = ?, lease_until = ?, due_at = ?,
-		stop_requested_at = ?, stopped_at = ?, ended_by = ?, superseded_by = ?, streamed = ?, tries = ?, possibly_started = ?
-		WHERE id = ?`, values...)
+	old, err := t.row(t.s.memory.work, "work item", w.ID, workByID)
+	if err != nil {
+		return err
+	}
+	now, err := t.rewrite("work", "work item", w.ID, old, workNames, values)
 	if unique(err) {
 		return plane.Wrap(plane.Conflict, err, "the session has a live work item")
+	}
+	if err == nil {
+		t.s.memory.keepWork(now)
 	}
 	return err
 }
 
 func (t *tx) ClaimWork(c store.Claim) (plane.WorkItem, error) {
-	return one(t.c, "work item", record.Work, `SELECT `+workColumns+` FROM work
+	return t.keptWork(`SELECT `+workColumns+` FROM work
 		WHERE environment_id = ? AND state = 'queued' AND (not_before IS NULL OR not_before <= ?)
 			AND (delivered_at IS NULL OR delivered_at < ?)
 			AND (prefer_worker = '' OR prefer_worker = ? OR prefer_until IS NULL OR prefer_until <= ?)
@@ -334,7 +359,6 @@ func (t *tx) SawWorker(environment, worker string, at time.Time) error {
 }
 
 func (t *tx) PruneWork(stoppedBefore time.Time) error {
-	t.s.works.wrote("")
 	if _, err := t.exec(`DELETE FROM work WHERE state = 'stopped' AND stopped_at < ?`, stoppedBefore); err != nil {
 		return err
 	}

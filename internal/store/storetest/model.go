@@ -22,13 +22,14 @@ func testModel(t *testing.T, st store.Store) {
 	run := 0
 	rapid.Check(t, func(rt *rapid.T) {
 		run++
-		m := model{prefix: fmt.Sprintf("r%04d_", run), sessions: map[string]plane.Session{}, events: map[string][]plane.StoredEvent{}, work: map[string]plane.WorkItem{}}
+		m := model{prefix: fmt.Sprintf("r%04d_", run), sessions: map[string]plane.Session{}, events: map[string][]plane.StoredEvent{},
+			calls: map[string][]plane.Call{}, work: map[string]plane.WorkItem{}}
 		for range rapid.IntRange(1, 12).Draw(rt, "transactions") {
 			next := m.clone()
 			var steps []func(store.Tx) error
 			for range rapid.IntRange(1, 4).Draw(rt, "steps") {
 				if step := next.step(rt); step != nil {
-					steps = append(steps, step)
+					steps = append(steps, step, next.waits())
 				}
 			}
 			fails := rapid.IntRange(0, 3).Draw(rt, "fails") == 0
@@ -60,6 +61,7 @@ type model struct {
 	count    int
 	sessions map[string]plane.Session
 	events   map[string][]plane.StoredEvent
+	calls    map[string][]plane.Call
 	work     map[string]plane.WorkItem
 }
 
@@ -69,8 +71,84 @@ func (m model) clone() model {
 	for id, rows := range m.events {
 		events[id] = slices.Clone(rows)
 	}
-	m.events = events
+	m.events, m.calls = events, maps.Clone(m.calls)
+	for id, rows := range m.calls {
+		m.calls[id] = slices.Clone(rows)
+	}
 	return m
+}
+
+// waits compares what waits in each session, as the transaction sees it, with
+// the model as it is now.
+func (m *model) waits() func(store.Tx) error {
+	now := m.clone()
+	return func(tx store.Tx) error {
+		for id := range now.sessions {
+			var queued []string
+			for _, e := range now.events[id] {
+				if e.Pos == 0 {
+					queued = append(queued, e.ID)
+				}
+			}
+			rows, err := tx.Events(id, store.EventQuery{Queued: true})
+			if err != nil {
+				return err
+			}
+			var got []string
+			for _, e := range rows {
+				got = append(got, e.ID)
+			}
+			if d := gocmp.Diff(queued, got); d != "" {
+				return fmt.Errorf("queued events of %s (-want +got):\n%s", id, d)
+			}
+			all, err := tx.Events(id, store.EventQuery{})
+			if err != nil {
+				return err
+			}
+			if len(all) != len(now.events[id]) {
+				return fmt.Errorf("%s has %d events, not %d", id, len(all), len(now.events[id]))
+			}
+			open, err := tx.OpenCalls(id)
+			if err != nil {
+				return err
+			}
+			if d := gocmp.Diff(now.open(id), open); d != "" {
+				return fmt.Errorf("open calls of %s (-want +got):\n%s", id, d)
+			}
+			for _, c := range now.calls[id] {
+				if got, err := tx.Call(id, c.ID); err != nil || got != c {
+					return fmt.Errorf("call %+v, not %+v: %w", got, c, err)
+				}
+			}
+			live, err := tx.LiveWork(id)
+			if err != nil && plane.KindOf(err) != plane.NotFound {
+				return err
+			}
+			if d := gocmp.Diff(now.live(id), live); d != "" {
+				return fmt.Errorf("live item of %s (-want +got):\n%s", id, d)
+			}
+		}
+		return nil
+	}
+}
+
+func (m *model) open(session string) (open []plane.Call) {
+	for _, c := range m.calls[session] {
+		if c.Open() {
+			open = append(open, c)
+		}
+	}
+	return open
+}
+
+// live is a session's item that is not stopped.
+func (m *model) live(session string) plane.WorkItem {
+	for _, w := range m.work {
+		if w.SessionID == session && w.State != api.WorkStopped {
+			return w
+		}
+	}
+	return plane.WorkItem{}
 }
 
 func (m *model) id(kind string) string {
@@ -85,7 +163,7 @@ func (m *model) step(rt *rapid.T) func(store.Tx) error {
 		session = rapid.SampledFrom(slices.Sorted(maps.Keys(m.sessions))).Draw(rt, "session")
 	}
 	s := m.sessions[session]
-	kind := rapid.SampledFrom([]string{"create", "append", "queue", "process", "title", "delete", "offer", "stop"}).Draw(rt, "kind")
+	kind := rapid.SampledFrom([]string{"create", "append", "queue", "process", "title", "delete", "call", "settle", "offer", "hand", "stop"}).Draw(rt, "kind")
 	if session == "" {
 		kind = "create"
 	}
@@ -158,20 +236,36 @@ func (m *model) step(rt *rapid.T) func(store.Tx) error {
 	case "delete":
 		delete(m.sessions, session)
 		delete(m.events, session)
+		delete(m.calls, session)
 		return func(tx store.Tx) error { return tx.DeleteSession(session) }
-	}
-	live := ""
-	for id, w := range m.work {
-		if w.SessionID == session && w.State != api.WorkStopped {
-			live = id
+	case "call":
+		state := rapid.SampledFrom([]plane.CallState{plane.CallAsked, plane.CallOpen, plane.CallDenied}).Draw(rt, "state")
+		c := plane.Call{SessionID: session, ID: m.id("sevt"), Kind: plane.CallTool, Name: "bash", State: state, Pos: int64(m.count)}
+		m.calls[session] = append(m.calls[session], c)
+		return func(tx store.Tx) error { return tx.InsertCalls(c) }
+	case "settle":
+		if len(m.calls[session]) == 0 {
+			return nil
 		}
+		c := &m.calls[session][rapid.IntRange(0, len(m.calls[session])-1).Draw(rt, "call")]
+		c.State = rapid.SampledFrom([]plane.CallState{plane.CallAsked, plane.CallOpen, plane.CallAnswered, plane.CallVoid}).Draw(rt, "state")
+		c.AnswerID, c.AnswerDigest = m.id("sevt"), [32]byte{byte(m.count)}
+		settled := *c
+		return func(tx store.Tx) error { return tx.UpdateCall(settled) }
 	}
+	live := m.live(session).ID
 	switch {
 	case kind == "offer" && live == "":
 		w := item(m.id("work"), session, m.count)
 		w.HasInput = rapid.Bool().Draw(rt, "input")
 		m.work[w.ID] = w
 		return func(tx store.Tx) error { return tx.InsertWork(w) }
+	case kind == "hand" && live != "":
+		w := m.work[live]
+		w.TokenID, w.TokenHash, w.DeliveredAt = m.prefix+fmt.Sprint(m.count), [32]byte{1}, ptr(at(m.count))
+		m.count++
+		m.work[live] = w
+		return func(tx store.Tx) error { return tx.UpdateWork(w) }
 	case kind == "stop" && live != "":
 		w := m.work[live]
 		w.State, w.StoppedAt = api.WorkStopped, ptr(at(m.count))
@@ -191,6 +285,23 @@ func (m *model) check(rt *rapid.T, st store.Store) {
 		if d := gocmp.Diff(want, got); d != "" {
 			rt.Fatalf("%s (-want +got):\n%s", what, d)
 		}
+	}
+	for id, s := range m.sessions {
+		got, err := st.Session(rt.Context(), id)
+		if err != nil {
+			rt.Fatal(err)
+		}
+		differ("session "+id, got, s)
+	}
+	for _, w := range m.work {
+		if w.TokenID == "" {
+			continue
+		}
+		got, err := st.WorkByToken(rt.Context(), w.TokenID)
+		if err != nil {
+			rt.Fatal(err)
+		}
+		differ("item of a token", got, w)
 	}
 	err := st.View(rt.Context(), func(r store.Reader) error {
 		var want []plane.Session
