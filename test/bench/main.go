@@ -2,7 +2,8 @@
 // figure beside its bar and exits 1 when one is missed. Comparisons run the
 // official Go SDK worker on the same server in the same run, alternating.
 //
-//	go run ./test/bench [-only WORD] [-markdown FILE]
+//	go run ./test/bench [-only PATTERN] [-markdown FILE]
+//	go run ./test/bench -list
 //
 // It needs bin/berth (make build), root for the namespaces driver, and about
 // six minutes.
@@ -14,6 +15,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"regexp"
 	"runtime"
 	"strings"
 	"syscall"
@@ -53,6 +55,7 @@ var rows = []row{
 	{"sandbox kill", sandboxKill},
 	{"sandbox idle", sandboxIdle},
 	{"sandbox true", sandboxTrue},
+	{"sandbox flood", sandboxFlood},
 	{"egress", egressLatency},
 	{"staging", staging},
 	{"collecting", collecting},
@@ -74,22 +77,50 @@ func main() {
 	if len(os.Args) > 2 && os.Args[1] == "egress-client" {
 		os.Exit(egressClient(os.Args[2]))
 	}
-	only := flag.String("only", "", "rows whose name contains this word")
+	only := flag.String("only", "", "rows whose name matches this regular expression, such as a word")
+	list := flag.Bool("list", false, "print the rows' names and measure nothing")
 	markdown := flag.String("markdown", "", "write the table to this file too")
 	flag.Parse()
+	if *list {
+		for _, r := range rows {
+			fmt.Println(r.name)
+		}
+		return
+	}
+	chosen, err := choose(rows, *only)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(2)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	os.Exit(measure(ctx, *only, *markdown))
+	os.Exit(measure(ctx, chosen, *markdown))
 }
 
-func measure(ctx context.Context, only, markdown string) int {
+// choose gives the rows whose names match a pattern, at least one.
+func choose(rows []row, pattern string) (chosen []row, err error) {
+	re, err := regexp.Compile(pattern)
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range rows {
+		if re.MatchString(r.name) {
+			chosen = append(chosen, r)
+		}
+	}
+	if chosen == nil {
+		return nil, fmt.Errorf("-only %q matches no row; -list names them", pattern)
+	}
+	return chosen, nil
+}
+
+// measure prints each figure beside its bar and gives the exit code: 1 when one
+// is missed.
+func measure(ctx context.Context, rows []row, markdown string) int {
 	fmt.Println(machine())
 	var all []figure
 	missed := false
 	for _, r := range rows {
-		if !strings.Contains(r.name, only) {
-			continue
-		}
 		figures, err := r.run(ctx)
 		if err != nil {
 			figures = append(figures, figure{measure: r.name, got: "failed: " + err.Error()})

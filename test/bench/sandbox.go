@@ -361,3 +361,32 @@ func bareShell(ctx context.Context) (bare func() (time.Duration, error), stop fu
 	}
 	return bare, func() { in.Close(); _ = cmd.Wait() }, nil
 }
+
+// sandboxFlood: 200 MB of output through the shell of a running sandbox.
+func sandboxFlood(ctx context.Context) ([]figure, error) {
+	b, err := newBoxes()
+	if err != nil {
+		return nil, err
+	}
+	defer b.close()
+	sb, err := b.start(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer sb.Stop(context.WithoutCancel(ctx))
+	const size, bar = 200_000_000, 100
+	var took []time.Duration
+	for range 5 {
+		began := time.Now()
+		r, err := sb.Bash(ctx, toolset.Command{Text: "yes 0123456789 | head -c " + strconv.Itoa(size)})
+		took = append(took, time.Since(began))
+		if got := int64(len(r.Head)+len(r.Tail)) + r.Dropped; err == nil && got != size {
+			err = fmt.Errorf("%d of %d bytes are accounted for", got, size)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	rate := size / 1e6 / quantile(took, .5).Seconds()
+	return []figure{{"namespaces: 200 MB of output from one command, p50", fmt.Sprintf("%.0f MB/s", rate), fmt.Sprintf("≥ %d MB/s", bar), rate >= bar}}, nil
+}

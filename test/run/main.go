@@ -12,6 +12,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"strings"
@@ -55,7 +56,7 @@ func run(args []string, strict bool) int {
 		fmt.Fprintln(os.Stderr, "run:", err)
 		return 2
 	}
-	r := newReport()
+	r := newReport(os.Stdout)
 	in := bufio.NewScanner(out)
 	in.Buffer(make([]byte, 1<<20), 64<<20)
 	for in.Scan() {
@@ -71,17 +72,20 @@ func run(args []string, strict bool) int {
 }
 
 type report struct {
+	to             io.Writer
 	output         map[string]*strings.Builder
 	passed, failed int
 	skips          []skipped
 }
 
-func newReport() *report { return &report{output: map[string]*strings.Builder{}} }
+func newReport(to io.Writer) *report {
+	return &report{to: to, output: map[string]*strings.Builder{}}
+}
 
 func (r *report) read(raw []byte) {
 	var l line
 	if json.Unmarshal(raw, &l) != nil {
-		fmt.Println(string(raw))
+		fmt.Fprintln(r.to, string(raw))
 		return
 	}
 	key := l.Package + " " + l.Test
@@ -94,12 +98,12 @@ func (r *report) read(raw []byte) {
 	case "output", "build-output":
 		out.WriteString(l.Output)
 		if l.Action == "build-output" {
-			fmt.Print(l.Output)
+			fmt.Fprint(r.to, l.Output)
 		}
 		return
 	case "pass":
 		if l.Test == "" {
-			fmt.Printf("ok    %-60s %6.1fs\n", l.Package, l.Elapsed)
+			fmt.Fprintf(r.to, "ok    %-60s %6.1fs\n", l.Package, l.Elapsed)
 		} else {
 			r.passed++
 		}
@@ -109,11 +113,11 @@ func (r *report) read(raw []byte) {
 		}
 	case "fail":
 		if l.Test == "" {
-			fmt.Printf("FAIL  %-60s %6.1fs\n%s", l.Package, l.Elapsed, out)
+			fmt.Fprintf(r.to, "FAIL  %-60s %6.1fs\n%s", l.Package, l.Elapsed, out)
 			r.unfinished(l.Package)
 		} else {
 			r.failed++
-			fmt.Printf("--- FAIL: %s\n%s", key, out)
+			fmt.Fprintf(r.to, "--- FAIL: %s\n%s", key, out)
 		}
 	default:
 		return
@@ -126,7 +130,7 @@ func (r *report) read(raw []byte) {
 func (r *report) unfinished(pkg string) {
 	for key, out := range r.output {
 		if test, ok := strings.CutPrefix(key, pkg+" "); ok && test != "" {
-			fmt.Printf("--- NEVER ENDED: %s\n%s", key, out)
+			fmt.Fprintf(r.to, "--- NEVER ENDED: %s\n%s", key, out)
 			delete(r.output, key)
 		}
 	}
@@ -148,20 +152,20 @@ func reason(output string) string {
 func (r *report) close(failed, strict bool) int {
 	bad := 0
 	if len(r.skips) > 0 {
-		fmt.Println("\nleft out:")
+		fmt.Fprintln(r.to, "\nleft out:")
 	}
 	for _, s := range r.skips {
-		fmt.Printf("  %s: %s\n", s.name, s.reason)
+		fmt.Fprintf(r.to, "  %s: %s\n", s.name, s.reason)
 		if !strings.HasPrefix(s.reason, "by design:") {
 			bad++
 		}
 	}
-	fmt.Printf("\n%d passed, %d failed, %d skipped\n", r.passed, r.failed, len(r.skips))
+	fmt.Fprintf(r.to, "\n%d passed, %d failed, %d skipped\n", r.passed, r.failed, len(r.skips))
 	if failed || r.failed > 0 {
 		return 1
 	}
 	if strict && bad > 0 {
-		fmt.Println("CI=true: a test that is left out is a failure")
+		fmt.Fprintln(r.to, "CI=true: a test that is left out is a failure")
 		return 1
 	}
 	return 0
