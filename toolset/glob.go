@@ -40,24 +40,23 @@ func (s *Set) glob(ctx context.Context, id string, input json.RawMessage) outcom
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
 	var found newest
-	dirs := map[string]states{}
+	wait := waiting{}
 	var dir string
 	var at states
 	err = s.walkTimes(ctx, cmp.Or(in.Path, "."), func(p string, e Entry) (bool, error) {
 		cut := strings.LastIndexByte(p, '/')
 		if at == nil || p[:cut] != dir {
 			dir = p[:cut]
-			if at = dirs[dir]; at == nil { // the first of root's own entries
+			if at = wait.enter(dir); at == nil { // the first of root's own entries
 				at = pattern.start()
 			}
-			delete(dirs, dir) // its entries come in one run
 		}
 		matched, below := pattern.step(at, p[cut+1:], e.IsDir())
 		if e.IsDir() {
 			if below.empty() {
 				return matched, fs.SkipDir
 			}
-			dirs[p] = below
+			wait.add(e.Name(), below)
 		}
 		return matched, nil
 	}, found.add)
@@ -76,6 +75,36 @@ func (s *Set) glob(ctx context.Context, id string, input json.RawMessage) outcom
 		text += fmt.Sprintf("\n[the newest %d of %d matches; %d are not shown: narrow the pattern or the path]", maxGlobResults, found.count, found.count-maxGlobResults)
 	}
 	return ok(text + notes)
+}
+
+// waiting is how far the pattern has come in the directories that are still to
+// be walked, by their depth and names: their paths may be long, each of them.
+// A directory's entries come in one run, and all below it before its next
+// neighbour's.
+type waiting struct {
+	depth int
+	at    map[int]map[string]states
+}
+
+// enter begins the run of a directory's entries.
+func (w *waiting) enter(dir string) states {
+	w.depth = strings.Count(dir, "/")
+	own := w.at[w.depth][dir[strings.LastIndexByte(dir, '/')+1:]]
+	delete(w.at, w.depth+1)
+	return own
+}
+
+// add notes a directory of the run.
+func (w *waiting) add(name string, at states) {
+	below := w.at[w.depth+1]
+	if below == nil {
+		below = map[string]states{}
+		if w.at == nil {
+			w.at = map[int]map[string]states{}
+		}
+		w.at[w.depth+1] = below
+	}
+	below[name] = at
 }
 
 // newest keeps the newest matches.

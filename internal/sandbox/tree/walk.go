@@ -72,14 +72,15 @@ func (w *walker) visit(rel string, l listing) error {
 			return err
 		}
 		if d.mode.IsDir() {
-			dirs = append(dirs, p[1:])
+			dirs = append(dirs, d.name)
 		}
 	}
 	// No directory stays open while those below it are walked, so that depth
 	// costs no descriptors.
 	l.close()
 	l = nil
-	for _, p := range dirs {
+	for _, name := range dirs { // not their paths, each of which may be long
+		p := rel + "/" + name
 		if len(p) > maxPath {
 			w.left.Add("/"+p, syscall.ENAMETOOLONG)
 			continue
