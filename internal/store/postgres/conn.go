@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -70,12 +71,25 @@ func (c *conn) prepare(sql string) (*pgconn.StatementDescription, error) {
 	if ok {
 		return st, nil
 	}
-	st, err := c.pg.Prepare(context.Background(), "b"+strconv.Itoa(len(c.stmts)), sql, nil)
+	st, err := c.pg.Prepare(context.Background(), "b"+strconv.Itoa(len(c.stmts)), numbered(sql), nil)
 	if err != nil {
 		return nil, fmt.Errorf("prepare %q: %w", sql, err)
 	}
 	c.stmts[sql] = st
 	return st, nil
+}
+
+// numbered gives each ? its number.
+func numbered(sql string) string {
+	parts := strings.Split(sql, `?`)
+	var b strings.Builder
+	for i, part := range parts {
+		if i > 0 {
+			b.WriteString(`$` + strconv.Itoa(i))
+		}
+		b.WriteString(part)
+	}
+	return b.String()
 }
 
 func (c *conn) call(sql string, values []any) (call, error) {
@@ -182,17 +196,24 @@ func (c *conn) send(calls []call, read func(*pgconn.ResultReader) error) error {
 	return failure
 }
 
-// list reads every row of an answer.
-func list[T any](rr *pgconn.ResultReader, read func(record.Row) (T, error)) (out []T, err error) {
-	for rr.NextRow() {
-		r := row{fields: rr.FieldDescriptions(), values: rr.Values()}
-		v, err := read(&r)
-		if err != nil {
-			return nil, err
+var dialect = record.Dialect{Latest: `latest`, Among: `= ANY (ARRAY(SELECT json_array_elements_text(?::json)))`}
+
+// reader reads by what ask sends.
+func reader(ask func(sql string, values []any, read func(*pgconn.ResultReader) error) error) record.Reader {
+	return record.Reader{Dialect: dialect, Ask: func(sql string, values []any, each func(record.Row) error) error {
+		err := ask(sql, values, func(rr *pgconn.ResultReader) error {
+			for rr.NextRow() {
+				if err := each(&row{fields: rr.FieldDescriptions(), values: rr.Values()}); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if errors.Is(err, errNotStorable) {
+			return nil
 		}
-		out = append(out, v)
-	}
-	return out, nil
+		return err
+	}}
 }
 
 // row is a record.Row over the binary form of a row.

@@ -20,6 +20,7 @@ import (
 	"github.com/berthdev/berth/internal/plane"
 	"github.com/berthdev/berth/internal/store"
 	"github.com/berthdev/berth/internal/store/fold"
+	"github.com/berthdev/berth/internal/store/record"
 )
 
 const (
@@ -137,10 +138,10 @@ func (s *Store) Update(ctx context.Context, fn func(store.Tx) error) error {
 }
 
 func (s *Store) View(ctx context.Context, fn func(store.Reader) error) error {
-	return s.reading(ctx, &view{s: s, begin: true}, func(r *reader) error { return fn(r) })
+	return s.reading(ctx, &view{s: s, begin: true}, func(r *record.Reader) error { return fn(r) })
 }
 
-func (s *Store) reading(ctx context.Context, v *view, fn func(*reader) error) error {
+func (s *Store) reading(ctx context.Context, v *view, fn func(*record.Reader) error) error {
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
@@ -149,30 +150,31 @@ func (s *Store) reading(ctx context.Context, v *view, fn func(*reader) error) er
 	case v.c = <-s.readers:
 	}
 	defer func() { s.readers <- v.end() }()
-	return fn(&reader{ask: func(sql string, values []any, read func(*pgconn.ResultReader) error) error {
+	r := reader(func(sql string, values []any, read func(*pgconn.ResultReader) error) error {
 		return v.ask(ctx, sql, values, read)
-	}})
+	})
+	return fn(&r)
 }
 
 func (s *Store) Key(ctx context.Context, publicID string) (plane.Key, error) {
-	return last(ctx, s, func(r *reader) (plane.Key, error) { return r.Key(publicID) })
+	return last(ctx, s, func(r *record.Reader) (plane.Key, error) { return r.Key(publicID) })
 }
 
 func (s *Store) Environment(ctx context.Context, id string) (plane.Environment, error) {
-	return last(ctx, s, func(r *reader) (plane.Environment, error) { return r.Environment(id) })
+	return last(ctx, s, func(r *record.Reader) (plane.Environment, error) { return r.Environment(id) })
 }
 
 func (s *Store) Session(ctx context.Context, id string) (plane.Session, error) {
-	return last(ctx, s, func(r *reader) (plane.Session, error) { return r.Session(id) })
+	return last(ctx, s, func(r *record.Reader) (plane.Session, error) { return r.Session(id) })
 }
 
 func (s *Store) WorkByToken(ctx context.Context, publicID string) (plane.WorkItem, error) {
-	return last(ctx, s, func(r *reader) (plane.WorkItem, error) { return r.WorkByToken(publicID) })
+	return last(ctx, s, func(r *record.Reader) (plane.WorkItem, error) { return r.WorkByToken(publicID) })
 }
 
 // last reads one record in a statement of its own.
-func last[T any](ctx context.Context, s *Store, read func(*reader) (T, error)) (v T, err error) {
-	err = s.reading(ctx, &view{s: s}, func(r *reader) (err error) {
+func last[T any](ctx context.Context, s *Store, read func(*record.Reader) (T, error)) (v T, err error) {
+	err = s.reading(ctx, &view{s: s}, func(r *record.Reader) (err error) {
 		v, err = read(r)
 		return err
 	})

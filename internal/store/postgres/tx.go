@@ -20,7 +20,7 @@ import (
 // question, or with the commit: a transition costs as many round trips as it
 // asks questions.
 type tx struct {
-	reader
+	record.Reader
 	c        *conn
 	self     string // of notes
 	begun    bool
@@ -47,7 +47,7 @@ type sight struct {
 
 func newTx(c *conn, self string, hold *fold.Hold, alone bool) *tx {
 	t := &tx{c: c, self: self, hold: hold, alone: alone}
-	t.reader.ask = t.ask
+	t.Reader = reader(t.ask)
 	return t
 }
 
@@ -76,9 +76,9 @@ func (t *tx) Close() { t.hold.End() }
 // wait: a row that another process has is Busy.
 func lock[T any](t *tx, what string, read func(record.Row) (T, error), sql string, id string) (v T, err error) {
 	if t.alone || !t.begun && len(t.waiting) == 0 {
-		return one(&t.reader, what, read, sql+` FOR NO KEY UPDATE`, id)
+		return record.One(t.Ask, what, read, sql+` FOR NO KEY UPDATE`, id)
 	}
-	v, err = one(&t.reader, what, read, sql+` FOR NO KEY UPDATE SKIP LOCKED`, id)
+	v, err = record.One(t.Ask, what, read, sql+` FOR NO KEY UPDATE SKIP LOCKED`, id)
 	if plane.KindOf(err) == plane.NotFound {
 		// Or there is none; alone it will be seen.
 		t.blocked = fold.Busy
@@ -320,7 +320,7 @@ func (t *tx) DeleteEnvironment(id string) error {
 		t.blocked = fold.Busy
 		return errElsewhere
 	}
-	if _, err := one(&t.reader, "environment", record.ID, `SELECT id FROM environments WHERE id = $1 FOR UPDATE`, id); err != nil {
+	if _, err := record.One(t.Ask, "environment", record.ID, `SELECT id FROM environments WHERE id = $1 FOR UPDATE`, id); err != nil {
 		return err
 	}
 	live, err := t.LiveSessions(id)
@@ -404,7 +404,7 @@ func (t *tx) LockSession(id string) (plane.Session, error) {
 	v, err := lock(t, "session", func(r record.Row) (v stored, err error) {
 		v.s, v.profile, err = record.SessionAndProfile(r)
 		return v, err
-	}, `SELECT `+sessionColumns+sessionTables+`WHERE s.id = $1`, id)
+	}, `SELECT `+record.SessionColumns+record.SessionTables+`WHERE s.id = $1`, id)
 	if err == nil {
 		t.remember(id, v.profile)
 	}
@@ -453,7 +453,7 @@ func (t *tx) DeleteSession(id string) error {
 
 func (t *tx) InsertEvents(events ...plane.StoredEvent) error {
 	for _, e := range events {
-		if err := t.insert("an event with this id exists", `INSERT INTO events (`+eventColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7)`,
+		if err := t.insert("an event with this id exists", `INSERT INTO events (`+record.EventColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7)`,
 			record.EventValues(e)...); err != nil {
 			return err
 		}
@@ -468,7 +468,7 @@ func (t *tx) UpdateEvent(e plane.StoredEvent) error {
 
 func (t *tx) InsertCalls(calls ...plane.Call) error {
 	for _, c := range calls {
-		if err := t.insert("a call with this id exists", `INSERT INTO calls (`+callColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
+		if err := t.insert("a call with this id exists", `INSERT INTO calls (`+record.CallColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
 			record.CallValues(c)...); err != nil {
 			return err
 		}
@@ -487,7 +487,7 @@ func (t *tx) InsertReplay(p plane.Replay) error {
 	if err != nil {
 		return err
 	}
-	return t.insert("a replay at this place exists", `INSERT INTO replays (`+replayColumns+`) VALUES ($1, $2, $3, $4, $5, $6)`, values...)
+	return t.insert("a replay at this place exists", `INSERT INTO replays (`+record.ReplayColumns+`) VALUES ($1, $2, $3, $4, $5, $6)`, values...)
 }
 
 func (t *tx) InsertSend(s plane.Send) error {
@@ -495,7 +495,7 @@ func (t *tx) InsertSend(s plane.Send) error {
 	if err != nil {
 		return err
 	}
-	return t.insert("a send with this key exists", `INSERT INTO sends (`+sendColumns+`) VALUES ($1, $2, $3, $4, $5)`, values...)
+	return t.insert("a send with this key exists", `INSERT INTO sends (`+record.SendColumns+`) VALUES ($1, $2, $3, $4, $5)`, values...)
 }
 
 func (t *tx) PruneSends(session string, before time.Time) error {
@@ -507,7 +507,7 @@ func (t *tx) InsertWork(w plane.WorkItem) error {
 	if err != nil {
 		return err
 	}
-	return t.insert("the session has a live work item", `INSERT INTO work (`+workColumns+`)
+	return t.insert("the session has a live work item", `INSERT INTO work (`+record.WorkColumns+`)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31)`, values...)
 }
 
@@ -515,7 +515,7 @@ func (t *tx) LockWork(id string) (plane.WorkItem, error) {
 	if err := t.take("work ", id); err != nil {
 		return plane.WorkItem{}, err
 	}
-	return lock(t, "work item", record.Work, `SELECT `+workColumns+` FROM work WHERE id = $1`, id)
+	return lock(t, "work item", record.Work, `SELECT `+record.WorkColumns+` FROM work WHERE id = $1`, id)
 }
 
 func (t *tx) UpdateWork(w plane.WorkItem) error {
@@ -535,7 +535,7 @@ func (t *tx) UpdateWork(w plane.WorkItem) error {
 }
 
 func (t *tx) ClaimWork(c store.Claim) (plane.WorkItem, error) {
-	w, err := one(&t.reader, "work item", record.Work, `SELECT `+workColumns+` FROM work
+	w, err := record.One(t.Ask, "work item", record.Work, `SELECT `+record.WorkColumns+` FROM work
 		WHERE environment_id = $1 AND state = 'queued' AND (not_before IS NULL OR not_before <= $2)
 			AND (delivered_at IS NULL OR delivered_at < $3)
 			AND (prefer_worker = '' OR prefer_worker = $4 OR prefer_until IS NULL OR prefer_until <= $5)
@@ -579,7 +579,7 @@ func (t *tx) WorkStats(environment string, now time.Time) (store.WorkStats, erro
 	if err := t.writeSights(); err != nil {
 		return store.WorkStats{}, err
 	}
-	return t.reader.WorkStats(environment, now)
+	return t.Reader.WorkStats(environment, now)
 }
 
 func (t *tx) PruneWork(stoppedBefore time.Time) error {

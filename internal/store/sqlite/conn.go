@@ -134,19 +134,19 @@ func (c *conn) exec(sql string, values ...any) (int64, error) {
 	return res.RowsAffected()
 }
 
-// list reads every row of a query.
-func list[T any](c *conn, read func(record.Row) (T, error), sql string, values ...any) (out []T, err error) {
+// ask is a record.Ask.
+func (c *conn) ask(sql string, values []any, each func(record.Row) error) (err error) {
 	s, err := c.prepare(sql)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	args, err := c.bind(values)
 	if err != nil {
-		return nil, nil // so it is not stored
+		return nil // so it is not stored
 	}
 	rows, err := s.query.QueryContext(context.Background(), args)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer func() {
 		if e := rows.Close(); err == nil {
@@ -156,30 +156,21 @@ func list[T any](c *conn, read func(record.Row) (T, error), sql string, values .
 	r := row{values: make([]driver.Value, len(rows.Columns()))}
 	for {
 		if err := rows.Next(r.values); err == io.EOF {
-			return out, nil
+			return nil
 		} else if err != nil {
-			return nil, err
+			return err
 		}
 		r.next = 0
-		v, err := read(&r)
-		if err != nil {
-			return nil, err
+		if err := each(&r); err != nil {
+			return err
 		}
-		out = append(out, v)
 	}
 }
 
-// one reads the one row that a query gives; NotFound when it gives none.
-func one[T any](c *conn, what string, read func(record.Row) (T, error), sql string, values ...any) (v T, err error) {
-	all, err := list(c, read, sql, values...)
-	if err != nil {
-		return v, err
-	}
-	if len(all) == 0 {
-		return v, plane.Errorf(plane.NotFound, "%s not found", what)
-	}
-	return all[0], nil
-}
+var dialect = record.Dialect{Latest: `latest = 1`, Among: `IN (SELECT value FROM json_each(?))`}
+
+// reader reads in the transaction that the connection is in, if any.
+func (c *conn) reader() record.Reader { return record.Reader{Dialect: dialect, Ask: c.ask} }
 
 // row is a record.Row over the driver's values.
 type row struct {

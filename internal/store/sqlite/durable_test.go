@@ -28,7 +28,7 @@ func TestConnectionsAreDurable(t *testing.T) {
 	s := open(t)
 	for _, c := range s.all {
 		for pragma, want := range map[string]string{"synchronous": "2", "journal_mode": "wal", "foreign_keys": "1", "busy_timeout": "5000"} {
-			got, err := one(c, pragma, func(r record.Row) (string, error) {
+			got, err := record.One(c.ask, pragma, func(r record.Row) (string, error) {
 				return fmt.Sprint(r.(*row).value()), nil
 			}, "PRAGMA "+pragma)
 			if err != nil || got != want {

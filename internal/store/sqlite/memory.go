@@ -20,6 +20,18 @@ const (
 	maxBytes = 8 << 20
 )
 
+// Names of columns in the order of their rows, "" for those that never change.
+var (
+	sessionNames = []string{"", "", "status", "", "updated_at", "archived_at", "counts", "", "pos", "emit", "last_processed_at",
+		"turn", "turn_owner", "turn_fence", "turn_until", "turn_since", "stop_reason", "has_input", "last_input_at"}
+	workNames = []string{"", "", "", "state", "metadata", "has_input", "token_id", "token_hash", "", "not_before", "prefer_worker", "prefer_until",
+		"delivered_at", "delivered_to", "acked_at", "acked_by_key", "started_at", "heartbeat_at", "last_heartbeat", "prev_expected", "beat_by_token",
+		"ttl_seconds", "lease_until", "due_at", "stop_requested_at", "stopped_at", "ended_by", "superseded_by", "streamed", "tries", "possibly_started"}
+)
+
+// tokenPlace is that of a work item's token.
+const tokenPlace = 6
+
 // shelf holds rows by their id. A full one puts any others out.
 type shelf struct {
 	rows  map[string][]driver.Value
@@ -202,7 +214,7 @@ func (m *memories) keepWork(columns []driver.Value) {
 		clear(m.live)
 	}
 	m.live[session] = id
-	r.next = workToken
+	r.next = tokenPlace
 	token := r.Text()
 	if token == "" {
 		return
@@ -222,7 +234,7 @@ func (m *memories) byToken(token string) []driver.Value {
 	id := m.tokens[token]
 	m.tokensMu.RUnlock()
 	known := m.work.last(id)
-	if known == nil || known[workToken] != token {
+	if known == nil || known[tokenPlace] != token {
 		return nil
 	}
 	return known
@@ -233,7 +245,7 @@ func (t *tx) row(m *memory, what, id, sql string) ([]driver.Value, error) {
 	if known := m.rows[id]; known != nil {
 		return known, nil
 	}
-	read, err := one(t.c, what, values, sql, id)
+	read, err := record.One(t.Ask, what, values, sql, id)
 	if err == nil {
 		m.keep(id, read)
 	}
@@ -279,7 +291,7 @@ func same(a, b driver.Value) bool {
 }
 
 func (t *tx) Key(publicID string) (plane.Key, error) {
-	r, err := t.row(t.s.memory.keys, "key", publicID, keyByID)
+	r, err := t.row(t.s.memory.keys, "key", publicID, record.KeyByID)
 	if err != nil {
 		return plane.Key{}, err
 	}
@@ -287,7 +299,7 @@ func (t *tx) Key(publicID string) (plane.Key, error) {
 }
 
 func (t *tx) Environment(id string) (plane.Environment, error) {
-	r, err := t.row(t.s.memory.environments, "environment", id, environmentByID)
+	r, err := t.row(t.s.memory.environments, "environment", id, record.EnvironmentByID)
 	if err != nil {
 		return plane.Environment{}, err
 	}
@@ -295,7 +307,7 @@ func (t *tx) Environment(id string) (plane.Environment, error) {
 }
 
 func (t *tx) Session(id string) (plane.Session, error) {
-	r, err := t.row(t.s.memory.sessions, "session", id, sessionByID)
+	r, err := t.row(t.s.memory.sessions, "session", id, record.SessionByID)
 	if err != nil {
 		return plane.Session{}, err
 	}
@@ -306,26 +318,26 @@ func (t *tx) Work(id string) (plane.WorkItem, error) {
 	if known := t.s.memory.work.rows[id]; known != nil {
 		return record.Work(&row{values: known})
 	}
-	return t.keptWork(workByID, id)
+	return t.keptWork(record.WorkByID, id)
 }
 
 func (t *tx) LiveWork(session string) (plane.WorkItem, error) {
 	if known := t.s.memory.work.rows[t.s.memory.live[session]]; known != nil {
 		return record.Work(&row{values: known})
 	}
-	return t.keptWork(liveWork, session)
+	return t.keptWork(record.LiveWork, session)
 }
 
 func (t *tx) LastWork(session string) (plane.WorkItem, error) {
 	if known := t.s.memory.work.rows[t.s.memory.live[session]]; known != nil {
 		return record.Work(&row{values: known})
 	}
-	return t.keptWork(lastWork, session, session)
+	return t.keptWork(record.LastWork, session, session)
 }
 
 // keptWork reads an item and remembers it.
 func (t *tx) keptWork(sql string, by ...any) (plane.WorkItem, error) {
-	r, err := one(t.c, "work item", values, sql, by...)
+	r, err := record.One(t.Ask, "work item", values, sql, by...)
 	if err != nil {
 		return plane.WorkItem{}, err
 	}
@@ -336,7 +348,7 @@ func (t *tx) keptWork(sql string, by ...any) (plane.WorkItem, error) {
 func (t *tx) OpenCalls(session string) ([]plane.Call, error) {
 	p := t.s.memory.waiting(session)
 	if !p.calls {
-		open, err := t.reader.OpenCalls(session)
+		open, err := t.Reader.OpenCalls(session)
 		if err != nil {
 			return nil, err
 		}
@@ -351,21 +363,21 @@ func (t *tx) Call(session, id string) (plane.Call, error) {
 			return c, nil
 		}
 	}
-	return t.reader.Call(session, id)
+	return t.Reader.Call(session, id)
 }
 
 func (t *tx) Events(session string, q store.EventQuery) ([]plane.StoredEvent, error) {
 	p := t.s.memory.waiting(session)
 	switch {
 	case !p.noQueue || q.AfterQueued != "":
-		rows, err := t.reader.Events(session, q)
+		rows, err := t.Reader.Events(session, q)
 		all := q.Queued && q.AfterQueued == "" && len(q.Types) == 0 && q.Processed == store.TimeRange{}
 		p.noQueue = p.noQueue || err == nil && all && len(rows) == 0
 		return rows, err
 	case q.Queued:
 		return nil, nil
 	}
-	return t.events(session, q, false, bound(q.Limit))
+	return t.Placed(session, q)
 }
 
 // asked adds a call that was written.

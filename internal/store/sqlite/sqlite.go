@@ -134,7 +134,8 @@ func (s *Store) View(ctx context.Context, fn func(store.Reader) error) error {
 			return unavailable(err)
 		}
 		defer c.exec("ROLLBACK")
-		return fn(&reader{c})
+		r := c.reader()
+		return fn(&r)
 	})
 }
 
@@ -152,28 +153,29 @@ func (s *Store) reading(ctx context.Context, fn func(*conn) error) error {
 }
 
 func (s *Store) Key(ctx context.Context, publicID string) (plane.Key, error) {
-	return last(ctx, s, s.memory.keys.last(publicID), record.Key, func(r *reader) (plane.Key, error) { return r.Key(publicID) })
+	return last(ctx, s, s.memory.keys.last(publicID), record.Key, func(r *record.Reader) (plane.Key, error) { return r.Key(publicID) })
 }
 
 func (s *Store) Environment(ctx context.Context, id string) (plane.Environment, error) {
-	return last(ctx, s, s.memory.environments.last(id), record.Environment, func(r *reader) (plane.Environment, error) { return r.Environment(id) })
+	return last(ctx, s, s.memory.environments.last(id), record.Environment, func(r *record.Reader) (plane.Environment, error) { return r.Environment(id) })
 }
 
 func (s *Store) Session(ctx context.Context, id string) (plane.Session, error) {
-	return last(ctx, s, s.memory.sessions.last(id), record.Session, func(r *reader) (plane.Session, error) { return r.Session(id) })
+	return last(ctx, s, s.memory.sessions.last(id), record.Session, func(r *record.Reader) (plane.Session, error) { return r.Session(id) })
 }
 
 func (s *Store) WorkByToken(ctx context.Context, publicID string) (plane.WorkItem, error) {
-	return last(ctx, s, s.memory.byToken(publicID), record.Work, func(r *reader) (plane.WorkItem, error) { return r.WorkByToken(publicID) })
+	return last(ctx, s, s.memory.byToken(publicID), record.Work, func(r *record.Reader) (plane.WorkItem, error) { return r.WorkByToken(publicID) })
 }
 
 // last is a remembered row, or what read says in a statement of its own.
-func last[T any](ctx context.Context, s *Store, known []driver.Value, decode func(record.Row) (T, error), read func(*reader) (T, error)) (v T, err error) {
+func last[T any](ctx context.Context, s *Store, known []driver.Value, decode func(record.Row) (T, error), read func(*record.Reader) (T, error)) (v T, err error) {
 	if known != nil {
 		return decode(&row{values: known})
 	}
 	err = s.reading(ctx, func(c *conn) (err error) {
-		v, err = read(&reader{c})
+		r := c.reader()
+		v, err = read(&r)
 		return err
 	})
 	return v, err
@@ -215,7 +217,7 @@ func (e engine) Begin(_ bool) (fold.Attempt, error) {
 	if _, err := e.s.write.exec("BEGIN IMMEDIATE"); err != nil {
 		return nil, err
 	}
-	return &tx{reader: reader{e.s.write}, s: e.s}, nil
+	return &tx{Reader: e.s.write.reader(), s: e.s}, nil
 }
 
 // Retry: only another process can be in the way, and the busy timeout has
@@ -273,6 +275,6 @@ func (s *Store) boundLog() {
 		}
 	}
 	// What fails here fails again, loudly, at the next commit.
-	list(s.write, record.Int, "PRAGMA wal_checkpoint(TRUNCATE)")
+	record.All(s.write.ask, record.Int, "PRAGMA wal_checkpoint(TRUNCATE)")
 	s.walLimit = min(s.walLimit, walLimit)
 }

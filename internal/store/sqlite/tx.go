@@ -13,7 +13,7 @@ import (
 
 // tx is a fold.Attempt: the transaction on the writing connection.
 type tx struct {
-	reader
+	record.Reader
 	s      *Store
 	notes  []store.Note
 	writes int
@@ -41,7 +41,7 @@ func (t *tx) Commit() ([]store.Note, error) {
 		t.Rollback()
 		return t.notes, nil
 	}
-	if _, err := t.c.exec("COMMIT"); err != nil {
+	if _, err := t.s.write.exec("COMMIT"); err != nil {
 		t.Rollback()
 		return nil, err
 	}
@@ -57,13 +57,13 @@ func (t *tx) Rollback() {
 		t.s.memory.committed()
 	}
 	// SQLite has rolled back by itself after some failures; then this fails.
-	t.c.exec("ROLLBACK")
+	t.s.write.exec("ROLLBACK")
 }
 
 // exec runs a write. A broken rule leaves the transaction as it was before
 // the statement; any other failure loses it.
 func (t *tx) exec(sql string, values ...any) (int64, error) {
-	n, err := t.c.exec(sql, values...)
+	n, err := t.s.write.exec(sql, values...)
 	if err != nil {
 		if !unique(err) && !foreign(err) && err != errNotStorable {
 			t.err = err
@@ -207,7 +207,7 @@ func (t *tx) UpdateSession(s plane.Session) error {
 		return err
 	}
 	m := t.s.memory.sessions
-	old, err := t.row(m, "session", s.ID, sessionByID)
+	old, err := t.row(m, "session", s.ID, record.SessionByID)
 	if err != nil {
 		return err
 	}
@@ -235,7 +235,7 @@ func (t *tx) DeleteSession(id string) error {
 // appends a handful.
 var insertEvents = func() (sql [8]string) {
 	for i := range sql {
-		sql[i] = `INSERT INTO events (` + eventColumns + `) VALUES (?, ?, ?, ?, ?, ?, ?)` + strings.Repeat(`, (?, ?, ?, ?, ?, ?, ?)`, i)
+		sql[i] = `INSERT INTO events (` + record.EventColumns + `) VALUES (?, ?, ?, ?, ?, ?, ?)` + strings.Repeat(`, (?, ?, ?, ?, ?, ?, ?)`, i)
 	}
 	return sql
 }()
@@ -271,7 +271,7 @@ func (t *tx) UpdateEvent(e plane.StoredEvent) error {
 
 func (t *tx) InsertCalls(calls ...plane.Call) error {
 	for _, c := range calls {
-		if err := t.insert("a call with this id exists", `INSERT INTO calls (`+callColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		if err := t.insert("a call with this id exists", `INSERT INTO calls (`+record.CallColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 			record.CallValues(c)...); err != nil {
 			return err
 		}
@@ -295,7 +295,7 @@ func (t *tx) InsertReplay(p plane.Replay) error {
 	if err != nil {
 		return err
 	}
-	return t.insert("a replay at this place exists", `INSERT INTO replays (`+replayColumns+`) VALUES (?, ?, ?, ?, ?, ?)`, values...)
+	return t.insert("a replay at this place exists", `INSERT INTO replays (`+record.ReplayColumns+`) VALUES (?, ?, ?, ?, ?, ?)`, values...)
 }
 
 func (t *tx) InsertSend(s plane.Send) error {
@@ -303,7 +303,7 @@ func (t *tx) InsertSend(s plane.Send) error {
 	if err != nil {
 		return err
 	}
-	return t.insert("a send with this key exists", `INSERT INTO sends (`+sendColumns+`) VALUES (?, ?, ?, ?, ?)`, values...)
+	return t.insert("a send with this key exists", `INSERT INTO sends (`+record.SendColumns+`) VALUES (?, ?, ?, ?, ?)`, values...)
 }
 
 func (t *tx) PruneSends(session string, before time.Time) error {
@@ -316,7 +316,7 @@ func (t *tx) InsertWork(w plane.WorkItem) error {
 	if err != nil {
 		return err
 	}
-	if err := t.insert("the session has a live work item", `INSERT INTO work (`+workColumns+`)
+	if err := t.insert("the session has a live work item", `INSERT INTO work (`+record.WorkColumns+`)
 		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, values...); err != nil {
 		return err
 	}
@@ -331,7 +331,7 @@ func (t *tx) UpdateWork(w plane.WorkItem) error {
 	if err != nil {
 		return err
 	}
-	old, err := t.row(t.s.memory.work, "work item", w.ID, workByID)
+	old, err := t.row(t.s.memory.work, "work item", w.ID, record.WorkByID)
 	if err != nil {
 		return err
 	}
@@ -346,7 +346,7 @@ func (t *tx) UpdateWork(w plane.WorkItem) error {
 }
 
 func (t *tx) ClaimWork(c store.Claim) (plane.WorkItem, error) {
-	return t.keptWork(`SELECT `+workColumns+` FROM work
+	return t.keptWork(`SELECT `+record.WorkColumns+` FROM work
 		WHERE environment_id = ? AND state = 'queued' AND (not_before IS NULL OR not_before <= ?)
 			AND (delivered_at IS NULL OR delivered_at < ?)
 			AND (prefer_worker = '' OR prefer_worker = ? OR prefer_until IS NULL OR prefer_until <= ?)
