@@ -1,14 +1,17 @@
 package test
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/berthdev/berth/client"
 	"github.com/berthdev/berth/test/testenv"
 )
 
@@ -126,10 +129,40 @@ func TestServerKilledAtEachStep(t *testing.T) {
 					if got := strings.TrimSpace(testenv.Text(results[1])); got != "one\ntwo" {
 						t.Errorf("the calls ran as %q, want each once", got)
 					}
+					checkFrames(t, w, session, events)
 				})
 			}
 		}
 	})
+}
+
+// checkFrames reads a session's stream from its beginning: each event of the log
+// is there, and the frames' numbers rise.
+func checkFrames(t *testing.T, w *testenv.World, session string, events []map[string]any) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), testenv.Patience)
+	defer cancel()
+	stream, err := client.New(w.BaseURL, client.APIKey(w.APIKey), nil).Stream(ctx, session, client.StreamOptions{LastEventID: "0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stream.Close()
+	missing := map[string]bool{}
+	for _, e := range events {
+		missing[e["id"].(string)] = true
+	}
+	for last := 0; len(missing) > 0; {
+		e, err := stream.Next()
+		if err != nil {
+			t.Fatalf("%d events are not in the stream: %v", len(missing), err)
+		}
+		delete(missing, e.Head().ID)
+		n, err := strconv.Atoi(stream.LastEventID())
+		if err != nil || n <= last {
+			t.Errorf("frame %q follows frame %d", stream.LastEventID(), last)
+		}
+		last = n
+	}
 }
 
 // A worker is killed, or replaced by another one, while a command runs. The

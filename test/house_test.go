@@ -238,3 +238,48 @@ func TestNoRoomForOddsAndEnds(t *testing.T) {
 		}
 	}
 }
+
+// A newcomer finds what there is to do: make explains itself, the README names
+// two commands and leads on, and every page that it leads to is there.
+func TestTheDoorIsOpen(t *testing.T) {
+	make, err := exec.Command("make", "-s", "-C", "..").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, task := range []string{"build", "runsc", "demo", "test", "soak", "bench", "lint", "dev"} {
+		if !regexp.MustCompile(`(?m)^  make ` + task + ` +\S`).Match(make) {
+			t.Errorf("make does not explain %s:\n%s", task, make)
+		}
+	}
+	readme := text(t, "README.md")
+	commands := regexp.MustCompile("## Two commands\n\n```\n(make demo .*)\n(make test .*)\n```\n").FindStringSubmatch(readme)
+	if commands == nil || !strings.HasPrefix(readme, "# Berth\n\nManaged Agents ") {
+		t.Error("the README does not begin with what this is, or has not exactly two commands")
+	}
+	for _, page := range []string{"README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/checks.md"} {
+		for _, link := range regexp.MustCompile(`\]\(([^)#:]+)(#[^)]*)?\)`).FindAllStringSubmatch(text(t, page), -1) {
+			if _, err := os.Stat(filepath.Join("..", filepath.Dir(page), link[1])); err != nil {
+				t.Errorf("%s leads to %s, which is not there", page, link[1])
+			}
+		}
+	}
+	if !strings.Contains(text(t, "LICENSE"), "Apache License\n                           Version 2.0") {
+		t.Error("the licence is not Apache-2.0")
+	}
+	ci := text(t, ".ci/run")
+	for _, step := range []string{"export CI=true", "./test/setup", "make lint", "make test", "-race", "linux/arm64 darwin/arm64"} {
+		if !strings.Contains(ci, step) {
+			t.Errorf(".ci/run lacks %q", step)
+		}
+	}
+}
+
+// text is a file of the project.
+func text(t *testing.T, name string) string {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join("..", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
