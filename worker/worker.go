@@ -1,3 +1,6 @@
+// Package worker serves an environment's queue: it claims sessions, runs their
+// tools in sandboxes and posts the results, on Berth's control plane and on
+// Anthropic's alike.
 package worker
 
 import (
@@ -394,17 +397,3 @@ func (noCounters) Ended(End, time.Duration)                  {}
 func (noCounters) Called(string, CallOutcome, time.Duration) {}
 func (noCounters) Reconnected()                              {}
 func (noCounters) Warned()                                   {}
-
-type noLedger struct{}
-
-func (noLedger) Hold(context.Context, HeldItem) error      { return nil }
-func (noLedger) Release(context.Context, string) error     { return nil }
-func (noLedger) Items(context.Context) ([]HeldItem, error) { return nil, nil }
-
-type noJournal struct{}
-
-func (noJournal) Started(context.Context, CallKey, string) (Known, error) {
-	return Known{State: CallNew}, nil
-}
-func (noJournal) Finished(context.Context, CallKey, []byte) error { return nil }
-func (noJournal) Posted(context.Context, CallKey) error           { return nil }
