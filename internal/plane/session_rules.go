@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -21,8 +22,8 @@ const (
 	maxDenyMessage   = 10_000   // characters
 )
 
-// Sendable are the event types that clients may send.
-var Sendable = []string{
+// sendable are the event types that clients may send.
+var sendable = []string{
 	api.TypeUserMessage, api.TypeUserInterrupt, api.TypeUserToolConfirmation, api.TypeUserCustomToolResult,
 	api.TypeUserToolResult, api.TypeUserDefineOutcome, api.TypeSystemMessage,
 }
@@ -57,101 +58,132 @@ func parseSent(at string, raw json.RawMessage) (api.Event, error) {
 	if err != nil {
 		return nil, err
 	}
-	into := func(v any) error {
-		if err := api.Decode(raw, v); err != nil {
-			return within(at, err)
-		}
-		return nil
-	}
+	s := sent{at: at, raw: raw, head: api.EventHead{Type: kind}}
 	switch kind {
 	case api.TypeUserMessage:
-		var p struct {
-			Type    string      `json:"type"`
-			Content []api.Block `json:"content"`
-		}
-		if err := into(&p); err != nil {
-			return nil, err
-		}
-		if len(p.Content) == 0 {
-			return nil, Errorf(Invalid, "a message needs at least one content block").In(at + ".content")
-		}
-		if err := checkBlocks(at+".content", p.Content, "text", "image", "document"); err != nil {
-			return nil, err
-		}
-		return &api.UserMessage{EventHead: head(kind), Content: p.Content}, nil
-
+		return s.message()
 	case api.TypeUserInterrupt:
-		var p struct {
-			Type            string  `json:"type"`
-			SessionThreadID *string `json:"session_thread_id"`
-		}
-		if err := into(&p); err != nil {
-			return nil, err
-		}
-		return &api.UserInterrupt{EventHead: head(kind), SessionThreadID: p.SessionThreadID}, nil
-
+		return s.interrupt()
 	case api.TypeUserToolConfirmation:
-		var p struct {
-			Type        string  `json:"type"`
-			ToolUseID   string  `json:"tool_use_id"`
-			Result      string  `json:"result"`
-			DenyMessage *string `json:"deny_message"`
-		}
-		if err := into(&p); err != nil {
-			return nil, err
-		}
-		if err := checkEventID(at+".tool_use_id", p.ToolUseID); err != nil {
-			return nil, err
-		}
-		if p.Result != "allow" && p.Result != "deny" {
-			return nil, Errorf(Invalid, "must be allow or deny").In(at + ".result")
-		}
-		if p.DenyMessage != nil && p.Result != "deny" {
-			return nil, Errorf(Invalid, "is only allowed with result deny").In(at + ".deny_message")
-		}
-		if p.DenyMessage != nil && utf8.RuneCountInString(*p.DenyMessage) > maxDenyMessage {
-			return nil, Errorf(Invalid, "has more than %d characters", maxDenyMessage).In(at + ".deny_message")
-		}
-		return &api.UserToolConfirmation{EventHead: head(kind), ToolUseID: p.ToolUseID, Result: p.Result, DenyMessage: p.DenyMessage}, nil
-
+		return s.confirmation()
 	case api.TypeUserToolResult:
-		var p struct {
-			Type      string      `json:"type"`
-			ToolUseID string      `json:"tool_use_id"`
-			Content   []api.Block `json:"content"`
-			IsError   *bool       `json:"is_error"`
-		}
-		if err := into(&p); err != nil {
-			return nil, err
-		}
-		if err := checkEventID(at+".tool_use_id", p.ToolUseID); err != nil {
-			return nil, err
-		}
-		if err := checkResult(at, raw, p.Content); err != nil {
-			return nil, err
-		}
-		return &api.UserToolResult{EventHead: head(kind), ToolUseID: p.ToolUseID, Content: p.Content, IsError: p.IsError}, nil
-
+		return s.toolResult()
 	case api.TypeUserCustomToolResult:
-		var p struct {
-			Type            string      `json:"type"`
-			CustomToolUseID string      `json:"custom_tool_use_id"`
-			Content         []api.Block `json:"content"`
-			IsError         *bool       `json:"is_error"`
-		}
-		if err := into(&p); err != nil {
-			return nil, err
-		}
-		if err := checkEventID(at+".custom_tool_use_id", p.CustomToolUseID); err != nil {
-			return nil, err
-		}
-		if err := checkResult(at, raw, p.Content); err != nil {
-			return nil, err
-		}
-		return &api.UserCustomToolResult{EventHead: head(kind), CustomToolUseID: p.CustomToolUseID, Content: p.Content, IsError: p.IsError}, nil
+		return s.customToolResult()
 	}
 	// user.define_outcome and system.message
 	return nil, Errorf(Invalid, "%s is not supported by this server yet", kind).In(at + ".type")
+}
+
+// sent is an event of a client, at its place in the request.
+type sent struct {
+	at   string
+	raw  json.RawMessage
+	head api.EventHead
+}
+
+// into decodes all of the event.
+func (s sent) into(v any) error {
+	if err := api.Decode(s.raw, v); err != nil {
+		return within(s.at, err)
+	}
+	return nil
+}
+
+func (s sent) message() (api.Event, error) {
+	var p struct {
+		Type    string      `json:"type"`
+		Content []api.Block `json:"content"`
+	}
+	if err := s.into(&p); err != nil {
+		return nil, err
+	}
+	if len(p.Content) == 0 {
+		return nil, Errorf(Invalid, "a message needs at least one content block").In(s.at + ".content")
+	}
+	if err := checkBlocks(s.at+".content", p.Content, "text", "image", "document"); err != nil {
+		return nil, err
+	}
+	return &api.UserMessage{EventHead: s.head, Content: p.Content}, nil
+}
+
+func (s sent) interrupt() (api.Event, error) {
+	var p struct {
+		Type            string  `json:"type"`
+		SessionThreadID *string `json:"session_thread_id"`
+	}
+	if err := s.into(&p); err != nil {
+		return nil, err
+	}
+	return &api.UserInterrupt{EventHead: s.head, SessionThreadID: p.SessionThreadID}, nil
+}
+
+func (s sent) confirmation() (api.Event, error) {
+	var p struct {
+		Type        string  `json:"type"`
+		ToolUseID   string  `json:"tool_use_id"`
+		Result      string  `json:"result"`
+		DenyMessage *string `json:"deny_message"`
+	}
+	if err := s.into(&p); err != nil {
+		return nil, err
+	}
+	if err := checkEventID(s.at+".tool_use_id", p.ToolUseID); err != nil {
+		return nil, err
+	}
+	if p.Result != "allow" && p.Result != "deny" {
+		return nil, Errorf(Invalid, "must be allow or deny").In(s.at + ".result")
+	}
+	if p.DenyMessage != nil && p.Result != "deny" {
+		return nil, Errorf(Invalid, "is only allowed with result deny").In(s.at + ".deny_message")
+	}
+	if p.DenyMessage != nil && utf8.RuneCountInString(*p.DenyMessage) > maxDenyMessage {
+		return nil, Errorf(Invalid, "has more than %d characters", maxDenyMessage).In(s.at + ".deny_message")
+	}
+	return &api.UserToolConfirmation{EventHead: s.head, ToolUseID: p.ToolUseID, Result: p.Result, DenyMessage: p.DenyMessage}, nil
+}
+
+func (s sent) toolResult() (api.Event, error) {
+	var p struct {
+		Type      string      `json:"type"`
+		ToolUseID string      `json:"tool_use_id"`
+		Content   []api.Block `json:"content"`
+		IsError   *bool       `json:"is_error"`
+	}
+	if err := s.into(&p); err != nil {
+		return nil, err
+	}
+	if err := s.checkResult("tool_use_id", p.ToolUseID, p.Content); err != nil {
+		return nil, err
+	}
+	return &api.UserToolResult{EventHead: s.head, ToolUseID: p.ToolUseID, Content: p.Content, IsError: p.IsError}, nil
+}
+
+func (s sent) customToolResult() (api.Event, error) {
+	var p struct {
+		Type            string      `json:"type"`
+		CustomToolUseID string      `json:"custom_tool_use_id"`
+		Content         []api.Block `json:"content"`
+		IsError         *bool       `json:"is_error"`
+	}
+	if err := s.into(&p); err != nil {
+		return nil, err
+	}
+	if err := s.checkResult("custom_tool_use_id", p.CustomToolUseID, p.Content); err != nil {
+		return nil, err
+	}
+	return &api.UserCustomToolResult{EventHead: s.head, CustomToolUseID: p.CustomToolUseID, Content: p.Content, IsError: p.IsError}, nil
+}
+
+// checkResult judges a result of the call that field names.
+func (s sent) checkResult(field, call string, content []api.Block) error {
+	if err := checkEventID(s.at+"."+field, call); err != nil {
+		return err
+	}
+	if len(s.raw) > MaxToolResult {
+		return Errorf(TooLarge, "a result of %d bytes is more than the %d that are accepted", len(s.raw), MaxToolResult).In(s.at)
+	}
+	return checkBlocks(s.at+".content", content, "text", "image", "document", "search_result")
 }
 
 // sentType finds the type of an event and refuses those clients cannot send.
@@ -165,18 +197,14 @@ func sentType(at string, raw json.RawMessage) (string, error) {
 	if p.Type == nil {
 		return "", Errorf(Invalid, "is required").In(at + ".type")
 	}
-	for _, t := range Sendable {
-		if t == *p.Type {
-			return t, nil
-		}
+	if slices.Contains(sendable, *p.Type) {
+		return *p.Type, nil
 	}
 	if api.KnownEventType(*p.Type) {
 		return "", Errorf(Invalid, "events of type %s are written by the server; clients cannot send them", *p.Type).In(at + ".type")
 	}
 	return "", Errorf(Invalid, "unknown event type %q", clip(*p.Type, 100)).In(at + ".type")
 }
-
-func head(kind string) api.EventHead { return api.EventHead{Type: kind} }
 
 // within turns a *api.FieldError of a part into an Invalid of the whole.
 func within(at string, err error) error {
@@ -204,13 +232,6 @@ func checkEventID(field, id string) error {
 	return nil
 }
 
-func checkResult(at string, raw json.RawMessage, content []api.Block) error {
-	if len(raw) > MaxToolResult {
-		return Errorf(TooLarge, "a result of %d bytes is more than the %d that are accepted", len(raw), MaxToolResult).In(at)
-	}
-	return checkBlocks(at+".content", content, "text", "image", "document", "search_result")
-}
-
 // checkBlocks judges content blocks of a client.
 func checkBlocks(field string, blocks []api.Block, allowed ...string) error {
 	if len(blocks) > MaxContentBlocks {
@@ -226,14 +247,10 @@ func checkBlocks(field string, blocks []api.Block, allowed ...string) error {
 }
 
 func checkBlock(at string, b api.Block, allowed []string) error {
-	ok := false
-	for _, a := range allowed {
-		ok = ok || a == b.Type
+	if b.Type == "" {
+		return Errorf(Invalid, "is required").In(at + ".type")
 	}
-	if !ok {
-		if b.Type == "" {
-			return Errorf(Invalid, "is required").In(at + ".type")
-		}
+	if !slices.Contains(allowed, b.Type) {
 		return Errorf(Invalid, "%q is none of %s", clip(b.Type, 100), strings.Join(allowed, ", ")).In(at + ".type")
 	}
 	extra := func(there bool, name string) error {

@@ -3,6 +3,7 @@ package plane_test
 import (
 	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -32,6 +33,103 @@ func TestCheckCreateSession(t *testing.T) {
 		if !ok || err.Kind != plane.Invalid || err.Field != field {
 			t.Errorf("%s: %v", field, err)
 		}
+	}
+}
+
+func TestCheckUpdateSession(t *testing.T) {
+	long := strings.Repeat("x", plane.MaxTitle+1)
+	for field, u := range map[string]api.UpdateSession{
+		"":          {Title: api.Some(long[1:]), Budget: api.Null[json.RawMessage]()},
+		"title":     {Title: api.Some(long)},
+		"budget":    {Budget: api.Some(json.RawMessage(`{"type":"limit"}`))},
+		"vault_ids": {VaultIDs: api.Some([]string{})},
+	} {
+		err := plane.CheckUpdateSession(u)
+		if e, ok := errors.AsType[*plane.Error](err); ok != (field != "") || ok && (e.Kind != plane.Invalid || e.Field != field) {
+			t.Errorf("%s: %v", field, err)
+		}
+	}
+}
+
+func TestParseSent(t *testing.T) {
+	many := func(n int, one string) string { return "[" + strings.Repeat(one+",", n-1) + one + "]" }
+	const text = `{"type":"text","text":"a"}`
+	for _, c := range []struct{ event, field string }{ // no field: it is fine
+		{`{"type":"user.message","content":[` + text + `]}`, ""},
+		{`{"type":"user.message","content":[{"type":"image","source":{"type":"base64","media_type":"image/png","data":"AA"}}]}`, ""},
+		{`{"type":"user.message","content":[{"type":"image","source":{"type":"url","url":"u"}}]}`, ""},
+		{`{"type":"user.message","content":[{"type":"document","title":"t","context":"c","source":{"type":"text","media_type":"text/plain","data":"a"}}]}`, ""},
+		{`{"type":"user.interrupt"}`, ""},
+		{`{"type":"user.interrupt","session_thread_id":"sthr_1"}`, ""},
+		{`{"type":"user.tool_confirmation","tool_use_id":"sevt_1","result":"allow"}`, ""},
+		{`{"type":"user.tool_confirmation","tool_use_id":"sevt_1","result":"deny"}`, ""},
+		{`{"type":"user.tool_confirmation","tool_use_id":"sevt_1","result":"deny","deny_message":"` + strings.Repeat("é", 10_000) + `"}`, ""},
+		{`{"type":"user.tool_result","tool_use_id":"sevt_1"}`, ""},
+		{`{"type":"user.tool_result","tool_use_id":"sevt_1","content":[{"type":"search_result","source":"s","title":"t","content":[` + text + `]}]}`, ""},
+		{`{"type":"user.custom_tool_result","custom_tool_use_id":"sevt_1","content":` + many(1000, text) + `,"is_error":true}`, ""},
+
+		{`{"type":"user.message","content":[{"type":"text","text":"` + "\xff" + `"}]}`, "events[0]"},
+		{`{"type":"user.message","content":[` + text + `],"id":"sevt_1"}`, "events[0].id"},
+		{`{}`, "events[0].type"},
+		{`{"type":"user.mesage"}`, "events[0].type"},
+		{`{"type":"agent.message","content":[]}`, "events[0].type"},
+		{`{"type":"system.message","content":[]}`, "events[0].type"},
+		{`{"type":"user.message"}`, "events[0].content"},
+		{`{"type":"user.message","content":[]}`, "events[0].content"},
+		{`{"type":"user.message","content":` + many(1001, text) + `}`, "events[0].content"},
+		{`{"type":"user.message","content":[{"text":"a"}]}`, "events[0].content[0].type"},
+		{`{"type":"user.message","content":[{"type":"search_result","source":"s","title":"t"}]}`, "events[0].content[0].type"},
+		{`{"type":"user.message","content":[{"type":"text","text":""}]}`, "events[0].content[0].text"},
+		{`{"type":"user.message","content":[{"type":"text","text":"a","title":"t"}]}`, "events[0].content[0].title"},
+		{`{"type":"user.message","content":[{"type":"image"}]}`, "events[0].content[0].source"},
+		{`{"type":"user.message","content":[{"type":"image","text":"a","source":{"type":"url","url":"u"}}]}`, "events[0].content[0].text"},
+		{`{"type":"user.message","content":[{"type":"image","source":{"type":"base64","data":"AA"}}]}`, "events[0].content[0].source.media_type"},
+		{`{"type":"user.message","content":[{"type":"image","source":{"type":"base64","media_type":"image/png"}}]}`, "events[0].content[0].source.data"},
+		{`{"type":"user.message","content":[{"type":"image","source":{"type":"url"}}]}`, "events[0].content[0].source.url"},
+		{`{"type":"user.message","content":[{"type":"image","source":{"type":"text","data":"a"}}]}`, "events[0].content[0].source.type"},
+		{`{"type":"user.message","content":[{"type":"image","source":{"type":"file","file_id":"f"}}]}`, "events[0].content[0].source.type"},
+		{`{"type":"user.message","content":[{"type":"document","source":{"type":"text"}}]}`, "events[0].content[0].source.data"},
+		{`{"type":"user.message","content":[{"type":"document","source":{"type":"url","url":"u"},"content":[` + text + `]}]}`, "events[0].content[0].content"},
+		{`{"type":"user.tool_confirmation","result":"allow"}`, "events[0].tool_use_id"},
+		{`{"type":"user.tool_confirmation","tool_use_id":"toolu_1","result":"allow"}`, "events[0].tool_use_id"},
+		{`{"type":"user.tool_confirmation","tool_use_id":"sevt_1","result":"yes"}`, "events[0].result"},
+		{`{"type":"user.tool_confirmation","tool_use_id":"sevt_1","result":"allow","deny_message":"no"}`, "events[0].deny_message"},
+		{`{"type":"user.tool_confirmation","tool_use_id":"sevt_1","result":"deny","deny_message":"` + strings.Repeat("é", 10_001) + `"}`, "events[0].deny_message"},
+		{`{"type":"user.tool_result"}`, "events[0].tool_use_id"},
+		{`{"type":"user.tool_result","tool_use_id":"sevt_1","content":[{"type":"search_result","title":"t"}]}`, "events[0].content[0].source"},
+		{`{"type":"user.tool_result","tool_use_id":"sevt_1","content":[{"type":"search_result","source":{"type":"url","url":"u"},"title":"t"}]}`, "events[0].content[0].source"},
+		{`{"type":"user.tool_result","tool_use_id":"sevt_1","content":[{"type":"search_result","source":"s"}]}`, "events[0].content[0].title"},
+		{`{"type":"user.tool_result","tool_use_id":"sevt_1","content":[{"type":"search_result","source":"s","title":"t","content":[{"type":"image"}]}]}`, "events[0].content[0].content[0].type"},
+		{`{"type":"user.tool_result","tool_use_id":"sevt_1","content":[{"type":"text","text":"` + strings.Repeat("x", 10<<20) + `"}]}`, "events[0]"},
+		{`{"type":"user.custom_tool_result","tool_use_id":"sevt_1"}`, "events[0].tool_use_id"},
+		{`{"type":"user.custom_tool_result","custom_tool_use_id":"sevt_1","content":[{"type":"text"}]}`, "events[0].content[0].text"},
+	} {
+		got, err := plane.ParseSent("events", []json.RawMessage{json.RawMessage(c.event)})
+		if c.field == "" {
+			if err != nil || !strings.HasPrefix(c.event, `{"type":"`+got[0].Head().Type+`"`) {
+				t.Errorf("%.200s: %v, %v", c.event, got, err)
+			}
+			continue
+		}
+		want := plane.Invalid
+		if len(c.event) > plane.MaxToolResult {
+			want = plane.TooLarge
+		}
+		if e, ok := errors.AsType[*plane.Error](err); !ok || e.Kind != want || e.Field != c.field {
+			t.Errorf("%.200s: %v; want a fault of %s", c.event, err, c.field)
+		}
+	}
+
+	message := json.RawMessage(`{"type":"user.message","content":[` + text + `]}`)
+	_, err := plane.ParseSent("initial_events", []json.RawMessage{message, json.RawMessage(`{"type":"user.interrupt"}`)})
+	if e, ok := errors.AsType[*plane.Error](err); !ok || e.Field != "initial_events[1].type" {
+		t.Errorf("a session that begins with an interrupt: %v", err)
+	}
+	if got, err := plane.ParseSent("events", slices.Repeat([]json.RawMessage{message}, 50)); len(got) != 50 {
+		t.Error(err)
+	}
+	if _, err := plane.ParseSent("events", slices.Repeat([]json.RawMessage{message}, 51)); plane.KindOf(err) != plane.Invalid {
+		t.Errorf("51 events: %v", err)
 	}
 }
 
