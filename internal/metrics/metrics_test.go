@@ -48,6 +48,13 @@ func (k kit) Run(_ context.Context, c worker.Call) ([]api.Block, bool) {
 	return []api.Block{api.Text("ran")}, false
 }
 
+// warner has something to say to every session.
+type warner struct{}
+
+func (warner) Prepare(context.Context, worker.PrepareInput) (*worker.Prepared, error) {
+	return &worker.Prepared{Warnings: []string{"a skill is missing"}}, nil
+}
+
 func get(t *testing.T, url string) (int, string) {
 	t.Helper()
 	resp, err := http.Get(url)
@@ -80,7 +87,7 @@ func TestAWorkerIsSeen(t *testing.T) {
 	k := kit{make(chan struct{}), make(chan struct{})}
 	w, err := worker.New(worker.Config{
 		BaseURL: p.URL, EnvironmentID: workertest.EnvironmentID, EnvironmentKey: workertest.EnvironmentKey,
-		Sandboxes: room{}, Tools: func(toolset.Host) worker.Tools { return k }, Counters: counts, MaxIdle: -1,
+		Sandboxes: room{}, Tools: func(toolset.Host) worker.Tools { return k }, Counters: counts, MaxIdle: -1, Preparer: warner{},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -135,6 +142,7 @@ func TestAWorkerIsSeen(t *testing.T) {
 		`berth_worker_polls_total{outcome="item"} 1`, "berth_worker_claims_total 1", `berth_worker_sessions_ended_total{reason="drained"} 1`,
 		`berth_worker_calls_total{outcome="answered",tool="other"} 1`, `berth_worker_calls_total{outcome="answered",tool="bash"} 1`,
 		`berth_worker_sandboxes{state="ready"} 2`, `berth_worker_egress_requests_total{verdict="allowed"} 3`, "berth_worker_session_held_seconds_count 1",
+		"berth_worker_warnings_total 1",
 	} {
 		if !strings.Contains(after, line+"\n") {
 			t.Errorf("missing: %s", line)

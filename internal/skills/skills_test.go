@@ -7,6 +7,7 @@ import (
 	"compress/gzip"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -14,7 +15,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/berthdev/berth/api"
 	"github.com/berthdev/berth/client"
@@ -229,6 +232,50 @@ func TestTroubledDownload(t *testing.T) {
 	})
 	if err == nil {
 		t.Error("prepared after the end")
+	}
+}
+
+// gathering holds downloads back until so many are under way.
+type gathering struct {
+	mu      sync.Mutex
+	missing int
+	there   chan struct{} // closed by the last one
+}
+
+func (g *gathering) RoundTrip(r *http.Request) (*http.Response, error) {
+	if strings.HasSuffix(r.URL.Path, "/content") {
+		g.mu.Lock()
+		if g.missing--; g.missing == 0 {
+			close(g.there)
+		}
+		g.mu.Unlock()
+		select {
+		case <-g.there:
+		case <-time.After(20 * time.Second):
+			return nil, errors.New("the other downloads did not begin")
+		}
+	}
+	return http.DefaultTransport.RoundTrip(r)
+}
+
+func TestSkillsAreDownloadedTogether(t *testing.T) {
+	plane := newPlane(t)
+	var ids []string
+	for i := range 4 {
+		id := fmt.Sprint("skill_", i)
+		ids = append(ids, id+"@1")
+		plane.Skill(workertest.Skill{ID: id, Version: "1", Name: id, Archive: zipped(t, "SKILL.md", id)})
+	}
+	p, err := skills.New(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := p.Prepare(t.Context(), worker.PrepareInput{
+		Session: api.Session{ID: "sesn_1", Agent: api.SessionAgent{Skills: refs(ids...)}}, Log: slog.New(slog.DiscardHandler),
+		Client: client.New(plane.URL, client.Bearer(workertest.EnvironmentKey), &http.Client{Transport: &gathering{missing: len(ids), there: make(chan struct{})}}).WithRetries(0),
+	})
+	if err != nil || len(got.Mounts) != len(ids) || len(got.Warnings) > 0 {
+		t.Errorf("%+v, %v", got, err)
 	}
 }
 
