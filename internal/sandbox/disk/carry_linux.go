@@ -50,7 +50,7 @@ func (b *Behind) add(path string, why error) {
 // read is read. Nothing but what lies too deep and devices stays behind of a
 // whole copy; of another one also what is refused for its own sake.
 func carry(ctx context.Context, from, to string, whole bool) (Behind, error) {
-	c := carrier{ctx: ctx, whole: whole, linked: map[uint64]string{}}
+	c := carrier{ctx: ctx, whole: whole, linked: map[uint64]entry{}}
 	for _, o := range []struct {
 		at   *int
 		path string
@@ -72,14 +72,14 @@ func carry(ctx context.Context, from, to string, whole bool) (Behind, error) {
 		return Behind{}, err
 	}
 	defer c.narrow()
-	for todo := []string{"."}; len(todo) > 0; {
+	for todo := []*carried{nil}; len(todo) > 0; {
 		dir := todo[len(todo)-1]
 		todo = todo[:len(todo)-1]
-		more, err := c.directory(dir)
-		if err != nil {
+		first := len(c.dirs)
+		if err := c.directory(dir); err != nil {
 			return c.behind, err
 		}
-		todo = append(todo, more...)
+		todo = append(todo, c.dirs[first:]...)
 	}
 	if err := c.settle(); err != nil {
 		return c.behind, err
@@ -91,18 +91,42 @@ type carrier struct {
 	ctx      context.Context // of the one carry
 	whole    bool
 	from, to int
-	linked   map[uint64]string // inodes with several names: where it was last copied to
-	twice    int64             // bytes that were copied again for want of a link
+	linked   map[uint64]entry // inodes with several names: where it was last copied to
+	twice    int64            // bytes that were copied again for want of a link
 	behind   Behind
-	dirs     []carried
+	dirs     []*carried
 	buf      []byte
 }
 
-// carried is a directory whose mode and times are set when all is in it.
+// carried is a directory whose mode and times are set when all is in it. There
+// may be very many, and their paths be long.
 type carried struct {
-	path    string
-	st      unix.Stat_t
+	entry
+	mode    uint32
+	times   [2]unix.Timespec
 	widened bool // at the source, to be read
+}
+
+// entry is a name in a directory, nil for the one that is copied.
+type entry struct {
+	dir  *carried
+	name string
+}
+
+func (e entry) path() string {
+	parts := []string{e.name}
+	for d := e.dir; d != nil; d = d.dir {
+		parts = append(parts, d.name)
+	}
+	slices.Reverse(parts)
+	return strings.Join(parts, "/")
+}
+
+func (d *carried) path() string {
+	if d == nil {
+		return "."
+	}
+	return d.entry.path()
 }
 
 // join adds what stayed behind below a path.
@@ -144,84 +168,85 @@ func below(dir int, rel string, flags uint64, mode uint64) (int, error) {
 	}
 }
 
-// directory copies what is in one and gives the directories below.
-func (c *carrier) directory(rel string) (dirs []string, err error) {
+// directory copies what is in one, and adds the directories below to c.dirs.
+func (c *carrier) directory(dir *carried) error {
+	rel := dir.path()
 	fd, err := below(c.from, rel, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
-		return nil, c.leave(rel, err)
+		return c.leave(rel, err)
 	}
 	in := os.NewFile(uintptr(fd), rel)
 	defer in.Close()
 	out, err := below(c.to, rel, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
-		return nil, c.leave(rel, err)
+		return c.leave(rel, err)
 	}
 	defer unix.Close(out)
 	for {
 		names, err := in.Readdirnames(1024)
 		for _, name := range names {
 			if c.ctx.Err() != nil {
-				return nil, context.Cause(c.ctx)
+				return context.Cause(c.ctx)
 			}
 			at := path.Join(rel, name)
-			dir, err := false, errDeep
+			err := errDeep
 			if len(at) <= maxPath && strings.Count(at, "/") <= maxDepth {
-				dir, err = c.entry(fd, out, at, name)
+				err = c.entry(fd, out, entry{dir, name})
 			}
 			if err = c.leave(at, err); err != nil {
-				return nil, err
-			}
-			if dir {
-				dirs = append(dirs, at)
+				return err
 			}
 		}
 		if err == io.EOF {
-			return dirs, nil
+			return nil
 		}
 		if err != nil {
-			return dirs, c.leave(rel, err)
+			return c.leave(rel, err)
 		}
 	}
 }
 
-// entry copies one; dir says that it is a directory, whose content is to come.
-func (c *carrier) entry(in, out int, at, name string) (dir bool, err error) {
+// entry copies one; the content of a directory is to come.
+func (c *carrier) entry(in, out int, e entry) error {
 	var st unix.Stat_t
-	if err := unix.Fstatat(in, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return false, err
+	if err := unix.Fstatat(in, e.name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return err
 	}
 	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
-		d := carried{path: at, st: st, widened: st.Mode&0o700 != 0o700}
-		if d.widened {
-			if err := unix.Fchmodat(in, name, st.Mode&0o7777|0o700, 0); err != nil {
-				return false, err
-			}
-		}
-		if err := unix.Mkdirat(out, name, 0o700); err != nil && err != unix.EEXIST {
-			if d.widened {
-				_ = unix.Fchmodat(in, name, st.Mode&0o7777, 0)
-			}
-			return false, err
-		}
-		c.dirs = append(c.dirs, d)
-		return true, nil
+		return c.makeDir(in, out, &carried{entry: e, mode: st.Mode & 0o7777, times: [2]unix.Timespec{st.Atim, st.Mtim}, widened: st.Mode&0o700 != 0o700})
 	}
 	if st.Nlink == 1 {
-		return false, c.copy(in, out, name, &st)
+		return c.copy(in, out, e.name, &st)
 	}
 	if first, ok := c.linked[st.Ino]; ok {
-		if err := unix.Linkat(c.to, first, out, name, 0); err != unix.EMLINK {
-			return false, err
+		if err := unix.Linkat(c.to, first.path(), out, e.name, 0); err != unix.EMLINK {
+			return err
 		}
 		if c.twice += st.Blocks * 512; c.twice > twiceBytes {
-			return false, errNames
+			return errNames
 		}
 	}
-	if err := c.copy(in, out, name, &st); err != nil {
-		return false, err
+	if err := c.copy(in, out, e.name, &st); err != nil {
+		return err
 	}
-	c.linked[st.Ino] = at
-	return false, nil
+	c.linked[st.Ino] = e
+	return nil
+}
+
+func (c *carrier) makeDir(in, out int, d *carried) error {
+	if d.widened {
+		if err := unix.Fchmodat(in, d.name, d.mode|0o700, 0); err != nil {
+			return err
+		}
+	}
+	if err := unix.Mkdirat(out, d.name, 0o700); err != nil && err != unix.EEXIST {
+		if d.widened {
+			_ = unix.Fchmodat(in, d.name, d.mode, 0)
+		}
+		return err
+	}
+	c.dirs = append(c.dirs, d)
+	return nil
 }
 
 // copy copies what is no directory. On error nothing of it is there.
@@ -243,14 +268,14 @@ func (c *carrier) copy(in, out int, name string, st *unix.Stat_t) (err error) {
 	if err != nil {
 		return err
 	}
-	if err = times(out, name, st); err != nil {
+	if err = setTimes(out, name, [2]unix.Timespec{st.Atim, st.Mtim}); err != nil {
 		_ = unix.Unlinkat(out, name, 0)
 	}
 	return err
 }
 
-func times(dir int, name string, st *unix.Stat_t) error {
-	return unix.UtimesNanoAt(dir, name, []unix.Timespec{st.Atim, st.Mtim}, unix.AT_SYMLINK_NOFOLLOW)
+func setTimes(dir int, name string, times [2]unix.Timespec) error {
+	return unix.UtimesNanoAt(dir, name, times[:], unix.AT_SYMLINK_NOFOLLOW)
 }
 
 // file copies a regular file, its holes as holes.
@@ -275,7 +300,7 @@ func (c *carrier) file(in, out int, name string, st *unix.Stat_t) error {
 		err = unix.Fchmod(to, st.Mode&0o7777)
 	}
 	if err == nil {
-		err = times(out, name, st)
+		err = setTimes(out, name, [2]unix.Timespec{st.Atim, st.Mtim})
 	}
 	if err = errors.Join(err, unix.Close(to)); err != nil {
 		_ = unix.Unlinkat(out, name, 0)
@@ -332,13 +357,13 @@ func (c *carrier) content(from, to int, size int64) error {
 // settle sets the directories' modes and times, the deepest first.
 func (c *carrier) settle() error {
 	for _, d := range slices.Backward(c.dirs) {
-		err := inDir(c.to, d.path, func(dir int, name string) error {
-			if err := times(dir, name, &d.st); err != nil {
+		err := inDir(c.to, d.entry, func(dir int) error {
+			if err := setTimes(dir, d.name, d.times); err != nil {
 				return err
 			}
-			return unix.Fchmodat(dir, name, d.st.Mode&0o7777, 0)
+			return unix.Fchmodat(dir, d.name, d.mode, 0)
 		})
-		if err = c.leave(d.path, err); err != nil {
+		if err = c.leave(d.path(), err); err != nil {
 			return err
 		}
 	}
@@ -349,19 +374,19 @@ func (c *carrier) settle() error {
 func (c *carrier) narrow() {
 	for _, d := range slices.Backward(c.dirs) {
 		if d.widened {
-			_ = inDir(c.from, d.path, func(dir int, name string) error {
-				return unix.Fchmodat(dir, name, d.st.Mode&0o7777, 0)
+			_ = inDir(c.from, d.entry, func(dir int) error {
+				return unix.Fchmodat(dir, d.name, d.mode, 0)
 			})
 		}
 	}
 }
 
-// inDir calls a function with the directory of a path, and the path's name there.
-func inDir(root int, at string, do func(dir int, name string) error) error {
-	dir, err := below(root, path.Dir(at), unix.O_PATH|unix.O_DIRECTORY, 0)
+// inDir calls a function with the directory that an entry is in.
+func inDir(root int, e entry, do func(dir int) error) error {
+	dir, err := below(root, e.dir.path(), unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(dir)
-	return do(dir, path.Base(at))
+	return do(dir)
 }
