@@ -53,7 +53,7 @@ const (
 	StepFile                         // Target is written with Data and Mode
 	StepLink                         // Target becomes a symbolic link to Source
 	StepBind                         // Source (or descriptor FD) is mounted at Target
-	StepSelf                         // Target becomes a mount of its own, which stays writable, of Source inside where that is named
+	StepSelf                         // Target becomes a mount of its own, which stays writable unless it is ReadOnly, of Source inside where that is named
 	StepProc                         // a fresh /proc at Target
 	StepPts                          // a fresh devpts at Target
 	StepFreeze                       // the fresh root becomes read-only
@@ -67,11 +67,12 @@ const (
 	StepImage                        // what is made from here on will lie over the image at Source (or descriptor FD)
 	StepOverlay                      // and now it does: the root is both, read-only
 	StepDisk                         // Target is a tmpfs that programs run from; Data holds mount options
+	StepEnter                        // the agent is in Target from then on, and its children are not; after Pivot
 )
 
 // String names a kind.
 func (k StepKind) String() string {
-	names := []string{"", "private", "root", "dir", "file", "link", "bind", "self", "proc", "pts", "freeze", "pivot", "loopback", "hostname", "plain", "no users", "memory", "unmount", "image", "overlay", "disk"}
+	names := []string{"", "private", "root", "dir", "file", "link", "bind", "self", "proc", "pts", "freeze", "pivot", "loopback", "hostname", "plain", "no users", "memory", "unmount", "image", "overlay", "disk", "enter"}
 	if int(k) < len(names) {
 		return names[k]
 	}
@@ -87,7 +88,7 @@ type Step struct {
 	Data     []byte
 	Mode     uint32
 	FD       int
-	ReadOnly bool // StepBind: read-only
+	ReadOnly bool // StepBind, StepSelf: read-only
 	Devices  bool // StepBind: device files work (else nodev)
 	Setuid   bool // StepBind: setuid bits count (else nosuid)
 	Optional bool // a missing source, or any failure, is passed over

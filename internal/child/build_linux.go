@@ -84,7 +84,13 @@ func (b *builder) step(i int, s agentwire.Step) error {
 		case b.over != "":
 			from = b.over + s.Target // the overlay cannot be written to
 		}
-		return fail("mount "+s.Target, unix.Mount(from, at, "", unix.MS_BIND, ""))
+		err := unix.Mount(from, at, "", unix.MS_BIND, "")
+		if err == nil && s.ReadOnly {
+			err = setAttr(unix.AT_FDCWD, at, 0, unix.MOUNT_ATTR_RDONLY)
+		}
+		return fail("mount "+s.Target, err)
+	case agentwire.StepEnter:
+		return fail("enter "+s.Target, unix.Chdir(at))
 	case agentwire.StepImage:
 		return b.image(i, s)
 	case agentwire.StepOverlay:

@@ -132,6 +132,7 @@ func (p *proof) inside(f agentwire.Posture) {
 	p.namespaces(f)
 	p.check("the host's files", c.Files, len(f.Seen) == 0, "unseen", say(len(f.Seen) == 0, "unseen", strings.Join(f.Seen, ", ")))
 	p.check("programs", c.Files, len(f.Writable) == 0, "read-only", say(len(f.Writable) == 0, "read-only", "writable: "+strings.Join(f.Writable, ", ")))
+	p.parts(f)
 	p.network(f)
 	few := !p.fresh || f.Processes > 0 && f.Processes <= maxFresh
 	p.check("processes", c.Processes, few, "its own alone", strconv.Itoa(int(f.Processes))+" seen")
@@ -201,6 +202,23 @@ func (p *proof) namespaces(f agentwire.Posture) {
 		theirs, there := found[n.name]
 		differ := err == nil && there && ours != theirs
 		p.check(n.name+" namespace", n.promised, differ, "its own", say(differ, "its own", say(there, "the host's", "unknown")))
+	}
+}
+
+// parts looks whether those that are to be read only are: what is mounted there
+// last counts.
+func (p *proof) parts(f agentwire.Posture) {
+	for _, part := range p.spec.Parts {
+		if !part.ReadOnly {
+			continue
+		}
+		found := "no mount of its own"
+		for _, m := range f.Mounts {
+			if m.Target == part.Path {
+				found = say(slices.Contains(strings.Split(m.Options, ","), "ro"), "read-only", "writable")
+			}
+		}
+		p.check("the directory "+part.Path, p.promised.Files, found == "read-only", "read-only", found)
 	}
 }
 

@@ -33,9 +33,11 @@ func MemoryOptions(bytes int64) string {
 const inodeBytes = 8 << 10
 
 // OpenMemory opens what stands at the places of a tree in a sandbox whose root
-// is at root, such as /proc/PID/root. It refuses what is not one file system in
-// memory, of at most so many bytes and apart from the root's.
-func OpenMemory(root string, places []string, bytes int64) (_ *Memory, err error) {
+// is at root, such as /proc/PID/root. It does so by the disk's own top, disk,
+// such as /proc/PID/cwd: what can only be read at its place can be written
+// there. It refuses what is not one file system in memory, of at most so many
+// bytes and apart from the root's, and what is not the same at both.
+func OpenMemory(root, disk string, places []string, bytes int64) (_ *Memory, err error) {
 	m := &Memory{places: slices.Clone(places)}
 	defer func() {
 		if err != nil {
@@ -48,14 +50,17 @@ func OpenMemory(root string, places []string, bytes int64) (_ *Memory, err error
 	}
 	var device uint64
 	for _, p := range places {
-		fd, err := unix.Open(root+p, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		fd, err := unix.Open(disk+p, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 		if err != nil {
 			return nil, fmt.Errorf("disk: open the sandbox's %s: %w", p, err)
 		}
 		m.dirs = append(m.dirs, os.NewFile(uintptr(fd), p))
-		var st unix.Stat_t
+		var st, shown unix.Stat_t
 		var of unix.Statfs_t
 		if err = unix.Fstat(fd, &st); err == nil {
+			err = unix.Lstat(root+p, &shown)
+		}
+		if err == nil {
 			err = unix.Fstatfs(fd, &of)
 		}
 		if err != nil {
@@ -63,7 +68,7 @@ func OpenMemory(root string, places []string, bytes int64) (_ *Memory, err error
 		}
 		m.size = int64(of.Blocks) * of.Bsize
 		switch {
-		case of.Type != unix.TMPFS_MAGIC || st.Dev == around.Dev || device != 0 && st.Dev != device:
+		case of.Type != unix.TMPFS_MAGIC || st.Dev == around.Dev || st.Dev != shown.Dev || st.Ino != shown.Ino || device != 0 && st.Dev != device:
 			return nil, fmt.Errorf("disk: the sandbox's %s is not on its disk", p)
 		case m.size <= 0 || m.size > bytes:
 			return nil, fmt.Errorf("disk: the sandbox's disk holds %d bytes, not %d", m.size, bytes)

@@ -50,7 +50,7 @@ func reads(t *testing.T, path, want string) {
 func TestMemoryIsKept(t *testing.T) {
 	folder, root := memory(t, 64<<20)
 	write(t, filepath.Join(treeOf(folder), "workspace/old"), "old")
-	m, err := OpenMemory(root, []string{"/workspace"}, 64<<20)
+	m, err := OpenMemory(root, root, []string{"/workspace"}, 64<<20)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,7 +104,7 @@ func TestMemoryIsKept(t *testing.T) {
 // TestKeepLeavesBehind what the disk's file system refuses, and nothing else.
 func TestKeepLeavesBehind(t *testing.T) {
 	folder, root := memory(t, 512<<20)
-	m, err := OpenMemory(root, []string{"/workspace"}, 512<<20)
+	m, err := OpenMemory(root, root, []string{"/workspace"}, 512<<20)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -163,7 +163,7 @@ func TestKeepThatFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	write(t, filepath.Join(treeOf(folder), "workspace/old"), "old")
-	m, err := OpenMemory(root, []string{"/workspace"}, 64<<20)
+	m, err := OpenMemory(root, root, []string{"/workspace"}, 64<<20)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -198,7 +198,7 @@ func TestKeepThatFails(t *testing.T) {
 // that it removes to the last.
 func TestLose(t *testing.T) {
 	folder, root := memory(t, 64<<20)
-	m, err := OpenMemory(root, []string{"/workspace"}, 64<<20)
+	m, err := OpenMemory(root, root, []string{"/workspace"}, 64<<20)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -221,13 +221,19 @@ func TestLose(t *testing.T) {
 // larger one.
 func TestOpenMemoryRefuses(t *testing.T) {
 	_, root := memory(t, 64<<20)
+	_, other := memory(t, 64<<20)
 	for name, open := range map[string]func() (*Memory, error){
-		"a larger one": func() (*Memory, error) { return OpenMemory(root, []string{"/workspace"}, 32<<20) },
-		"the root's":   func() (*Memory, error) { return OpenMemory(root+"/workspace", []string{"/."}, 64<<20) },
-		"a directory":  func() (*Memory, error) { return OpenMemory(root+"/..", []string{"/" + filepath.Base(root)}, 1<<60) },
-		"nothing":      func() (*Memory, error) { return OpenMemory(root, []string{"/missing"}, 64<<20) },
+		"a larger one": func() (*Memory, error) { return OpenMemory(root, root, []string{"/workspace"}, 32<<20) },
+		"the root's": func() (*Memory, error) {
+			return OpenMemory(root+"/workspace", root+"/workspace", []string{"/."}, 64<<20)
+		},
+		"a directory": func() (*Memory, error) {
+			return OpenMemory(root+"/..", root+"/..", []string{"/" + filepath.Base(root)}, 1<<60)
+		},
+		"another top": func() (*Memory, error) { return OpenMemory(root, other, []string{"/workspace"}, 64<<20) },
+		"nothing":     func() (*Memory, error) { return OpenMemory(root, root, []string{"/missing"}, 64<<20) },
 		"two of them as parts": func() (*Memory, error) {
-			return OpenMemory(root, []string{"/workspace", "/../../../../dev/shm"}, 1<<60)
+			return OpenMemory(root, root, []string{"/workspace", "/../../../../dev/shm"}, 1<<60)
 		},
 	} {
 		if m, err := open(); err == nil {

@@ -184,8 +184,9 @@ func mounts(spec sandbox.Spec, im *image, program string) ([]mount.Mount, error)
 			bind(at, at, true)
 		}
 	}
+	frozen := agent.Frozen(spec)
 	for _, place := range agent.Places(spec) {
-		if place == spec.Workdir && spec.Share != "" {
+		if place == spec.Workdir && spec.Share != "" || slices.Contains(frozen, place) { // the daemon takes no two for one place
 			continue
 		}
 		bind(filepath.Join(spec.Tree, place), place, false)
@@ -193,7 +194,7 @@ func mounts(spec sandbox.Spec, im *image, program string) ([]mount.Mount, error)
 	if spec.Share != "" {
 		bind(spec.Share, spec.Workdir, false)
 	}
-	for _, at := range agent.Frozen(spec) {
+	for _, at := range frozen {
 		bind(filepath.Join(spec.Tree, at), at, true)
 	}
 	if spec.Network.Socket != "" {

@@ -17,7 +17,7 @@ import (
 )
 
 // diskDir is where the disk of an ordinary user's session is while its parts are
-// shown at their places.
+// shown at their places. From then on it is where the agent is, and nobody else.
 const diskDir = "/run/disk"
 
 // floats says whether the session's tree is to be in memory: an ordinary user
@@ -49,7 +49,8 @@ func inMemory(spec sandbox.Spec) []string {
 	return slices.DeleteFunc(agent.Places(spec), func(p string) bool { return p == spec.Workdir && spec.Share != "" })
 }
 
-// memorySteps make the disk and show its parts.
+// memorySteps make the disk and show its parts; those that can only be read once
+// more.
 func memorySteps(spec sandbox.Spec) []agentwire.Step {
 	steps := []agentwire.Step{{Kind: agentwire.StepDisk, Target: diskDir, Data: []byte(disk.MemoryOptions(spec.Limits.Disk))}}
 	dir := func(path string) {
@@ -64,8 +65,15 @@ func memorySteps(spec sandbox.Spec) []agentwire.Step {
 	for _, place := range inMemory(spec) {
 		steps = append(steps, agentwire.Step{Kind: agentwire.StepSelf, Source: diskDir + place, Target: place})
 	}
-	return append(steps, agentwire.Step{Kind: agentwire.StepUnmount, Target: diskDir})
+	for _, at := range agent.Frozen(spec) {
+		dir(diskDir + at)
+		steps = append(steps, agentwire.Step{Kind: agentwire.StepSelf, Source: diskDir + at, Target: at, ReadOnly: true})
+	}
+	return steps
 }
+
+// memoryHidden takes the disk out of sight, in the new root.
+var memoryHidden = []agentwire.Step{{Kind: agentwire.StepEnter, Target: diskDir}, {Kind: agentwire.StepUnmount, Target: diskDir}}
 
 // float brings the tree into the sandbox's memory. The files it gives are there,
 // and those it is given are closed; on error they stay open.
@@ -109,7 +117,8 @@ func reach(spec sandbox.Spec, h handle) (*disk.Memory, *agent.Process, error) {
 }
 
 func open(spec sandbox.Spec, p *agent.Process) (*disk.Memory, error) {
-	m, err := disk.OpenMemory("/proc/"+strconv.Itoa(p.Handle.PID)+"/root", inMemory(spec), spec.Limits.Disk)
+	proc := "/proc/" + strconv.Itoa(p.Handle.PID)
+	m, err := disk.OpenMemory(proc+"/root", proc+"/cwd", inMemory(spec), spec.Limits.Disk)
 	if err == nil && p.Wait(0) == nil { // the number may be another's by now
 		m.Close()
 		err = sandbox.ErrGone

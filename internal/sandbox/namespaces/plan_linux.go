@@ -89,6 +89,9 @@ func (d *Driver) plan(spec sandbox.Spec, h handle, program *agent.Program) (p pl
 		add(agentwire.Step{Kind: agentwire.StepFreeze})
 	}
 	add(agentwire.Step{Kind: agentwire.StepPivot})
+	if h.Memory {
+		add(memoryHidden...)
+	}
 	if spec.Network.Mode != sandbox.NetworkHost {
 		add(agentwire.Step{Kind: agentwire.StepLoopback})
 	}
@@ -142,8 +145,7 @@ func (d *Driver) places(p *plan, spec sandbox.Spec, h handle, program *agent.Pro
 		}
 	}
 	for _, at := range agent.Frozen(spec) {
-		if h.Memory { // the supervisor comes the same way as the tools
-			d.log.Warn("a directory of a session is read-only for its file tools alone: its disk is in memory", "session", spec.SessionID, "at", at)
+		if h.Memory {
 			continue
 		}
 		if err := bind(filepath.Join(spec.Tree, at), at, true); err != nil {

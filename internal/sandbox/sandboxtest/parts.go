@@ -1,7 +1,9 @@
 package sandboxtest
 
 import (
+	"context"
 	"errors"
+	"slices"
 	"testing"
 
 	"github.com/berthdev/berth/internal/sandbox"
@@ -11,9 +13,19 @@ import (
 
 // testParts: parts of the tree are shown at places of their own, and those that
 // are read-only are so for the shell, too; the supervisor writes everywhere.
-func testParts(t *testing.T, d sandbox.Driver) {
+// So it is where the driver bounds the disk.
+func testParts(t *testing.T, driver func() sandbox.Driver) {
+	testPartsOf(t, driver, 0)
+	if slices.Contains(driver().Capabilities().Limits, sandbox.LimitDisk) {
+		t.Run("with a disk", func(t *testing.T) { testPartsOf(t, driver, 32<<20) })
+	}
+}
+
+func testPartsOf(t *testing.T, driver func() sandbox.Driver, bytes int64) {
+	d := driver()
 	w := Start(t, d, func(s *sandbox.Spec) {
-		s.Parts = []sandbox.Part{{Path: "/mnt/memory/fixed", ReadOnly: true}, {Path: "/data/own"}}
+		s.Parts = []sandbox.Part{{Path: "/mnt/memory/fixed", ReadOnly: true}, {Path: "/data/own"}, {Path: "/data/fixed", ReadOnly: true}}
+		s.Limits.Disk = bytes
 	})
 	files, ok := w.Files().(*tree.Tree)
 	if !ok {
@@ -53,6 +65,18 @@ func testParts(t *testing.T, d sandbox.Driver) {
 	w.Want(`cd /mnt/memory/fixed
 for c in 'echo x >a' 'echo x >b' 'rm -f a' 'mkdir d' 'mv a c' 'chmod 777 .' 'rmdir /mnt/memory/fixed' 'mv /mnt/memory/fixed /mnt/memory/other' 'ln a /mnt/memory/a'; do (eval "$c") 2>/dev/null && echo "$c"; done
 cat a; cd /`, "one\n", toolset.Exited, 0)
+	w.Want("echo x 2>/dev/null >/data/fixed/x || echo refused", "refused\n", toolset.Exited, 0)
 	must(t, fixed.Write("a", []byte("changed\n")))
 	w.Want("cat /mnt/memory/fixed/a", "changed\n", toolset.Exited, 0)
+	if f, ok := w.Sandbox.(forgetter); ok && d.Capabilities().Recover {
+		f.Close()
+		sb, err := driver().Recover(t.Context(), w.Record())
+		must(t, err)
+		w.Sandbox = sb
+		t.Cleanup(func() { must(t, sb.Stop(context.Background())) })
+		fixed, err := sb.Files().(*tree.Tree).Folder("/mnt/memory/fixed")
+		must(t, err)
+		must(t, fixed.Write("a", []byte("by the next\n")))
+		w.Want("cat /mnt/memory/fixed/a; echo x 2>/dev/null >/mnt/memory/fixed/a || echo refused", "by the next\nrefused\n", toolset.Exited, 0)
+	}
 }

@@ -28,7 +28,7 @@ func Run(t *testing.T, driver func() sandbox.Driver) {
 	t.Run("ends", func(t *testing.T) { testEnds(t, d) })
 	t.Run("life", func(t *testing.T) { testLife(t, driver) })
 	t.Run("programs", func(t *testing.T) { testPrograms(t, d, driver) })
-	t.Run("parts", func(t *testing.T) { testParts(t, d) })
+	t.Run("parts", func(t *testing.T) { testParts(t, driver) })
 	t.Run("proof", func(t *testing.T) { testProof(t, d) })
 	t.Run("limits", func(t *testing.T) { testLimits(t, d) })
 	t.Run("claim", func(t *testing.T) { testClaim(t, driver) })
