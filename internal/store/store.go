@@ -111,7 +111,8 @@ type Reader interface {
 	Event(session, id string) (plane.StoredEvent, error)
 	// Events lists by place in the log; queued events come last, by id.
 	Events(session string, q EventQuery) ([]plane.StoredEvent, error)
-	// Frames lists rows whose emit is greater than after, in emit order.
+	// Frames lists rows whose emit is greater than after, in emit order. A row
+	// that gets its place gets the session's next pos and emit at once.
 	Frames(session string, after int64, limit int) ([]plane.StoredEvent, error)
 
 	// Call finds a call by its event id.

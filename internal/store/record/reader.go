@@ -248,9 +248,16 @@ func (r *Reader) events(session string, q store.EventQuery, queued bool, limit i
 	return All(r.Ask, Event, w.sql(), w.values...)
 }
 
+// Frames needs no index of its own: rows with a place have their frames in the
+// order of their places, and the session's emit and pos differ by no less than
+// those of any of them.
 func (r *Reader) Frames(session string, after int64, limit int) ([]plane.StoredEvent, error) {
-	return All(r.Ask, Event, `SELECT `+EventColumns+` FROM events WHERE session_id = ? AND emit > ? ORDER BY emit LIMIT ?`,
-		session, after, bound(limit))
+	n := bound(limit)
+	return All(r.Ask, Event, `SELECT * FROM (SELECT `+EventColumns+` FROM events
+			WHERE session_id = ? AND pos > 0 AND pos > ? - (SELECT emit - pos FROM sessions WHERE id = ?) AND emit > ? ORDER BY pos LIMIT ?) AS placed
+		UNION ALL
+		SELECT * FROM (SELECT `+EventColumns+` FROM events WHERE session_id = ? AND pos = 0 AND emit > ? ORDER BY emit LIMIT ?) AS queued
+		ORDER BY emit LIMIT ?`, session, after, session, after, n, session, after, n, n)
 }
 
 func (r *Reader) Call(session, id string) (plane.Call, error) {

@@ -125,21 +125,27 @@ func testEventFilters(t *testing.T, st store.Store) {
 func testFrames(t *testing.T, st store.Store) {
 	world(t, st, "sesn_1")
 	update(t, st, func(tx store.Tx) error {
-		for i, emit := range []int64{2, 1, 5} {
-			e := event("sesn_1", fmt.Sprint("sevt_", i), int64(i+1))
-			e.Emit = emit
+		// The second and third waited; the second got its place last.
+		for i, at := range [][2]int64{{1, 1}, {3, 5}, {0, 3}, {2, 4}} {
+			e := event("sesn_1", fmt.Sprint("sevt_", i), at[0])
+			e.Emit = at[1]
 			if err := tx.InsertEvents(e); err != nil {
 				return err
 			}
 		}
-		return nil
+		s, err := tx.LockSession("sesn_1")
+		if err != nil {
+			return err
+		}
+		s.Pos, s.Emit = 3, 5
+		return tx.UpdateSession(s)
 	})
 	frames := func(after int64, limit int) []string {
 		return ids(see(t, st, func(r store.Reader) ([]plane.StoredEvent, error) { return r.Frames("sesn_1", after, limit) }))
 	}
-	same(t, "all", frames(0, 0), []string{"sevt_1", "sevt_0", "sevt_2"})
-	same(t, "after", frames(1, 10), []string{"sevt_0", "sevt_2"})
-	same(t, "limit", frames(0, 1), []string{"sevt_1"})
+	same(t, "all", frames(0, 0), []string{"sevt_0", "sevt_2", "sevt_3", "sevt_1"})
+	same(t, "after", frames(3, 10), []string{"sevt_3", "sevt_1"})
+	same(t, "limit", frames(1, 2), []string{"sevt_2", "sevt_3"})
 	same(t, "none", frames(5, 10), []string(nil))
 }
 

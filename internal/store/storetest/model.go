@@ -328,10 +328,15 @@ func (m *model) check(rt *rapid.T, st store.Store) {
 			}
 			differ("events of "+id, rows, events)
 			slices.SortFunc(events, func(a, b plane.StoredEvent) int { return cmp.Compare(a.Emit, b.Emit) })
-			if rows, err = r.Frames(id, 0, 0); err != nil {
-				return err
+			for after := range m.sessions[id].Emit {
+				if rows, err = r.Frames(id, after, 0); err != nil {
+					return err
+				}
+				for len(events) > 0 && events[0].Emit <= after {
+					events = events[1:]
+				}
+				differ(fmt.Sprintf("frames of %s after %d", id, after), rows, events)
 			}
-			differ("frames of "+id, rows, events)
 		}
 		for _, id := range slices.Sorted(maps.Keys(m.work)) {
 			queue = append(queue, m.work[id])
