@@ -214,7 +214,7 @@ func verdict(res app.RunResult) error {
 		return nil
 	case "interrupted":
 		return status(130)
-	case "requires_action":
+	case api.StopRequiresAction:
 		return fmt.Errorf("the session waits for somebody to answer %s; give it an agent whose tools need no confirmation, or drive the session with berth dev and berth sessions", strings.Join(res.Waits, ", "))
 	}
 	return errors.New("the session ended with " + res.Stop + "; the transcript says why")

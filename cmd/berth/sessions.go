@@ -300,7 +300,7 @@ func follow(ctx context.Context, t *term, cl *client.Client, r remote, id string
 	err := app.Follow(ctx, cl, id, begin, func(e api.Event) bool {
 		show(e)
 		idle, ok := e.(*api.SessionStatusIdle)
-		return ok && untilIdle && idle.StopReason.Type != "requires_action"
+		return ok && untilIdle && idle.StopReason.Type != api.StopRequiresAction
 	})
 	tr.endLine()
 	if ctx.Err() != nil {

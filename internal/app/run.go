@@ -213,7 +213,7 @@ const noWorkerAfter = 10 * time.Second
 // play sends the prompt and watches the session until its turn is over.
 // missing, when there, is asked after a while whether something is amiss.
 func play(taking, working context.Context, cl *client.Client, prompt, session string, w Watcher, missing func(context.Context) string) (RunResult, error) {
-	res := RunResult{SessionID: session}
+	end := ending{open: map[string]bool{}}
 	var mu sync.Mutex // guards w
 	began := time.Now()
 	ctx, cancel := context.WithCancelCause(working)
@@ -253,7 +253,6 @@ func play(taking, working context.Context, cl *client.Client, prompt, session st
 		})
 	}
 
-	open := map[string]bool{} // calls that somebody outside must act on
 	err := Follow(ctx, cl, session, func() error {
 		raw, err := client.Outgoing(&api.UserMessage{EventHead: api.EventHead{Type: api.TypeUserMessage}, Content: []api.Block{api.Text(prompt)}})
 		if err == nil {
@@ -264,45 +263,57 @@ func play(taking, working context.Context, cl *client.Client, prompt, session st
 		mu.Lock()
 		defer mu.Unlock()
 		w.Event(e)
-		switch e := e.(type) {
-		case *api.AgentToolUse:
-			if e.EvaluatedPermission == api.PermissionAsk {
-				open[e.ID] = true
-			}
-		case *api.AgentCustomToolUse:
-			open[e.ID] = true
-		case *api.UserToolConfirmation:
-			delete(open, e.ToolUseID)
-		case *api.UserCustomToolResult:
-			delete(open, e.CustomToolUseID)
-		case *api.SessionStatusIdle:
-			res.Stop, res.Waits = e.StopReason.Type, nil
-			if res.Stop != "requires_action" {
-				return true
-			}
-			for _, id := range e.StopReason.EventIDs {
-				if open[id] {
-					res.Waits = append(res.Waits, id)
-				}
-			}
-			return len(res.Waits) > 0
-		case *api.SessionStatusTerminated:
-			res.Stop = "terminated"
-		case *api.SessionDeleted:
-			res.Stop = "deleted"
-		}
-		return false
+		return end.hear(e)
 	})
-	res.Took = time.Since(began)
+	took := time.Since(began)
 	cancel(nil)
 	helpers.Wait()
 	if interrupted {
-		res.Stop = "interrupted"
+		end.stop = "interrupted"
 	}
 	if errors.Is(err, context.Canceled) && working.Err() != nil {
 		err = context.Cause(working)
 	}
-	return res, err
+	return RunResult{SessionID: session, Stop: end.stop, Waits: end.waits, Took: took}, err
+}
+
+// ending is how a run has ended, by its events so far.
+type ending struct {
+	stop  string
+	waits []string
+	open  map[string]bool // calls that somebody outside must act on
+}
+
+// hear says whether an event ends the run.
+func (n *ending) hear(e api.Event) bool {
+	switch e := e.(type) {
+	case *api.AgentToolUse:
+		if e.EvaluatedPermission == api.PermissionAsk {
+			n.open[e.ID] = true
+		}
+	case *api.AgentCustomToolUse:
+		n.open[e.ID] = true
+	case *api.UserToolConfirmation:
+		delete(n.open, e.ToolUseID)
+	case *api.UserCustomToolResult:
+		delete(n.open, e.CustomToolUseID)
+	case *api.SessionStatusIdle:
+		n.stop, n.waits = e.StopReason.Type, nil
+		if n.stop != api.StopRequiresAction {
+			return true
+		}
+		for _, id := range e.StopReason.EventIDs {
+			if n.open[id] {
+				n.waits = append(n.waits, id)
+			}
+		}
+		return len(n.waits) > 0
+	case *api.SessionStatusTerminated:
+		n.stop = "terminated"
+	case *api.SessionDeleted:
+		n.stop = "deleted"
+	}
+	return false
 }
 
 // Agent is the agent a run uses when no file says otherwise: every tool of

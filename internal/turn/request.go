@@ -335,40 +335,8 @@ func (r *Runner) commit(c *claimed, h *history, resp model.Response, ids map[int
 		if err := tx.InsertCalls(w.calls...); err != nil {
 			return err
 		}
-		switch {
-		case len(open) > 0:
-			ch.waitFor(open)
-			if err := r.cfg.Queue.Offer(tx, &s); err != nil {
-				return err
-			}
-		case len(w.calls) > 0 || resp.Stop == model.StopPause && len(w.events) > 0:
-			// Refused calls, or a pause: the model goes on, within reason.
-			stuck, err := ch.stuck()
-			if err != nil {
-				return err
-			}
-			if again = !stuck; again {
-				ch.release()
-				break
-			}
-			ch.add(&api.SessionError{EventHead: at(api.TypeSessionError), Error: api.SessionErrorBody{Type: api.SessionErrUnknown,
-				Message:     fmt.Sprintf("the model was asked %d times in a row and asked for nothing that this agent may run; the turn was ended", maxFruitless),
-				RetryStatus: api.RetryStatus{Type: api.RetryExhausted}}})
-			ch.idle(api.StopReason{Type: api.StopRetriesExhausted}, nil)
-		default:
-			waiting, err := ch.queued(1)
-			if err != nil {
-				return err
-			}
-			if again = len(waiting) > 0; again {
-				ch.release()
-				break
-			}
-			reason := api.StopReason{Type: api.StopEndTurn}
-			if resp.Stop == model.StopRefusal {
-				reason.Type = api.StopRefusal
-			}
-			ch.idle(reason, resp.Refusal)
+		if again, err = r.after(ch, resp, w, open); err != nil {
+			return err
 		}
 		if err := ch.save(); err != nil {
 			return err
@@ -390,6 +358,45 @@ func (r *Runner) commit(c *claimed, h *history, resp model.Response, ids map[int
 	}
 	h.pos, h.attempts = c.s.Pos, 0
 	return again, nil
+}
+
+// after sets what comes after an answer: its open calls are waited for, the
+// model is asked again, or the session is idle.
+func (r *Runner) after(ch *change, resp model.Response, w *answer, open []plane.Call) (again bool, err error) {
+	switch {
+	case len(open) > 0:
+		ch.waitFor(open)
+		return false, r.cfg.Queue.Offer(ch.tx, ch.s)
+	case len(w.calls) > 0 || resp.Stop == model.StopPause && len(w.events) > 0:
+		// Refused calls, or a pause: the model goes on, within reason.
+		stuck, err := ch.stuck()
+		if err != nil {
+			return false, err
+		}
+		if !stuck {
+			ch.release()
+			return true, nil
+		}
+		ch.add(&api.SessionError{EventHead: at(api.TypeSessionError), Error: api.SessionErrorBody{Type: api.SessionErrUnknown,
+			Message:     fmt.Sprintf("the model was asked %d times in a row and asked for nothing that this agent may run; the turn was ended", maxFruitless),
+			RetryStatus: api.RetryStatus{Type: api.RetryExhausted}}})
+		ch.idle(api.StopReason{Type: api.StopRetriesExhausted}, nil)
+		return false, nil
+	}
+	waiting, err := ch.queued(1)
+	if err != nil {
+		return false, err
+	}
+	if len(waiting) > 0 {
+		ch.release()
+		return true, nil
+	}
+	reason := api.StopReason{Type: api.StopEndTurn}
+	if resp.Stop == model.StopRefusal {
+		reason.Type = api.StopRefusal
+	}
+	ch.idle(reason, resp.Refusal)
+	return false, nil
 }
 
 // maxFruitless bounds the requests in a row that bring nothing to run and do
