@@ -151,6 +151,7 @@ func TestTheFirstSchemaIsBroughtUpToDate(t *testing.T) {
 		s.UpdatedAt = s.CreatedAt
 		within(func(tx store.Tx) error { return errors.Join(tx.InsertEnvironment(env), tx.InsertSession(s)) })
 		exec("DROP TABLE sends")
+		exec("DROP INDEX events_queued")
 		exec("CREATE INDEX events_by_emit ON events (session_id, emit)")
 		exec("DELETE FROM goose_db_version WHERE version_id > 1")
 		if st, err := open.Status(ctx, url); err != nil || st.Current != 1 || len(st.Pending) != 2 {

@@ -248,7 +248,7 @@ func (r *Reader) events(session string, q store.EventQuery, queued bool, limit i
 	return All(r.Ask, Event, w.sql(), w.values...)
 }
 
-// Frames needs no index of its own: rows with a place have their frames in the
+// Frames needs an index for queued rows only: rows with a place have theirs in the
 // order of their places, and the session's emit and pos differ by no less than
 // those of any of them.
 func (r *Reader) Frames(session string, after int64, limit int) ([]plane.StoredEvent, error) {
