@@ -84,13 +84,13 @@ func (k *Keeper) discard(ctx context.Context, folder string, rec Record, err err
 func finish(ctx context.Context, d Driver, dir string, rec Record) error {
 	rec.Spec.Dir, rec.Spec.Tree = dir, filepath.Join(dir, "tree")
 	sb, err := d.Recover(ctx, rec)
-	if errors.Is(err, ErrGone) {
+	switch {
+	case sb != nil:
+		return sb.Stop(ctx)
+	case errors.Is(err, ErrGone):
 		return nil
 	}
-	if err != nil {
-		return err
-	}
-	return sb.Stop(ctx)
+	return err
 }
 
 // clean removes what sandboxes of this keeper's directory left on the host.
@@ -106,41 +106,23 @@ func (k *Keeper) clean(ctx context.Context) {
 	}
 }
 
-// adopt recovers one sandbox and waits in the background for its session.
+// adopt takes one sandbox over and waits in the background for its session.
 func (k *Keeper) adopt(ctx, wait context.Context, folder string, rec Record) {
-	dir := filepath.Join(k.cfg.Dir, folder)
 	if rec.Driver != k.cfg.Driver.Name() {
 		k.log.Warn("a sandbox of another driver is left to its orphan time", "folder", folder, "driver", rec.Driver)
 		return
 	}
-	rec.Spec.Dir, rec.Spec.Tree = dir, filepath.Join(dir, "tree")
-	sb, err := k.cfg.Driver.Recover(ctx, rec)
-	if err != nil {
-		if !errors.Is(err, ErrGone) {
-			k.log.Warn("a sandbox could not be taken over", "folder", folder, "err", err)
-			return
-		}
-		k.forgetRecord(dir)
-		_ = k.settle(ctx, dir)
-		return
-	}
-	// It may have been left by another version, or with other settings.
-	if err := k.prove(ctx, sb, dir, false); err != nil {
-		k.log.Warn("a sandbox could not be taken over and is stopped", "folder", folder, "err", err)
-		if err := sb.Stop(ctx); err != nil {
-			k.log.Warn("it could not be stopped either", "folder", folder, "err", err)
-			p := k.enter(folder)
-			p.sb, p.ending = sb, true
-			k.leave(folder, p)
-			return
-		}
-		k.forgetRecord(dir)
-		_ = k.settle(ctx, dir)
-		return
-	}
+	dir := filepath.Join(k.cfg.Dir, folder)
 	p := k.enter(folder)
-	p.sb = sb
+	err := k.takeOver(ctx, p, dir, rec)
+	sb := p.sb
 	k.leave(folder, p)
+	if err != nil {
+		k.log.Warn("a sandbox could not be taken over", "folder", folder, "err", err)
+	}
+	if err != nil || sb == nil {
+		return
+	}
 	k.wg.Go(func() {
 		t := time.NewTimer(k.cfg.Spec.OrphanTTL)
 		defer t.Stop()
@@ -155,4 +137,27 @@ func (k *Keeper) adopt(ctx, wait context.Context, folder string, rec Record) {
 			k.end(wait, p, dir)
 		}
 	})
+}
+
+// takeOver gives a place the sandbox of its folder's record; none, and no error,
+// when that is gone or had to be stopped. p.mu is held.
+func (k *Keeper) takeOver(ctx context.Context, p *place, dir string, rec Record) error {
+	rec.Spec.Dir, rec.Spec.Tree = dir, filepath.Join(dir, "tree")
+	sb, err := k.cfg.Driver.Recover(ctx, rec)
+	switch {
+	case sb == nil && errors.Is(err, ErrGone):
+		k.forgetRecord(dir)
+		_ = k.settle(ctx, dir)
+		return nil
+	case sb == nil:
+		return err
+	case err == nil: // it may have been left by another version, or with other settings
+		err = k.prove(ctx, sb, dir, false)
+	}
+	p.sb = sb
+	if err == nil {
+		return nil
+	}
+	k.log.Warn("a sandbox could not be taken over and is stopped", "dir", dir, "err", err)
+	return k.end(ctx, p, dir)
 }

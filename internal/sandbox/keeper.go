@@ -221,6 +221,14 @@ func (k *Keeper) Open(ctx context.Context, session string, parts ...Part) (h *He
 	if p.held != nil {
 		return p.held, false, nil
 	}
+	if p.sb == nil {
+		// One that could not be taken over so far may be alive.
+		if rec, err := ReadRecord(dir); err == nil && rec.Driver == k.cfg.Driver.Name() {
+			if err := k.takeOver(ctx, p, dir, rec); err != nil {
+				return nil, false, fmt.Errorf("sandbox: the session's sandbox cannot be taken over: %w", err)
+			}
+		}
+	}
 	if p.sb != nil && !has(p.sb.Record().Spec.Parts, parts) {
 		k.log.Info("a sandbox without the parts of the tree that its session needs is ended", "session", session)
 		if err := k.end(ctx, p, dir); err != nil {

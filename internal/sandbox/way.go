@@ -49,21 +49,17 @@ func (o outward) Start(ctx context.Context, spec Spec) (Sandbox, error) {
 	return o.attach(ctx, sb, way)
 }
 
-// Recover takes a sandbox over and opens its way again. One that follows
-// another policy than this worker's is stopped: what it may reach is not to
-// change under it.
+// Recover takes a sandbox over and opens its way again. With an error and a
+// sandbox that is to be stopped, as is one that follows another policy than
+// this worker's: what it may reach is not to change under it.
 func (o outward) Recover(ctx context.Context, rec Record) (Sandbox, error) {
 	sb, err := o.Driver.Recover(ctx, rec)
 	if err != nil {
 		return nil, err
 	}
 	allow := rec.Spec.Network.Mode == NetworkAllow
-	stop := func(why error) error { return errors.Join(why, sb.Stop(context.WithoutCancel(ctx))) }
 	if rec.Spec.Policy != o.policy || allow && o.ways == nil {
-		if err := sb.Stop(ctx); err != nil {
-			return nil, fmt.Errorf("it follows another policy and cannot be stopped: %w", err)
-		}
-		return nil, ErrGone
+		return sb, errors.New("it follows another policy")
 	}
 	if !allow {
 		return sb, nil
@@ -71,7 +67,7 @@ func (o outward) Recover(ctx context.Context, rec Record) (Sandbox, error) {
 	spec := rec.Spec
 	way, err := o.ways(&spec)
 	if err != nil {
-		return nil, stop(err)
+		return sb, err
 	}
 	return o.attach(ctx, sb, way)
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/berthdev/berth/internal/agentwire"
@@ -306,6 +307,11 @@ func (l *Live) Alive() error {
 	}
 }
 
+// short says that an error is want of descriptors or memory, here.
+func short(err error) bool {
+	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ENOMEM) || errors.Is(err, syscall.ENOBUFS)
+}
+
 // connection gives the connection, a new one when the last broke.
 func (l *Live) connection() (*conn, error) { return l.connect(dialTime) }
 
@@ -332,6 +338,9 @@ func (l *Live) connect(within time.Duration) (*conn, error) {
 		if _, err = ready(c, within); err != nil {
 			c.Close()
 		}
+	}
+	if short(err) {
+		return nil, fmt.Errorf("agent: it cannot be asked: %w", err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("agent: it does not answer (%v): %w", err, sandbox.ErrGone)

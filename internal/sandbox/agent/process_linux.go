@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -55,9 +56,15 @@ func startProcess(path string, files []*os.File, sys *syscall.SysProcAttr) (*Pro
 			return nil, os.NewSyscallError("pidfd_open", err)
 		}
 	}
-	p := &Process{Handle: Handle{PID: pid, Boot: bootID()}, child: true, pidfd: pidfd}
+	return newProcess(pid, pidfd, true), nil
+}
+
+// newProcess is a process that was just started.
+func newProcess(pid, pidfd int, child bool) *Process {
+	p := &Process{Handle: Handle{PID: pid}, child: child, pidfd: pidfd}
+	p.Handle.Boot, _ = bootID()
 	p.Handle.Start, _ = startTicks(pid)
-	return p, nil
+	return p
 }
 
 // FindProcess gives a process that something else has started, by its number.
@@ -66,24 +73,37 @@ func FindProcess(pid int) (*Process, error) {
 	if err != nil {
 		return nil, sandbox.ErrGone
 	}
-	return findProcess(Handle{PID: pid, Start: start, Boot: bootID()})
+	boot, _ := bootID()
+	return findProcess(Handle{PID: pid, Start: start, Boot: boot})
 }
 
-// findProcess opens the process of a handle, if it is still the same one.
+// findProcess opens the process of a handle, if it is still the same one. That
+// this process is short of something says nothing of the other.
 func findProcess(h Handle) (*Process, error) {
-	if h.PID <= 1 || h.Boot != bootID() {
+	boot, err := bootID()
+	if short(err) {
+		return nil, err
+	}
+	if h.PID <= 1 || h.Boot != boot {
 		return nil, sandbox.ErrGone
 	}
 	fd, err := unix.PidfdOpen(h.PID, 0)
+	if short(err) {
+		return nil, os.NewSyscallError("pidfd_open", err)
+	}
 	if err != nil {
 		return nil, sandbox.ErrGone
 	}
 	p := &Process{Handle: h, pidfd: fd}
-	if start, err := startTicks(h.PID); err != nil || start != h.Start || p.Wait(0) == nil {
-		p.Release()
-		return nil, sandbox.ErrGone
+	start, err := startTicks(h.PID)
+	if err == nil && start == h.Start && p.Wait(0) != nil {
+		return p, nil
 	}
-	return p, nil
+	p.Release()
+	if short(err) {
+		return nil, err
+	}
+	return nil, sandbox.ErrGone
 }
 
 // Kill kills the process. It is no error when it has ended.
@@ -153,10 +173,21 @@ func (p *Process) Release() {
 	}
 }
 
-var bootID = sync.OnceValue(func() string {
-	b, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	return strings.TrimSpace(string(b))
-})
+var knownBoot atomic.Pointer[string]
+
+// bootID names this run of the kernel; "" where that does not say it.
+func bootID() (string, error) {
+	if id := knownBoot.Load(); id != nil {
+		return *id, nil
+	}
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", err
+	}
+	id := strings.TrimSpace(string(b))
+	knownBoot.Store(&id)
+	return id, nil
+}
 
 // startTicks is when a process started.
 func startTicks(pid int) (uint64, error) {

@@ -156,7 +156,7 @@ func (s *spawner) ask(m agentwire.Spawn, files []*os.File, sys *syscall.SysProcA
 	if err != nil || len(rights) != 1 {
 		return nil, &lostError{errors.New("the spawner gave no process")}
 	}
-	p := &Process{Handle: Handle{PID: r.PID, Boot: bootID()}, Born: true, pidfd: rights[0]}
-	p.Handle.Start, _ = startTicks(r.PID)
+	p := newProcess(r.PID, rights[0], false)
+	p.Born = true
 	return p, nil
 }

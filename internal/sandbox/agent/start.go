@@ -164,9 +164,10 @@ func Recover(dir string, h Handle) (*Live, error) {
 	l := &Live{dir: dir, proc: proc, turn: make(chan struct{}, 1), late: lateTime}
 	if _, err := l.connect(takeTime); err != nil {
 		l.Close()
-		// It is there and does not speak: it is of no use to anybody.
-		_ = proc.Kill()
-		_ = proc.Wait(10 * time.Second)
+		if !short(err) { // it is there and does not speak: it is of no use to anybody
+			_ = proc.Kill()
+			_ = proc.Wait(10 * time.Second)
+		}
 		proc.Release()
 		return nil, err
 	}

@@ -49,7 +49,7 @@ type Takeover struct {
 
 // Take takes the sandbox over. One that is gone is cleared away, one that
 // cannot be taken over is ended, as nobody else could: then the error is
-// ErrGone.
+// ErrGone. For want of descriptors or memory nothing is ended.
 func (t Takeover) Take(ctx context.Context) (*Live, *tree.Tree, error) {
 	swept := func(why error) error {
 		return errors.Join(sandbox.ErrGone, why, HideView(t.Spec), sandbox.Sweep(t.Spec.Dir))
@@ -67,6 +67,11 @@ func (t Takeover) Take(ctx context.Context) (*Live, *tree.Tree, error) {
 	}
 	if err == nil {
 		return live, files, nil
+	}
+	if short(err) { // the next try may go better
+		live.Close()
+		live.Process().Release()
+		return nil, nil, err
 	}
 	end := t.End(ctx, live)
 	live.Close()

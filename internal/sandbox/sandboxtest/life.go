@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -187,6 +188,31 @@ func testLife(t *testing.T, driver func() sandbox.Driver) {
 		return
 	}
 	t.Run("a worker comes back", func(t *testing.T) { testRecover(t, d, driver()) })
+	t.Run("a worker comes back without descriptors", func(t *testing.T) {
+		w := Start(t, d, nil)
+		w.Want("x=kept", "", toolset.Exited, 0)
+		rec := w.Record()
+		w.Sandbox.(forgetter).Close()
+		var was syscall.Rlimit
+		must(t, syscall.Getrlimit(syscall.RLIMIT_NOFILE, &was))
+		var sb sandbox.Sandbox
+		next := driver()
+		for few := was; sb == nil; few.Cur++ {
+			if few.Cur == was.Cur {
+				few.Cur = 3
+			}
+			must(t, syscall.Setrlimit(syscall.RLIMIT_NOFILE, &few))
+			var err error
+			sb, err = next.Recover(t.Context(), rec)
+			must(t, syscall.Setrlimit(syscall.RLIMIT_NOFILE, &was))
+			if errors.Is(err, sandbox.ErrGone) || err == nil && few.Cur == 3 || few.Cur > 200 {
+				t.Fatalf("with %d descriptors: %v", few.Cur, err)
+			}
+		}
+		w.Sandbox = sb
+		t.Cleanup(func() { must(t, sb.Stop(context.Background())) })
+		w.Want("echo $x", "kept\n", toolset.Exited, 0)
+	})
 	t.Run("what cannot be taken over is ended", func(t *testing.T) {
 		stay := nap()
 		w := Start(t, d, nil)
