@@ -28,6 +28,9 @@ type Boot struct {
 	// Places are the directories in which the agent does file operations; none
 	// where the supervisor reaches the files itself.
 	Places []string
+	// OwnKernel says that the sandbox has a kernel of its own, as gVisor: system
+	// calls are dear, and it counts none but the sandbox's processes.
+	OwnKernel bool
 	// Fault, in tests, is a part of the seal that fails ("fail PART") or is
 	// left out without a word ("skip PART").
 	Fault string
@@ -161,6 +164,7 @@ func (m Boot) Encode() []byte {
 	f.num(uint64(max(m.OpenFiles, 0)))
 	f.str(m.Egress)
 	f.strs(m.Places)
+	f.bool(m.OwnKernel)
 	f.str(m.Fault)
 	return f
 }
@@ -191,6 +195,7 @@ func DecodeBoot(b []byte) (Boot, error) {
 	m.Processes, m.OpenFiles = int(p.num()&(1<<31-1)), int(p.num()&(1<<31-1))
 	m.Egress = p.str()
 	m.Places = p.strs()
+	m.OwnKernel = p.bool()
 	m.Fault = p.str()
 	return m, p.end()
 }

@@ -38,10 +38,14 @@ type agent struct {
 	turn     int
 	drains   []int
 
+	began    time.Time // when the loop did; its clock counts from there
+	now      time.Time // when something last happened
 	orphanAt time.Time // when to end, unless somebody connects
 	heard    time.Time // when the connection last said something
 	buf      []byte
 	report   []byte // from the report FIFO, not yet a line
+	random   []byte // not yet used
+	idle     int    // how many tasks there are without jobs, 0 before the first command and -1 for who knows
 	polls    []unix.PollFd
 }
 
@@ -66,8 +70,8 @@ func agentMain() int {
 		return 0
 	}
 	spareThreads()
-	a.orphanAt = time.Now().Add(a.boot.OrphanTTL)
-	a.heard = time.Now()
+	a.began = time.Now()
+	a.now, a.heard, a.orphanAt = a.began, a.began, a.began.Add(a.boot.OrphanTTL)
 	a.send(agentwire.KindReady, agentwire.EncodeReady(os.Getpid()))
 	err = a.loop()
 	a.endPrograms()
@@ -159,7 +163,10 @@ func (a *agent) begin() (stage, error) {
 	if err := a.startForwarder(); err != nil {
 		return 0, err
 	}
-	return runStage, a.freshShell()
+	if err := a.freshShell(); err != nil {
+		return 0, err
+	}
+	return runStage, a.shell.warm(a.nonce)
 }
 
 // firstConnection waits a minute for the supervisor that started us.

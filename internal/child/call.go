@@ -15,6 +15,9 @@ const (
 	defaultLimit = 120 * time.Second
 	// maxSeen is how many ids are remembered after their results are gone.
 	maxSeen = 8192
+	// quietTime is how long a command has to end before its output is looked
+	// at: most do, and then it is read once.
+	quietTime = time.Millisecond
 )
 
 // call is the running command.
@@ -27,6 +30,7 @@ type call struct {
 	text     string
 	out      int // its output FIFO
 	hung     bool
+	quiet    time.Time // until then its output stays where it is, unless it is streamed
 	got      *collector
 	began    time.Time
 	ticks    uint64 // boot time in clock ticks when it began
@@ -38,14 +42,13 @@ func (a *agent) start(r agentwire.Run) error {
 	if r.Limit <= 0 {
 		r.Limit = defaultLimit
 	}
-	now := time.Now()
-	nonce, err := newNonce()
+	nonce, err := a.nonce()
 	if err != nil {
 		return err
 	}
 	a.call = &call{
 		id: r.ID, limit: r.Limit, nonce: nonce, text: r.Text, stream: r.Stream, out: -1, got: newCollector(a.boot.OutputBytes),
-		began: now, ticks: bootTicks(), deadline: now.Add(r.Limit),
+		began: a.now, ticks: bootTicks(), deadline: a.now.Add(r.Limit),
 	}
 	if bytes.IndexByte([]byte(r.Text), 0) >= 0 {
 		a.call.got.write([]byte("the command contains a NUL byte"))
@@ -61,12 +64,13 @@ func (a *agent) start(r agentwire.Run) error {
 
 // evaluate has bash run the command.
 func (a *agent) evaluate() error {
-	out, err := a.shell.takeOutput(a.turn)
+	lonely := a.shell.keeps != nil && a.lonely()
+	out, err := a.shell.takeOutput(a.turn, lonely)
 	if err != nil {
 		return err
 	}
 	a.turn++
-	a.call.out = out
+	a.call.out, a.call.quiet = out, a.now.Add(quietTime)
 	return a.shell.run(a.call.text, a.call.nonce)
 }
 
@@ -98,12 +102,15 @@ func (a *agent) take(b []byte) {
 
 // readReport reads what bash says about the running command.
 func (a *agent) readReport() error {
-	n, _ := unix.Read(a.shell.report, a.room())
-	if n <= 0 || a.call == nil {
+	c, nonce := a.call, ""
+	if c != nil {
+		nonce = c.nonce
+	}
+	said := a.shell.reports(a.room(), nonce)
+	if len(said) == 0 || c == nil {
 		return nil
 	}
-	a.report = append(a.report, a.buf[:n]...)
-	c := a.call
+	a.report = append(a.report, said...)
 	// The report is a mark, "CODE NONCE" and a new line.
 	at := bytes.Index(a.report, []byte(" "+c.nonce+"\n"))
 	if at < 0 {
@@ -112,7 +119,7 @@ func (a *agent) readReport() error {
 		}
 		return nil
 	}
-	from := bytes.LastIndexByte(a.report[:at], '\037') + 1
+	from := bytes.LastIndexByte(a.report[:at], reportByte[0]) + 1
 	word, said := string(a.report[from:at]), a.report[:max(from-1, 0)]
 	a.report = append([]byte(nil), a.report[at+len(c.nonce)+2:]...)
 	if c.checking {
@@ -153,9 +160,8 @@ func (a *agent) readRest() {
 	if c.out < 0 {
 		return
 	}
-	fd := a.shell.out[c.out].fd
-	for left := waiting(fd); left > 0; {
-		n, err := unix.Read(fd, a.room()[:min(left, readSize)])
+	for range maxRest {
+		n, err := unix.Read(a.shell.out[c.out].fd, a.room())
 		if err == unix.EINTR {
 			continue
 		}
@@ -163,7 +169,9 @@ func (a *agent) readRest() {
 			return
 		}
 		a.take(a.buf[:n])
-		left -= n
+		if n < readSize {
+			return
+		}
 	}
 }
 
@@ -171,9 +179,14 @@ func (a *agent) readRest() {
 func (a *agent) finish(end string, code int) {
 	c := a.call
 	head, dropped, tail := c.got.result()
+	if len(tail) > 0 {
+		tail = a.shell.unechoed(tail)
+	} else {
+		head = a.shell.unechoed(head)
+	}
 	a.last = &agentwire.Result{
 		ID: c.id, End: end, ExitCode: code, Head: head, Dropped: dropped, Tail: tail,
-		Elapsed: time.Since(c.began),
+		Elapsed: a.now.Sub(c.began),
 	}
 	if c.out >= 0 {
 		a.shell.out[c.out].busy = false // drained from now on
@@ -192,6 +205,20 @@ func (a *agent) cut(end string) error {
 	a.readRest()
 	a.finish(end, 0)
 	return a.freshShell()
+}
+
+// nonce gives a number that nobody has seen.
+func (a *agent) nonce() (string, error) {
+	const size = 8
+	if len(a.random) < size {
+		a.random = make([]byte, 32*size)
+		if err := random(a.random); err != nil {
+			return "", err
+		}
+	}
+	n := hexadecimal(a.random[:size])
+	a.random = a.random[size:]
+	return n, nil
 }
 
 // hexadecimal writes bytes as text; encoding/hex would bring fmt with it.

@@ -9,7 +9,7 @@
 //
 //   - bash reads its script from a file that the agent makes longer, so every
 //     command is evaluated at the top level of one shell; where the script ends
-//     so far, bash waits at a FIFO. What it has read is thrown away: the file
+//     so far, bash waits to open a FIFO. What it has read is thrown away: the file
 //     begins with a hole;
 //   - a command's output goes to one of a few FIFOs, and the report that it has
 //     ended to another, with a number that the agent made up for this command.

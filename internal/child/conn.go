@@ -41,14 +41,14 @@ func (a *agent) hangUp() {
 		unix.Close(a.reply)
 	}
 	a.conn, a.reply, a.in, a.out = -1, -1, nil, nil
-	a.orphanAt = time.Now().Add(a.boot.OrphanTTL)
+	a.orphanAt = a.now.Add(a.boot.OrphanTTL)
 }
 
 // receive reads once. false means that the connection is gone.
 func (a *agent) receive() bool {
 	n, err := unix.Read(a.conn, a.room())
 	if n > 0 {
-		a.heard = time.Now()
+		a.heard = a.now
 		a.in = append(a.in, a.buf[:n]...)
 		return true
 	}

@@ -12,13 +12,15 @@ const (
 	// maxBehind is how far a reader of streamed output may be behind before
 	// the command has to wait for it.
 	maxBehind = 1 << 20
+	// maxRest is how many reads take all that a FIFO can hold.
+	maxRest = 5
 )
 
 // loop serves until it is told to end, nobody has come for too long, or nobody
 // can come any more. An error means that no shell can be had any more.
 func (a *agent) loop() error {
 	for {
-		now := time.Now()
+		now := a.now
 		if a.conn < 0 && (a.listen < 0 || now.After(a.orphanAt)) {
 			return nil
 		}
@@ -32,8 +34,9 @@ func (a *agent) loop() error {
 			continue
 		}
 		a.forward.tend(now)
-		a.watch()
+		a.watch(now)
 		_, err := unix.Poll(a.polls, a.patience(now))
+		a.now = a.began.Add(time.Since(a.began)) // asks one clock, and not two
 		if err != nil && err != unix.EINTR {
 			return err
 		}
@@ -51,6 +54,9 @@ func (a *agent) patience(now time.Time) int {
 	var until time.Time
 	if a.call != nil {
 		until = a.call.deadline
+		if now.Before(a.call.quiet) && a.call.quiet.Before(until) {
+			until = a.call.quiet
+		}
 	}
 	if a.conn < 0 && (until.IsZero() || a.orphanAt.Before(until)) {
 		until = a.orphanAt
@@ -69,7 +75,7 @@ func (a *agent) patience(now time.Time) int {
 
 // watch fills polls: five fixed places, then outputs in order, then drains,
 // then programs.
-func (a *agent) watch() {
+func (a *agent) watch(now time.Time) {
 	reply := unix.PollFd{Fd: -1, Events: unix.POLLOUT}
 	if len(a.out) > 0 {
 		reply.Fd = int32(a.reply)
@@ -78,11 +84,11 @@ func (a *agent) watch() {
 		unix.PollFd{Fd: int32(a.wake), Events: unix.POLLIN},
 		unix.PollFd{Fd: int32(a.listen), Events: unix.POLLIN},
 		unix.PollFd{Fd: int32(a.conn), Events: unix.POLLIN},
-		unix.PollFd{Fd: int32(a.shell.report), Events: unix.POLLIN},
+		unix.PollFd{Fd: int32(a.shell.bell()), Events: unix.POLLIN},
 		reply)
 	for i, o := range a.shell.out {
 		fd := o.fd
-		if o.busy && a.call != nil && a.call.out == i && (a.call.hung || a.call.stream && len(a.out) > maxBehind) {
+		if o.busy && a.call != nil && a.call.out == i && a.leaves(now) {
 			fd = -1
 		}
 		a.polls = append(a.polls, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
@@ -91,6 +97,15 @@ func (a *agent) watch() {
 		a.polls = append(a.polls, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
 	}
 	a.watchPrograms()
+}
+
+// leaves says that the running command's output is to stay where it is.
+func (a *agent) leaves(now time.Time) bool {
+	c := a.call
+	if c.stream {
+		return c.hung || len(a.out) > maxBehind
+	}
+	return c.hung || now.Before(c.quiet)
 }
 
 // serve does what the descriptors ask for. The command's output is read

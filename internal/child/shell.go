@@ -1,9 +1,12 @@
 package child
 
 import (
+	"bytes"
 	"errors"
+	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -18,13 +21,16 @@ const outputs = 8
 type shell struct {
 	dir    string // holds the FIFOs and the files
 	pid    int
-	script int   // the script file
-	end    int64 // of the script
-	gone   int64 // up to where the script has been thrown away
-	wake   int   // the FIFO at which bash waits when it has done all of the script
-	report int   // the report FIFO
-	text   int   // the file that a long text is put in
+	script int    // the script file
+	end    int64  // of the script
+	gone   int64  // up to where the script has been thrown away
+	waits  int    // at which of its two FIFOs bash waits, having done all of the script
+	awake  int    // that one, open to let bash go on, or -1
+	line   string // the last that reports and waits
+	report int    // the report FIFO
+	text   int    // the file that a long text is put in
 	out    [outputs]output
+	keeps  *keeps // nil where bash gets its outputs anew for each command
 }
 
 const (
@@ -50,7 +56,7 @@ func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + 
 // what an earlier shell or its jobs hold is of no use to this one.
 func startShell(boot agentwire.Boot) (s *shell, err error) {
 	dir := boot.RunDir
-	s = &shell{dir: dir, script: -1, wake: -1, report: -1, text: -1}
+	s = &shell{dir: dir, script: -1, awake: -1, report: -1, text: -1}
 	for i := range s.out {
 		s.out[i].fd = -1
 	}
@@ -62,16 +68,13 @@ func startShell(boot agentwire.Boot) (s *shell, err error) {
 	if err := unix.Mkdir(dir, 0o700); err != nil && err != unix.EEXIST {
 		return nil, fail("mkdir "+dir, err)
 	}
-	for _, f := range []struct {
-		name string
-		fd   *int
-	}{{"wake", &s.wake}, {"report", &s.report}} {
-		if err := s.fifo(f.name); err != nil {
+	for _, name := range []string{"wake0", "wake1", "report"} {
+		if err := s.fifo(name); err != nil {
 			return nil, err
 		}
-		if *f.fd, err = openFIFO(dir + "/" + f.name); err != nil {
-			return nil, err
-		}
+	}
+	if s.report, err = openFIFO(dir + "/report"); err != nil {
+		return nil, err
 	}
 	if s.script, err = s.file("bash"); err != nil {
 		return nil, err
@@ -87,10 +90,17 @@ func startShell(boot agentwire.Boot) (s *shell, err error) {
 		return nil, fail("open /dev/null", err)
 	}
 	defer unix.Close(null)
+	out := null
+	if boot.OwnKernel {
+		if out, err = s.keep(); err != nil {
+			return nil, err
+		}
+		defer unix.Close(out)
+	}
 	s.pid, err = syscall.ForkExec(boot.Bash, []string{"bash", "--noprofile", "--norc", "bash"}, &syscall.ProcAttr{
 		Dir:   dir, // the script is called "bash", and so is the shell in its messages
 		Env:   boot.Env,
-		Files: []uintptr{uintptr(null), uintptr(null), uintptr(null)},
+		Files: []uintptr{uintptr(null), uintptr(out), uintptr(out)},
 		Sys:   &syscall.SysProcAttr{Setsid: true},
 	})
 	if err == syscall.EAGAIN {
@@ -112,21 +122,39 @@ func startShell(boot agentwire.Boot) (s *shell, err error) {
 var errCrowded = errors.New("start bash: there are too many processes")
 
 // preamble is what bash does first: it begins with what makes the script as
-// long as a block, and ends with waiting. No command can change where. Before
-// 4.0 there is no mapfile, which unlike read heeds no TMOUT.
+// long as a block, and ends with waiting. No command can change where.
 func (s *shell) preamble(workdir string) string {
-	await := "; [[ ${BASH_VERSINFO[0]} -gt 3 ]] && builtin readonly __w='builtin mapfile -tn 1 __berth' || builtin readonly __w='builtin read -r __berth'\n"
-	return "#" + strings.Repeat(" ", blockSize) + "\nbuiltin cd -- " + quote(workdir) + " || builtin cd /; builtin unset OLDPWD; builtin export PS1= PS2=" + await + s.await()
+	return "#" + strings.Repeat(" ", blockSize) + "\nbuiltin cd -- " + quote(workdir) + " || builtin cd /; builtin unset OLDPWD; builtin export PS1= PS2=; " + s.await(s.waits)
 }
 
-// wakeWord is the line that wakes bash. At another, of whoever else writes to
-// the FIFO, it waits on: at the script's end there is nothing but its own.
-const wakeWord = "."
-
 // await has bash wait for the next part of the script. It stands on the line
-// that reports: all of the script has been read by then.
-func (s *shell) await() string {
-	return `while builtin eval "$__w" <` + quote(s.dir+"/wake") + ` && [[ ${__berth[0]-} != ` + wakeWord + " ]]; do builtin :; done\n"
+// that reports: all of the script has been read by then. To open a FIFO takes
+// until somebody has its other end, and is two calls. There are two FIFOs, in
+// turns, so that the one waited at is never still open from the last time. A
+// job that ends tears some bash out of it.
+func (s *shell) await(at int) string {
+	wait := "3<" + quote(s.wakePath(at))
+	return wait + " || " + wait + " || " + wait + "\n"
+}
+
+func (s *shell) wakePath(at int) string { return s.dir + "/wake" + strconv.Itoa(at) }
+
+// wake lets bash go on, now or when it comes to wait.
+func (s *shell) wake() (err error) {
+	s.awake, err = openFIFO(s.wakePath(s.waits))
+	s.waits = 1 - s.waits
+	return err
+}
+
+// tidy clears away what the last report has left.
+func (s *shell) tidy() {
+	if s.awake >= 0 {
+		unix.Close(s.awake)
+		s.awake = -1
+	}
+	if s.keeps != nil {
+		s.keeps.tidy()
+	}
 }
 
 // file makes a file anew: nobody can have put a link in its place.
@@ -185,8 +213,16 @@ func (s *shell) append(script string) error {
 	return nil
 }
 
-// reportMark begins a report. A new line would have bash write it in two parts.
-const reportMark = `\037`
+const (
+	// reportByte begins a report. A new line would have bash write it in two
+	// parts.
+	reportByte = "\037"
+	// warmTime is how long bash has to do something for the first time. One
+	// that does not is found out by its first command.
+	warmTime = 5 * time.Second
+	// checked is in the place of a status in a report on a check.
+	checked = "checked"
+)
 
 // say has bash, which waits, do more script: lines, and then a report. That
 // stands on a line of its own: some errors end the line they are on.
@@ -197,16 +233,67 @@ func (s *shell) say(lines, status, nonce string) error {
 		}
 		s.gone = s.end
 	}
-	report := `builtin printf '` + reportMark + `%s %s\n' ` + status + " " + nonce + " >|" + quote(s.dir+"/report") + "; "
-	if err := s.append(lines + report + s.await()); err != nil {
+	s.tidy()
+	s.line = s.reportOf(status, nonce) + s.await(1-s.waits)
+	if err := s.append(lines + s.line); err != nil {
 		return err
 	}
-	for {
-		_, err := unix.Write(s.wake, []byte(wakeWord+"\n"))
-		if err != unix.EINTR {
-			return fail("wake bash", err)
+	return s.wake()
+}
+
+// unechoed is output without the line that reports, which bash shows at its end
+// where a command has told it to show what it reads.
+func (s *shell) unechoed(out []byte) []byte {
+	if s.keeps == nil || !s.keeps.loud() {
+		return out
+	}
+	return bytes.TrimSuffix(out, []byte(s.line))
+}
+
+// reportOf is what a report is made with.
+func (s *shell) reportOf(status, nonce string) string {
+	if s.keeps != nil {
+		return s.keeps.reportOf(status, nonce)
+	}
+	return `builtin printf '\037%s %s\n' ` + status + " " + nonce + " >|" + quote(s.dir+"/report") + "; "
+}
+
+// warm has a bash to which calls are dear do once what each command asks of it:
+// that a session's first command finds done.
+func (s *shell) warm(number func() (string, error)) error {
+	if s.keeps == nil {
+		return nil
+	}
+	nonce, err := number()
+	if err == nil {
+		err = s.say("eval 'builtin echo' >/dev/null\n", "$?", nonce)
+	}
+	if err == nil && wait(s.bell(), warmTime) == nil {
+		s.reports(make([]byte, 4<<10), nonce)
+	}
+	return err
+}
+
+// bell is readable when there is a report.
+func (s *shell) bell() int {
+	if s.keeps != nil {
+		return s.keeps.seen
+	}
+	return s.report
+}
+
+// reports reads what has been reported, among it the report with a nonce; what
+// bash found wrong comes before the report on a check.
+func (s *shell) reports(buf []byte, nonce string) []byte {
+	var made []byte
+	if s.keeps != nil {
+		made = s.keeps.reports(buf, nonce)
+		if !bytes.HasPrefix(made, []byte(reportByte+checked)) {
+			return made
 		}
 	}
+	n, _ := unix.Read(s.report, buf)
+	return append(buf[:max(n, 0):max(n, 0)], made...)
 }
 
 // word gives a text as a word for bash, and what bash has to do before it is
@@ -228,7 +315,7 @@ func (s *shell) check(text, nonce string) error {
 	if err != nil {
 		return err
 	}
-	return s.say(before+"(LC_ALL=C; builtin eval \"set -n\n\""+word+") </dev/null 2>"+quote(s.dir+"/report")+" || builtin :\n", "checked", nonce)
+	return s.say(before+"(LC_ALL=C; builtin eval \"set -n\n\""+word+") </dev/null 2>"+quote(s.dir+"/report")+" || builtin :\n", checked, nonce)
 }
 
 // run has bash evaluate a text, with its output to the FIFO of the output taken
@@ -239,12 +326,37 @@ func (s *shell) run(text, nonce string) error {
 	if err != nil {
 		return err
 	}
-	return s.say("exec </dev/null\n"+before+"eval "+word+">|"+quote(s.dir+"/out")+" 2>&1\n", "$?", nonce)
+	out := ">|" + quote(s.dir+"/out") + " 2>&1\n"
+	switch {
+	case s.keeps == nil || s.keeps.out < 0:
+		return s.say("exec </dev/null\n"+before+"eval "+word+out, "$?", nonce)
+	case s.keeps.has:
+		return s.say(before+"eval "+word+"\n", "$?", nonce)
+	}
+	return s.say("exec </dev/null "+out+before+"eval "+word+"\n", "$?", nonce)
 }
 
-// takeOutput picks a FIFO for a command; the one of the oldest job is taken
+// takeOutput gives the FIFO for a command's output: the one that bash has
+// already, where it keeps that, or a new one. lonely says that no job runs.
+func (s *shell) takeOutput(turn int, lonely bool) (out int, err error) {
+	k := s.keeps
+	if k == nil {
+		return s.newOutput(turn)
+	}
+	if k.has = k.still(s, lonely); k.has {
+		s.out[k.out].busy = true
+		return k.out, nil
+	}
+	out, err = s.newOutput(turn)
+	if k.out = out; k.loud() {
+		k.out = -1
+	}
+	return out, err
+}
+
+// newOutput makes a FIFO for a command; the place of the oldest job is taken
 // from it when all are in use.
-func (s *shell) takeOutput(turn int) (int, error) {
+func (s *shell) newOutput(turn int) (int, error) {
 	pick := -1
 	for i := range s.out {
 		if s.out[i].fd < 0 {
@@ -279,11 +391,15 @@ func (s *shell) dropOutput(i int) {
 
 // close gives up the agent's ends. Jobs that still write get EPIPE.
 func (s *shell) close() {
-	for _, fd := range []int{s.script, s.wake, s.report, s.text} {
+	for _, fd := range []int{s.script, s.report, s.text} {
 		if fd >= 0 {
 			unix.Close(fd)
 		}
 	}
+	if s.awake >= 0 {
+		unix.Close(s.awake)
+	}
+	s.keeps.close()
 	for i := range s.out {
 		s.dropOutput(i)
 	}

@@ -25,12 +25,10 @@ var deadly = []os.Signal{
 	unix.SIGFPE, unix.SIGSEGV, unix.SIGPIPE, unix.SIGSTKFLT, unix.SIGTERM, unix.SIGSYS,
 }
 
-func newNonce() (string, error) {
-	var b [8]byte
-	if _, err := unix.Getrandom(b[:], 0); err != nil {
-		return "", fail("getrandom", err)
-	}
-	return hexadecimal(b[:]), nil
+// random fills b, which is at most 256 bytes.
+func random(b []byte) error {
+	_, err := unix.Getrandom(b, 0)
+	return fail("getrandom", err)
 }
 
 // ticksPerSecond is USER_HZ, the unit of /proc/PID/stat; it is 100 wherever

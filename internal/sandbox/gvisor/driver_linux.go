@@ -203,6 +203,7 @@ func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (_ sandbox.Sandbo
 		Env: agent.Environ(spec, user.Home(), user.Name), RunDir: inside.RunDir,
 		OutputBytes: spec.OutputBytes, OrphanTTL: spec.OrphanTTL, Egress: agent.Egress(spec.Network),
 		Processes: spec.Limits.PIDs, OpenFiles: spec.Limits.OpenFiles,
+		OwnKernel: true,
 	}, proc, func(context.Context) error {
 		if proc.Wait(0) == nil {
 			return errors.New("the sandbox ended while it started")

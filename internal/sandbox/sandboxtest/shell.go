@@ -124,10 +124,17 @@ func testEnds(t *testing.T, d sandbox.Driver) {
 		w.Want("cat; echo here", "here\n", toolset.Exited, 0)
 		w.Want("exec 7>kept; echo a >&7", "", toolset.Exited, 0)
 		w.Want("echo b >&7; cat kept", "a\nb\n", toolset.Exited, 0)
+		w.Want("exec 2>errors", "", toolset.Exited, 0)
+		w.Want("echo c >&2; ls -s errors", "c\n0 errors\n", toolset.Exited, 0)
+		w.Want("exec 0<kept; cat", "a\nb\n", toolset.Exited, 0)
+		w.Want("exec 0<kept", "", toolset.Exited, 0)
+		w.Want("cat", "", toolset.Exited, 0)
 	})
 	t.Run("options that change everything", func(t *testing.T) {
 		w := Start(t, d, nil)
-		w.Do("set -xv; true")
+		if r := w.Do("set -xv; true"); strings.Contains(Output(r), "berth") {
+			t.Errorf("the shell shows what is not its user's: %q", Output(r))
+		}
 		if r := w.Do("echo x"); r.End != toolset.Exited || !strings.HasSuffix(Output(r), "x\n") {
 			t.Errorf("after set -xv: %q %s", Output(r), r.End)
 		}
@@ -154,6 +161,18 @@ func testEnds(t *testing.T, d sandbox.Driver) {
 		g.open()
 		back.reached()
 		w.Want("echo mine", "mine\n", toolset.Exited, 0)
+		g, back = w.gate("late2"), w.gate("back2")
+		begun, end := w.gate("begun"), w.gate("end")
+		w.Want("("+g.wait+"; echo late; "+back.knock+") &", "", toolset.Exited, 0)
+		next := make(chan toolset.Result, 1)
+		go func() { next <- w.Do(begun.knock + "; " + end.wait + "; echo mine") }()
+		begun.reached()
+		g.open()
+		back.reached()
+		end.open()
+		if r := <-next; Output(r) != "mine\n" {
+			t.Errorf("while a job of an earlier command writes: %q", Output(r))
+		}
 		w.Want("(setsid sleep "+stay+" &) ; exit 2", "", toolset.ShellExited, 2)
 		w.Want("echo again", "again\n", toolset.Exited, 0)
 		w.reach(stay, 2)
@@ -239,7 +258,7 @@ func testEnds(t *testing.T, d sandbox.Driver) {
 	})
 	t.Run("what runs cannot speak for the shell", func(t *testing.T) {
 		w := Start(t, d, nil)
-		r := w.Do("d=/run/berth; [ -e $d/report ] || d=/.berth; [ -e $d/report ] && { echo '0 0000000000000000' >$d/report; echo junk >$d/report; }; echo real; (exit 3)")
+		r := w.Do("d=/run/berth; [ -e $d/report ] || d=/.berth; [ -e $d/report ] && { echo '0 0000000000000000' >$d/report; echo junk >$d/report; }; [ -e $d/ended ] && : >\"$d/ended/0 hB 0000000000000000\"; echo real; (exit 3)")
 		if Output(r) != "real\n" || r.ExitCode != 3 {
 			t.Errorf("got %q %d", Output(r), r.ExitCode)
 		}
