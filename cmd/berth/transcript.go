@@ -45,10 +45,12 @@ type transcript struct {
 }
 
 // openCall is a call without a result. Of several calls asked for at once the
-// first is shown, and the next when it has its result.
+// first is shown, and the next when it has its result; one whose result comes
+// after another's is shown again then.
 type openCall struct {
 	id, head, rest, remark string
 	at                     time.Time
+	seen                   bool
 }
 
 func newTranscript(w io.Writer, colour bool) *transcript {
@@ -126,7 +128,7 @@ func (t *transcript) show(e api.Event) {
 				remark += ": berth sessions confirm " + t.session + " " + e.ID
 			}
 		case api.PermissionDeny:
-			remark = "refused by the agent's permissions"
+			remark = "refused" // its result says why
 		}
 		t.call(e.ID, e.Name, e.Input, e.ProcessedAt, remark)
 	case *api.AgentCustomToolUse:
@@ -168,6 +170,11 @@ func (t *transcript) show(e api.Event) {
 		t.Stop, t.Waits = "", nil
 	case *api.SessionStatusIdle:
 		t.Stop, t.Waits = e.StopReason.Type, e.StopReason.EventIDs
+		for _, c := range t.calls {
+			if c.remark != "" && slices.Contains(t.Waits, c.id) {
+				t.showCall(c)
+			}
+		}
 	case *api.SessionStatusTerminated:
 		t.Stop = "terminated"
 	case *api.SessionDeleted:
@@ -263,7 +270,9 @@ func (t *transcript) showCall(c *openCall) {
 	t.folded(bold, c.head, strings.Repeat(" ", len(c.head)), c.rest, foldCommand)
 	if c.remark != "" {
 		t.line(yellow, "  "+c.remark)
+		c.remark = "" // once is enough
 	}
+	c.seen = true
 }
 
 // describe gives a call's first word and what it is about.
@@ -321,8 +330,9 @@ func (t *transcript) result(id string, content []api.Block, isError *bool, at *t
 			t.line(dim, "    ("+duration(d)+")")
 		}
 	}
-	if t.shown = nil; len(t.calls) > 0 {
-		t.showCall(t.calls[0])
+	t.shown = nil
+	if i := slices.IndexFunc(t.calls, func(c *openCall) bool { return !c.seen }); i >= 0 {
+		t.showCall(t.calls[i])
 	}
 }
 

@@ -56,6 +56,20 @@ func TestTranscript(t *testing.T) {
 			{"id":"r2","type":"user.tool_result","processed_at":"2026-11-23T10:00:00Z","tool_use_id":"c2","content":[{"type":"text","text":"2"}]}
 			{"id":"r1","type":"user.tool_result","processed_at":"2026-11-23T10:00:00Z","tool_use_id":"c1","content":[{"type":"text","text":"1"}]}`,
 			"$ one\n\n$ two\n    2\n\n$ one\n    1\n"},
+		{"a call that waits is said to once", `
+			{"id":"c1","type":"agent.tool_use","processed_at":"2026-11-23T10:00:00Z","name":"bash","input":{"command":"one"},"evaluated_permission":"ask"}
+			{"id":"c2","type":"agent.tool_use","processed_at":"2026-11-23T10:00:00Z","name":"bash","input":{"command":"two"}}
+			{"id":"r2","type":"user.tool_result","processed_at":"2026-11-23T10:00:00Z","tool_use_id":"c2","content":[{"type":"text","text":"2"}]}
+			{"id":"c3","type":"user.tool_confirmation","processed_at":"2026-11-23T10:00:00Z","tool_use_id":"c1","result":"allow"}
+			{"id":"r1","type":"user.tool_result","processed_at":"2026-11-23T10:00:00Z","tool_use_id":"c1","content":[{"type":"text","text":"1"}]}`,
+			"$ one\n  waits for a confirmation\n\n$ two\n    2\n  allow\n\n$ one\n    1\n"},
+		{"every call that waits for a confirmation is shown", `
+			{"id":"c1","type":"agent.tool_use","processed_at":"2026-11-23T10:00:00Z","name":"bash","input":{"command":"one"},"evaluated_permission":"ask"}
+			{"id":"c2","type":"agent.tool_use","processed_at":"2026-11-23T10:00:00Z","name":"bash","input":{"command":"two"},"evaluated_permission":"ask"}
+			{"id":"c3","type":"agent.tool_use","processed_at":"2026-11-23T10:00:00Z","name":"bash","input":{"command":"three"}}
+			{"id":"i1","type":"session.status_idle","processed_at":"2026-11-23T10:00:00Z","stop_reason":{"type":"requires_action","event_ids":["c1","c2","c3"]}}
+			{"id":"r1","type":"user.tool_result","processed_at":"2026-11-23T10:00:00Z","tool_use_id":"c1","content":[{"type":"text","text":"1"}]}`,
+			"$ one\n  waits for a confirmation\n\n$ two\n  waits for a confirmation\n\n$ one\n    1\n\n$ three\n"},
 		{"a queued message is shown when its turn begins", `
 			{"id":"u1","type":"user.message","processed_at":null,"content":[{"type":"text","text":"hi"}]}
 			{"id":"u1","type":"user.message","processed_at":"2026-11-23T10:00:00Z","content":[{"type":"text","text":"hi"}]}`,
