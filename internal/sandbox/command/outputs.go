@@ -10,6 +10,7 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/berthdev/berth/internal/sandbox"
@@ -106,7 +107,7 @@ func (f *fetch) walk(ctx context.Context) error {
 		}
 		switch {
 		case e.IsDir():
-			here = f.root.MkdirAll(path.Join(freshName, name), 0o755)
+			here = f.dir(name)
 		case e.Type() != 0:
 		case !time.Now().Before(f.until):
 			f.miss(name, "the time for all outputs was over")
@@ -122,6 +123,23 @@ func (f *fetch) walk(ctx context.Context) error {
 		f.miss(".", "the far side cannot be listed to the end: "+err.Error())
 	}
 	return here
+}
+
+// dir makes one directory. Its error is this machine's.
+func (f *fetch) dir(name string) error {
+	return f.unmade(name, f.root.MkdirAll(path.Join(freshName, name), 0o755))
+}
+
+// unmade says of what could not be made whether its name is to blame, as only
+// the far side has it or says that it has: then that file alone is missing.
+func (f *fetch) unmade(name string, err error) error {
+	for _, impossible := range []error{syscall.ENAMETOOLONG, syscall.EEXIST, syscall.ENOTDIR, syscall.EINVAL} {
+		if errors.Is(err, impossible) {
+			f.miss(name, "this machine cannot have it: "+impossible.Error())
+			return nil
+		}
+	}
+	return err
 }
 
 // file copies one file. Its error is this machine's.
@@ -142,7 +160,7 @@ func (f *fetch) file(name string, e toolset.Entry) error {
 	at := path.Join(freshName, name)
 	to, err := f.root.OpenFile(at, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
 	if err != nil {
-		return err
+		return f.unmade(name, err)
 	}
 	in := &timed{from: from, until: f.until}
 	n, err := io.Copy(to, io.LimitReader(in, f.left+1))
