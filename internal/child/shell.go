@@ -270,6 +270,7 @@ func (s *shell) warm(number func() (string, error)) error {
 	}
 	if err == nil && wait(s.bell(), warmTime) == nil {
 		s.reports(make([]byte, 4<<10), nonce)
+		s.tidy()
 	}
 	return err
 }
