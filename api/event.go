@@ -137,16 +137,28 @@ func KnownEventType(name string) bool { return events[name] != nil }
 
 // DecodeEvent reads one event as a client does: unknown members pass and an
 // unknown type becomes an *UnknownEvent.
-func DecodeEvent(raw []byte) (Event, error) {
+func DecodeEvent(raw []byte) (Event, error) { return DecodeEventAs(raw, nil) }
+
+// DecodeEventAs is DecodeEvent into what as gives for a type, and where that is
+// nil into the type's own.
+func DecodeEventAs(raw []byte, as func(kind string) Event) (Event, error) {
+	empty := func(kind string) Event {
+		if as != nil {
+			if e := as(kind); e != nil {
+				return e
+			}
+		}
+		if newEvent := events[kind]; newEvent != nil {
+			return newEvent()
+		}
+		return nil
+	}
 	// The type is found by its looks first, which mostly spares a second pass
 	// over the event; what was decoded says whether that was right.
 	if _, rest, ok := bytes.Cut(raw, []byte(`"type":"`)); ok {
 		name, _, _ := bytes.Cut(rest, []byte{'"'})
-		if newEvent := events[string(name)]; newEvent != nil {
-			e := newEvent()
-			if json.Unmarshal(raw, e) == nil && e.Head().Type == string(name) {
-				return e, nil
-			}
+		if e := empty(string(name)); e != nil && json.Unmarshal(raw, e) == nil && e.Head().Type == string(name) {
+			return e, nil
 		}
 	}
 	var head struct {
@@ -155,12 +167,11 @@ func DecodeEvent(raw []byte) (Event, error) {
 	if err := json.Unmarshal(raw, &head); err != nil {
 		return nil, fmt.Errorf("decode event: %w", err)
 	}
-	newEvent := events[head.Type]
-	if newEvent == nil {
+	e := empty(head.Type)
+	if e == nil {
 		u := &UnknownEvent{Raw: append(json.RawMessage(nil), raw...)}
 		return u, json.Unmarshal(raw, &u.EventHead)
 	}
-	e := newEvent()
 	if err := json.Unmarshal(raw, e); err != nil {
 		return nil, fmt.Errorf("decode %s event: %w", head.Type, err)
 	}

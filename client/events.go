@@ -84,6 +84,14 @@ func (c *Client) SendRaw(ctx context.Context, session string, events ...json.Raw
 	return sent.Data, nil
 }
 
+// Append is SendRaw without the stored events.
+func (c *Client) Append(ctx context.Context, session string, events ...json.RawMessage) error {
+	_, err := must[struct{ Data json.RawMessage }](ctx, c, request{
+		method: http.MethodPost, path: []string{"sessions", session, "events"}, body: api.SendEvents{Events: events},
+	})
+	return err
+}
+
 // SendOnce is SendRaw for what must not be there twice, such as a message,
 // though an answer is lost and the send is tried again: key, visible ASCII of
 // at most 255 characters, names it. A Berth control plane remembers the key for a

@@ -23,6 +23,9 @@ type StreamOptions struct {
 	Deltas      []string      // event types to preview: agent.message, agent.thinking
 	LastEventID string        // resume after this frame (Berth only)
 	Silence     time.Duration // give up when nothing comes for so long, pings included; 0 never does
+	// As gives what an event of a type is decoded into, for readers that want
+	// little of it; nil is the type of package api. A nil As is nil for all.
+	As func(kind string) api.Event
 }
 
 // ErrSilence ends a stream that was silent for longer than it may be.
@@ -41,6 +44,7 @@ type Stream struct {
 	sse     *Frames
 	watch   *time.Timer
 	silence time.Duration
+	as      func(string) api.Event
 	lastID  string
 	raw     []byte
 }
@@ -62,7 +66,7 @@ func (c *Client) stream(ctx context.Context, path []string, o StreamOptions) (*S
 		h.Set("Last-Event-Id", o.LastEventID)
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
-	s := &Stream{client: c, cancel: cancel, ctx: ctx, silence: o.Silence}
+	s := &Stream{client: c, cancel: cancel, ctx: ctx, silence: o.Silence, as: o.As}
 	if o.Silence > 0 {
 		s.watch = time.AfterFunc(o.Silence, func() { cancel(ErrSilence) })
 	}
@@ -111,7 +115,7 @@ func (s *Stream) Next() (api.Event, error) {
 		if len(f.Data) == 0 {
 			continue
 		}
-		e, err := api.DecodeEvent(f.Data)
+		e, err := api.DecodeEventAs(f.Data, s.as)
 		if err != nil {
 			return nil, &unexpected{"stream", s.client.plain(err.Error())}
 		}

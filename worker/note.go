@@ -57,6 +57,26 @@ func word(s string) string {
 	return strings.Clone(s[:maxWord])
 }
 
+// answer is what a runner wants of a tool's result.
+type answer struct {
+	api.EventHead
+	ToolUseID       string `json:"tool_use_id"`
+	CustomToolUseID string `json:"custom_tool_use_id"`
+}
+
+// lean gives what an event of a stream is decoded into when digest takes little
+// of it.
+func lean(kind string) api.Event {
+	switch kind {
+	case api.TypeUserToolResult, api.TypeUserCustomToolResult, api.TypeAgentToolResult:
+		return &answer{}
+	case api.TypeUserMessage, api.TypeAgentMessage, api.TypeAgentThinking, api.TypeSessionStatusRunning, api.TypeSessionUsage,
+		api.TypeSpanModelRequestStart, api.TypeSpanModelRequestEnd:
+		return &api.EventHead{}
+	}
+	return nil
+}
+
 // digest takes from an event what a tool runner needs.
 func digest(e api.Event) note {
 	head := e.Head()
@@ -71,6 +91,11 @@ func digest(e api.Event) note {
 	case *api.AgentCustomToolUse:
 		n.thread = word(deref(e.SessionThreadID))
 		n.call = &pending{Call: Call{ID: n.id, Name: word(e.Name), Input: e.Input, Custom: true}}
+	case *answer:
+		n.ref = word(e.ToolUseID)
+		if n.kind == api.TypeUserCustomToolResult {
+			n.ref = word(e.CustomToolUseID)
+		}
 	case *api.UserToolResult:
 		n.ref = word(e.ToolUseID)
 	case *api.UserCustomToolResult:

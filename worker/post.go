@@ -26,18 +26,17 @@ const noOutput = "(no output)"
 
 // resultEvent is a call's answer as it is posted.
 func resultEvent(c Call, content []api.Block, isError bool) (json.RawMessage, error) {
-	content = filled(content)
-	var e api.Event
+	r := struct {
+		Type            string      `json:"type"`
+		ToolUseID       string      `json:"tool_use_id,omitempty"`
+		CustomToolUseID string      `json:"custom_tool_use_id,omitempty"`
+		Content         []api.Block `json:"content"`
+		IsError         bool        `json:"is_error"`
+	}{Type: api.TypeUserToolResult, ToolUseID: c.ID, Content: filled(content), IsError: isError}
 	if c.Custom {
-		e = &api.UserCustomToolResult{
-			EventHead: api.EventHead{Type: api.TypeUserCustomToolResult}, CustomToolUseID: c.ID, Content: content, IsError: &isError,
-		}
-	} else {
-		e = &api.UserToolResult{
-			EventHead: api.EventHead{Type: api.TypeUserToolResult}, ToolUseID: c.ID, Content: content, IsError: &isError,
-		}
+		r.Type, r.ToolUseID, r.CustomToolUseID = api.TypeUserCustomToolResult, "", c.ID
 	}
-	return client.Outgoing(e)
+	return json.Marshal(r)
 }
 
 // filled is content without empty texts and with at least one block.
@@ -69,7 +68,7 @@ func (p *poster) post(ctx context.Context, result json.RawMessage, echoed <-chan
 	began := time.Now()
 	for pause := postMin; ; pause = min(pause*2, postMax) {
 		try, cancel := context.WithTimeout(ctx, postTimeout)
-		_, err := p.client.SendRaw(try, p.session, result)
+		err := p.client.Append(try, p.session, result)
 		cancel()
 		switch {
 		case err == nil:

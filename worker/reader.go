@@ -87,7 +87,7 @@ func (r *reader) run(ctx context.Context) {
 func (r *reader) connection(ctx context.Context, known int) (good, length int, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	stream, err := r.client.Stream(ctx, r.session, client.StreamOptions{Silence: streamSilence})
+	stream, err := r.client.Stream(ctx, r.session, client.StreamOptions{Silence: streamSilence, As: lean})
 	if err != nil {
 		return 0, known, err
 	}

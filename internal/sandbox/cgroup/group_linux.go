@@ -23,6 +23,10 @@ import (
 type Group struct {
 	Dirs Dirs
 	fd   int // of Dirs.Unified, -1 when closed
+
+	counting sync.Mutex
+	looked   bool
+	ooms     *os.File // where the kernel counts; nil for nowhere
 }
 
 var here = sync.OnceValue(discover)
@@ -126,8 +130,14 @@ func (d Dirs) all() []string {
 // (CLONE_INTO_CGROUP), or -1 where v2 is missing. It is good until Close.
 func (g *Group) FD() int { return g.fd }
 
-// Close gives up FD. Twice is fine; the group stays.
+// Close gives up FD and what OOMs holds. Twice is fine; the group stays.
 func (g *Group) Close() {
+	g.counting.Lock()
+	defer g.counting.Unlock()
+	if g.ooms != nil {
+		g.ooms.Close()
+	}
+	g.looked, g.ooms = false, nil
 	if g.fd >= 0 {
 		unix.Close(g.fd)
 		g.fd = -1
@@ -156,15 +166,38 @@ func (g *Group) Enter(pid int) error {
 }
 
 // OOMs is how many processes of the group the kernel has killed because its
-// memory was used up; 0 where that is not counted.
+// memory was used up; 0 where that is not counted. The file it reads stays open
+// until Close.
 func (g *Group) OOMs() int64 {
+	g.counting.Lock()
+	defer g.counting.Unlock()
+	if !g.looked {
+		g.looked, g.ooms = true, g.counter()
+	}
+	if g.ooms == nil {
+		return 0
+	}
+	b := make([]byte, 512)
+	n, err := unix.Pread(int(g.ooms.Fd()), b, 0)
+	if err != nil {
+		return 0
+	}
+	return fieldOf(b[:n], "oom_kill")
+}
+
+// counter opens what OOMs reads, nil where there is nothing.
+func (g *Group) counter() *os.File {
+	path := filepath.Join(g.Dirs.Unified, "memory.events")
 	if dir := g.Dirs.Legacy["memory"]; dir != "" {
-		return field(filepath.Join(dir, "memory.oom_control"), "oom_kill")
+		path = filepath.Join(dir, "memory.oom_control")
+	} else if g.Dirs.Unified == "" {
+		return nil
 	}
-	if g.Dirs.Unified != "" {
-		return field(filepath.Join(g.Dirs.Unified, "memory.events"), "oom_kill")
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil
 	}
-	return 0
+	return os.NewFile(uintptr(fd), path)
 }
 
 // Usage reads what the group uses.

@@ -139,6 +139,10 @@ func field(path, name string) int64 {
 	if err != nil {
 		return 0
 	}
+	return fieldOf(b, name)
+}
+
+func fieldOf(b []byte, name string) int64 {
 	for line := range strings.Lines(string(b)) {
 		if k, v, ok := strings.Cut(line, " "); ok && k == name {
 			n, _ := strconv.ParseInt(strings.TrimSpace(v), 10, 64)
