@@ -80,6 +80,9 @@ func New(base string, credential Credential, hc *http.Client) *Client {
 		t.MaxResponseHeaderBytes = maxHeader
 		hc = &http.Client{Transport: t}
 	}
+	if c.baseErr == nil {
+		c.base.Host = strings.TrimSuffix(c.base.Host, ":")
+	}
 	own := *hc
 	inner := own.CheckRedirect
 	own.CheckRedirect = func(req *http.Request, via []*http.Request) error {
@@ -166,13 +169,17 @@ func (c *Client) newRequest(ctx context.Context, r request, body []byte) (*http.
 		return nil, c.baseErr
 	}
 	u := *c.base
-	for _, s := range append([]string{"v1"}, r.path...) {
+	path, escaped := strings.Builder{}, strings.Builder{}
+	path.WriteString(u.Path + "/v1")
+	escaped.WriteString(u.EscapedPath() + "/v1")
+	for _, s := range r.path {
 		if s == "" || s == "." || s == ".." {
 			return nil, fmt.Errorf("%s: %q is no id", r.name(), s)
 		}
-		u.RawPath = u.EscapedPath() + "/" + url.PathEscape(s)
-		u.Path += "/" + s
+		path.WriteString("/" + s)
+		escaped.WriteString("/" + url.PathEscape(s))
 	}
+	u.Path, u.RawPath = path.String(), escaped.String()
 	q := u.Query()
 	for k, v := range r.query {
 		q[k] = v
@@ -183,10 +190,11 @@ func (c *Client) newRequest(ctx context.Context, r request, body []byte) (*http.
 	if body != nil {
 		rd = bytes.NewReader(body)
 	}
-	req, err := http.NewRequestWithContext(ctx, r.method, u.String(), rd)
+	req, err := http.NewRequestWithContext(ctx, r.method, "", rd)
 	if err != nil {
 		return nil, err
 	}
+	req.URL, req.Host = &u, u.Host
 	req.Header.Set("Accept", "application/json")
 	req.Header.Set("Anthropic-Version", "2023-06-01")
 	req.Header.Set("Anthropic-Beta", "managed-agents-2026-04-01")

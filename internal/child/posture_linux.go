@@ -14,7 +14,8 @@ import (
 // posture looks at what a tool's process is. The shell is one: its status says
 // who it is. What children inherit is the same for the agent's own thread, and
 // so is what may be done: that is tried here, by calls that change nothing
-// even where they are allowed.
+// even where they are allowed. An agent that is not sealed says who it is, and
+// does not look further.
 func (a *agent) posture(q agentwire.Probe) agentwire.Posture {
 	var p agentwire.Posture
 	credentials(&p)
@@ -31,14 +32,17 @@ func (a *agent) posture(q agentwire.Probe) agentwire.Posture {
 			p.Namespaces = append(p.Namespaces, agentwire.Namespace{Name: name, Inode: st.Ino})
 		}
 	}
-	a.mounts(&p)
 	a.inherited(&p)
-	a.interfaces(&p)
-	p.Processes = visible()
 	var u unix.Utsname
 	if unix.Uname(&u) == nil {
 		p.Hostname = unix.ByteSliceToString(u.Nodename[:])
 	}
+	if !a.boot.Seal { // nothing is promised that the rest could find missing
+		return p
+	}
+	a.mounts(&p)
+	a.interfaces(&p)
+	p.Processes = visible()
 	for _, path := range q.Hidden {
 		var st unix.Stat_t
 		if unix.Lstat(path, &st) == nil {

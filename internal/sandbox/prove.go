@@ -128,19 +128,22 @@ func (p *proof) inside(f agentwire.Posture) {
 	p.check("descriptors", any, len(f.Inherited) == 0, "none passed on", say(len(f.Inherited) == 0, "none passed on", strings.Join(f.Inherited, ", ")))
 	p.check("core dumps", c.Privileges, most(f, syscall.RLIMIT_CORE) <= 1, "none", rlimit(f, syscall.RLIMIT_CORE))
 	p.check("system call filter", c.Syscalls, f.Seccomp == 2, "on", say(f.Seccomp == 2, "on", "mode "+strconv.Itoa(int(f.Seccomp))))
-	p.tries(f)
 	p.namespaces(f)
+	if n := p.spec.Limits.OpenFiles; n > 0 {
+		p.check("open files", slices.Contains(c.Limits, LimitOpenFiles), most(f, syscall.RLIMIT_NOFILE) <= uint64(n),
+			"at most "+strconv.Itoa(n), rlimit(f, syscall.RLIMIT_NOFILE))
+	}
+	p.check("host name", false, true, "", f.Hostname)
+	if !any { // the agent may not have looked
+		return
+	}
+	p.tries(f)
 	p.check("the host's files", c.Files, len(f.Seen) == 0, "unseen", say(len(f.Seen) == 0, "unseen", strings.Join(f.Seen, ", ")))
 	p.check("programs", c.Files, len(f.Writable) == 0, "read-only", say(len(f.Writable) == 0, "read-only", "writable: "+strings.Join(f.Writable, ", ")))
 	p.parts(f)
 	p.network(f)
 	few := !p.fresh || f.Processes > 0 && f.Processes <= maxFresh
 	p.check("processes", c.Processes, few, "its own alone", strconv.Itoa(int(f.Processes))+" seen")
-	if n := p.spec.Limits.OpenFiles; n > 0 {
-		p.check("open files", slices.Contains(c.Limits, LimitOpenFiles), most(f, syscall.RLIMIT_NOFILE) <= uint64(n),
-			"at most "+strconv.Itoa(n), rlimit(f, syscall.RLIMIT_NOFILE))
-	}
-	p.check("host name", false, true, "", f.Hostname)
 }
 
 // maxFresh is how many processes a fresh sandbox may show: the agent, the
