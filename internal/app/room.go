@@ -10,6 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berthdev/berth/internal/sandbox"
+	"github.com/berthdev/berth/internal/sandbox/namespaces"
+	"github.com/berthdev/berth/internal/sandbox/process"
 )
 
 // capacity is what all sessions of a machine have together; 0 is unknown.
@@ -23,6 +25,18 @@ const (
 	ownMemory = 256 << 20
 	ownPIDs   = 256
 )
+
+// ready is how many sandboxes to keep ready: as many as were asked for, or
+// where that is left open, by what one costs.
+func ready(asked int, way string, promised sandbox.Limits) int {
+	switch {
+	case asked >= 0:
+		return asked
+	case (way == process.Name || way == namespaces.Name) && len(promised.Asked()) == 0:
+		return 8
+	}
+	return 2
+}
 
 // room is how many sessions of these promises fit beside the sandboxes that
 // are kept ready, at least one; 0 when nothing that is known is promised.

@@ -30,6 +30,22 @@ func TestRoom(t *testing.T) {
 	}
 }
 
+func TestReady(t *testing.T) {
+	for _, x := range []struct {
+		asked    int
+		way      string
+		promised sandbox.Limits
+		want     int
+	}{
+		{-1, "namespaces", sandbox.Limits{}, 8}, {-1, "process", sandbox.Limits{}, 8}, {-1, "gvisor", sandbox.Limits{}, 2},
+		{-1, "namespaces", sandbox.Limits{Memory: 1 << 30}, 2}, {0, "namespaces", sandbox.Limits{}, 0}, {5, "gvisor", sandbox.Limits{}, 5},
+	} {
+		if got := ready(x.asked, x.way, x.promised); got != x.want {
+			t.Errorf("%d of %s, promised %v: %d ready, want %d", x.asked, x.way, x.promised, got, x.want)
+		}
+	}
+}
+
 func TestTheMachineHasSomething(t *testing.T) {
 	if c := machineHere(t.TempDir()); c.memory <= 0 || c.disk <= 0 || c.pids <= 0 {
 		t.Errorf("this machine: %+v", c)

@@ -40,7 +40,7 @@ type WorkerConfig struct {
 	Skills   string // where skills are kept; "" is in StateDir
 	WorkerID string
 	Pace     string
-	Warm     int // sandboxes kept ready for new sessions
+	Warm     int // sandboxes kept ready for new sessions; -1 as many as are cheap
 	Drain    bool
 	OnWork   config.OnWork
 	Watch    config.Watch
@@ -101,6 +101,7 @@ func startWorker(ctx context.Context, c WorkerConfig) (_ *workerHalf, err error)
 		}
 	}()
 	up.push(s.release)
+	c.Warm = ready(c.Warm, s.driver.Name(), s.spec.Limits)
 	h := &workerHalf{driver: s.driver.Name(), release: s.release, log: c.Log}
 	if h.lock, err = lockState(ctx, c); err != nil {
 		return nil, err

@@ -64,13 +64,13 @@ type Sandbox struct {
 
 // Warm says how many sandboxes a worker that serves many sessions has ready.
 type Warm struct {
-	Warm int `help:"Sandboxes kept ready for sessions that are new to this worker; 0 keeps none." default:"2" placeholder:"N"`
+	Warm int `help:"Sandboxes kept ready for sessions that are new to this worker; 0 keeps none, -1 as many as are cheap: 8 small ones (process, namespaces) where no policy promises each a share of the machine, else 2." default:"-1" placeholder:"N"`
 }
 
 // Validate checks what flags alone cannot.
 func (w Warm) Validate() error {
-	if w.Warm < 0 || w.Warm > 1000 {
-		return wrong("give a number from 0 to 1000", "--warm %d cannot be", w.Warm)
+	if w.Warm < -1 || w.Warm > 1000 {
+		return wrong("give a number from 0 to 1000, or -1", "--warm %d cannot be", w.Warm)
 	}
 	return nil
 }

@@ -103,6 +103,7 @@ func kindOf(s Spec) string {
 // start begins to fill the pool in the background.
 func (p *pool) start(ctx context.Context) {
 	ctx, p.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	p.taken = time.Now() // a worker that has just begun may find a queue full of sessions
 	p.ended.Go(func() { p.fill(ctx) })
 	p.missing()
 }
