@@ -25,8 +25,9 @@ const (
 	// quiet is how long nobody must have taken a sandbox before the next one is
 	// started: neither who takes one next nor the first commands of who has one
 	// are to wait for the machine.
-	quiet = 150 * time.Millisecond
-	// patient is how long a pool stays short of sandboxes at most.
+	quiet = 50 * time.Millisecond
+	// patient is how long a pool that is never quiet waits for each sandbox that
+	// it starts all the same: who finds none starts one at the same cost.
 	patient = 2 * time.Second
 	// After a failure the pool waits, from firstPause on, twice as long each
 	// time, up to lastPause, with jitter.
@@ -53,7 +54,7 @@ type pool struct {
 	mu      sync.Mutex
 	ready   []warm    // oldest first
 	taken   time.Time // the last one
-	short   time.Time // since when there are too few; zero when there are enough
+	short   time.Time // since when it has waited to start one; zero when there are enough
 	stopped bool
 }
 
@@ -191,7 +192,11 @@ func (p *pool) patience() (wait time.Duration, full bool) {
 	if p.short.IsZero() {
 		p.short = now
 	}
-	return min(quiet-now.Sub(p.taken), patient-now.Sub(p.short)), false
+	loud, late := quiet-now.Sub(p.taken), patient-now.Sub(p.short)
+	if loud > 0 && late <= 0 {
+		p.short = now
+	}
+	return min(loud, late), false
 }
 
 func sleep(ctx context.Context, d time.Duration) bool {
