@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/berthdev/berth/internal/config"
@@ -175,6 +176,17 @@ func outputsOf(state, session string) string {
 	return filepath.Join(state, "outputs", sandbox.Folder(session))
 }
 
+// empty says that dir is a directory, and no link to one, with nothing in it.
+func empty(dir string) bool {
+	d, err := os.OpenFile(dir, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NOFOLLOW, 0)
+	if err != nil {
+		return false
+	}
+	defer d.Close()
+	_, err = d.Readdirnames(1)
+	return err == io.EOF
+}
+
 func collect(ctx context.Context, session, dir, to string) (outputs.Manifest, error) {
 	var lost []outputs.LeftOut
 	unfetched, err := sandbox.ReadUnfetched(dir)
@@ -187,6 +199,9 @@ func collect(ctx context.Context, session, dir, to string) (outputs.Manifest, er
 	root := filepath.Join(dir, "tree")
 	if _, err := os.Stat(filepath.Join(root, outputs.Dir)); err != nil && len(lost) == 0 {
 		return outputs.Manifest{}, nil // a sandbox without a tree, or one that never started
+	}
+	if _, err := os.Lstat(to); errors.Is(err, fs.ErrNotExist) && len(lost) == 0 && empty(filepath.Join(root, outputs.Dir)) {
+		return outputs.Manifest{}, nil
 	}
 	t, err := tree.Open(tree.Config{Root: root, UID: -1, GID: -1})
 	if err != nil {
