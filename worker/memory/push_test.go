@@ -21,29 +21,39 @@ import (
 // TestLostAnswers: what arrived without an answer is our own, not somebody
 // else's.
 func TestLostAnswers(t *testing.T) {
+	var many []string
+	for i := range 150 {
+		many = append(many, fmt.Sprintf("/d/%03d", i), "one of many")
+	}
 	for _, c := range []struct {
 		name   string
 		before []string
+		file   string
 		route  workertest.Route
 		times  int
 	}{
-		{"of an update", []string{"/a", "1"}, workertest.UpdateMemory, 1},
-		{"of every try of an update", []string{"/a", "1"}, workertest.UpdateMemory, 3},
-		{"of a new memory", nil, workertest.CreateMemory, 1},
-		{"of every try of a new memory", nil, workertest.CreateMemory, 3},
+		{"of an update", []string{"/a", "1"}, "a", workertest.UpdateMemory, 1},
+		{"of every try of an update", []string{"/a", "1"}, "a", workertest.UpdateMemory, 3},
+		{"of a new memory", nil, "a", workertest.CreateMemory, 1},
+		{"of every try of a new memory", nil, "a", workertest.CreateMemory, 3},
+		{"of a new memory in a full folder", many, "d/z", workertest.CreateMemory, 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t, c.before...)
 				w.begin()
-				w.put("a", "2")
+				w.put(c.file, "2")
 				w.plane.Inject(workertest.Fault{Route: c.route, Lost: true, Times: c.times})
 				w.sync(15 * time.Second)
 				w.told = nil // all that is known by then is that it failed
-				w.put("a", "3")
+				w.put(c.file, "3")
 				w.sync(40 * time.Second)
 				w.tells()
-				w.both("/a", "3")
+				var others []string
+				if c.route == workertest.CreateMemory {
+					others = c.before
+				}
+				w.both(append(slices.Clone(others), "/"+c.file, "3")...)
 				if n := w.counts[memory.Conflict]; n > 0 {
 					t.Errorf("%d conflicts", n)
 				}
