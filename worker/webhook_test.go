@@ -223,7 +223,7 @@ func TestWebhookWakesAWorker(t *testing.T) {
 	early := p.Session(workertest.Calls("a"))
 	l := startAt(t, p, idleSoon, func(c *worker.Config) { c.MaxSessions, c.MaxParked, c.Wake = 2, -1, h.Wake() })
 	l.finished(early)
-	l.wait("the item to be let go", func() bool { return p.Live() == 0 })
+	l.wait("the item to be let go, and the queue to be found empty", func() bool { return p.Live() == 0 && routes(p, workertest.Poll) == 2 })
 
 	polls := routes(p, workertest.Poll)
 	lost := []*workertest.Session{p.Session(workertest.Calls("a")), p.Session(workertest.Calls("a")), p.Session(workertest.Calls("a"))}
