@@ -20,9 +20,6 @@ const (
 
 // admit finds out who calls and whether the route is for them.
 func (s *server) admit(c *call, rt route) error {
-	if err := checkPath(c.r, rt); err != nil {
-		return err
-	}
 	presented, err := credential(c.r, rt.stream)
 	if err != nil {
 		return err
@@ -31,6 +28,9 @@ func (s *server) admit(c *call, rt route) error {
 		return err
 	}
 	if err := s.limits.take(c.who.KeyID, s.now()); err != nil {
+		return err
+	}
+	if err := checkPath(c.r, rt); err != nil {
 		return err
 	}
 	switch c.who.Kind {

@@ -174,6 +174,8 @@ func TestHowCredentialsArePresented(t *testing.T) {
 		{"environment key as x-api-key", session, c.worker, "", 401},
 		{"sessions token as x-api-key", session, c.own, "", 401},
 		{"another scheme", session, "", "Basic " + w.key, 401},
+		{"nobody, and an id of another kind", "/v1/sessions/env_01x", "", "", 401},
+		{"an API key, and an id of another kind", "/v1/sessions/env_01x", w.key, "", 404},
 		{"both: the bearer counts", "/v1/environments", w.key, "Bearer " + c.worker, 403},
 		{"both, and the key is nonsense", session, "nonsense", "Bearer " + c.worker, 200},
 		{"both on a stream", session + "/events/stream", w.key, "Bearer " + c.worker, 400},
