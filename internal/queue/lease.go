@@ -31,17 +31,37 @@ func (q *Queue) settled(ctx context.Context, id string, fn func(tx store.Tx, lat
 
 // lock gives a locked item to a caller who may know of it.
 func lock(tx store.Tx, who auth.Identity, environment, id string) (plane.WorkItem, error) {
-	if who.EnvironmentID != "" && who.EnvironmentID != environment {
-		return plane.WorkItem{}, plane.Errorf(plane.Forbidden, "the credential is for another environment")
-	}
-	if who.Kind == plane.CallerSessions && who.WorkID != id {
-		return plane.WorkItem{}, plane.Errorf(plane.Forbidden, "the credential is for another work item")
+	if err := mayKnow(who, environment, id); err != nil {
+		return plane.WorkItem{}, err
 	}
 	w, err := tx.LockWork(id)
-	if err == nil && w.EnvironmentID != environment {
-		err = plane.Errorf(plane.NotFound, "no work item %s in this environment", id)
+	return w, within(w, environment, err)
+}
+
+// lockCalls is lock with the open calls of the item's session.
+func lockCalls(tx store.Tx, who auth.Identity, environment, id string) (plane.WorkItem, []plane.Call, error) {
+	if err := mayKnow(who, environment, id); err != nil {
+		return plane.WorkItem{}, nil, err
 	}
-	return w, err
+	w, calls, err := tx.LockWorkCalls(id)
+	return w, calls, within(w, environment, err)
+}
+
+func within(w plane.WorkItem, environment string, err error) error {
+	if err == nil && w.EnvironmentID != environment {
+		return plane.Errorf(plane.NotFound, "no work item %s in this environment", w.ID)
+	}
+	return err
+}
+
+func mayKnow(who auth.Identity, environment, id string) error {
+	if who.EnvironmentID != "" && who.EnvironmentID != environment {
+		return plane.Errorf(plane.Forbidden, "the credential is for another environment")
+	}
+	if who.Kind == plane.CallerSessions && who.WorkID != id {
+		return plane.Errorf(plane.Forbidden, "the credential is for another work item")
+	}
+	return nil
 }
 
 // Ack takes a polled item: the start-up lease begins. A repeat by the same
@@ -227,11 +247,11 @@ func (q *Queue) StopWork(ctx context.Context, who auth.Identity, environment, id
 	var out plane.WorkItem
 	// Most stops leave nothing behind and need no session: look first.
 	err := q.settled(ctx, id, func(tx store.Tx, late bool) (err error) {
-		w, err := lock(tx, who, environment, id)
+		w, calls, err := lockCalls(tx, who, environment, id)
 		if err != nil {
 			return err
 		}
-		out, err = q.stopItem(tx, w, nil, who, force, late)
+		out, err = q.stopItem(tx, w, calls, nil, who, force, late)
 		return err
 	})
 	if errors.Is(err, errBoth) {
@@ -247,7 +267,7 @@ func (q *Queue) StopWork(ctx context.Context, who auth.Identity, environment, id
 			if w, err = lock(tx, who, environment, id); err != nil {
 				return err
 			}
-			out, err = q.stopItem(tx, w, &s, who, force, late)
+			out, err = q.stopItem(tx, w, nil, &s, who, force, late)
 			return err
 		})
 	}
@@ -262,8 +282,8 @@ func (q *Queue) StopWork(ctx context.Context, who auth.Identity, environment, id
 var errBoth = errors.New("the session must be locked first")
 
 // stopItem stops a locked item. Without its session (nil) it is errBoth when
-// something may follow from it.
-func (q *Queue) stopItem(tx store.Tx, w plane.WorkItem, s *plane.Session, who auth.Identity, force, late bool) (plane.WorkItem, error) {
+// something may follow from it, as from the open calls of a holder's.
+func (q *Queue) stopItem(tx store.Tx, w plane.WorkItem, calls []plane.Call, s *plane.Session, who auth.Identity, force, late bool) (plane.WorkItem, error) {
 	now := q.now()
 	if w.State == api.WorkStopped {
 		return w, nil
@@ -302,15 +322,7 @@ func (q *Queue) stopItem(tx store.Tx, w plane.WorkItem, s *plane.Session, who au
 	}
 	switch {
 	case by == plane.EndedSession, by == plane.EndedOperator && !asked:
-	case by == plane.EndedHolder:
-		calls, err := tx.OpenCalls(w.SessionID)
-		if err != nil {
-			return w, err
-		}
-		if len(calls) > 0 {
-			return w, errBoth
-		}
-	default:
+	case by != plane.EndedHolder || len(calls) > 0:
 		return w, errBoth
 	}
 	return w, tx.UpdateWork(w)

@@ -188,6 +188,9 @@ type Tx interface {
 	// old one first (Conflict otherwise, at the latest from Update).
 	InsertWork(plane.WorkItem) error
 	LockWork(id string) (plane.WorkItem, error)
+	// LockWorkCalls is LockWork with the open calls of the item's session, as
+	// they are once it is locked.
+	LockWorkCalls(id string) (plane.WorkItem, []plane.Call, error)
 	UpdateWork(plane.WorkItem) error
 	// ClaimWork locks and gives the item to offer next, oldest first and
 	// those with input before those without; NotFound when there is none.

@@ -64,6 +64,7 @@ type call struct {
 	// It is asked about nil when the statement counts and changed no row.
 	check  func(error) error
 	counts bool
+	read   func(*pgconn.ResultReader) error // takes its rows, if any are wanted
 }
 
 func (c *conn) prepare(sql string) (*pgconn.StatementDescription, error) {
@@ -151,9 +152,8 @@ func (c *conn) call(sql string, values []any) (call, error) {
 
 var binaryFormat = []int16{1}
 
-// send runs the calls in one round trip. Rows of the last one go to read. The
-// first failure ends the rest.
-func (c *conn) send(calls []call, read func(*pgconn.ResultReader) error) error {
+// send runs the calls in one round trip. The first failure ends the rest.
+func (c *conn) send(calls ...call) error {
 	p := c.pg.StartPipeline(context.Background())
 	for _, k := range calls {
 		p.SendQueryStatement(k.st, k.values, binaryFormat, binaryFormat)
@@ -163,7 +163,7 @@ func (c *conn) send(calls []call, read func(*pgconn.ResultReader) error) error {
 		return err
 	}
 	var failure error
-	for i, k := range calls {
+	for _, k := range calls {
 		results, err := p.GetResults()
 		if err == nil {
 			rr, ok := results.(*pgconn.ResultReader)
@@ -171,8 +171,8 @@ func (c *conn) send(calls []call, read func(*pgconn.ResultReader) error) error {
 				failure = fmt.Errorf("unexpected answer %T", results)
 				break
 			}
-			if i == len(calls)-1 && read != nil {
-				failure = read(rr)
+			if k.read != nil {
+				failure = k.read(rr)
 			}
 			var tag pgconn.CommandTag
 			tag, err = rr.Close()
@@ -198,17 +198,22 @@ func (c *conn) send(calls []call, read func(*pgconn.ResultReader) error) error {
 
 var dialect = record.Dialect{Latest: `latest`, Among: `= ANY (ARRAY(SELECT json_array_elements_text(?::json)))`}
 
+// rows reads an answer row by row.
+func rows(each func(record.Row) error) func(*pgconn.ResultReader) error {
+	return func(rr *pgconn.ResultReader) error {
+		for rr.NextRow() {
+			if err := each(&row{fields: rr.FieldDescriptions(), values: rr.Values()}); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
 // reader reads by what ask sends.
 func reader(ask func(sql string, values []any, read func(*pgconn.ResultReader) error) error) record.Reader {
 	return record.Reader{Dialect: dialect, Ask: func(sql string, values []any, each func(record.Row) error) error {
-		err := ask(sql, values, func(rr *pgconn.ResultReader) error {
-			for rr.NextRow() {
-				if err := each(&row{fields: rr.FieldDescriptions(), values: rr.Values()}); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
+		err := ask(sql, values, rows(each))
 		if errors.Is(err, errNotStorable) {
 			return nil
 		}

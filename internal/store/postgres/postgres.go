@@ -258,6 +258,7 @@ func (v *view) send(sql string, values []any, read func(*pgconn.ResultReader) er
 	if err != nil {
 		return err
 	}
+	k.read = read
 	calls := []call{k}
 	if v.begin && !v.begun {
 		begin, err := v.c.call("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", nil)
@@ -267,7 +268,7 @@ func (v *view) send(sql string, values []any, read func(*pgconn.ResultReader) er
 		v.begun = true
 		calls = []call{begin, k}
 	}
-	return v.c.send(calls, read)
+	return v.c.send(calls...)
 }
 
 // end gives the connection back to be used again, nil if it cannot be.
@@ -278,7 +279,7 @@ func (v *view) end() *conn {
 	if v.begun {
 		k, err := v.c.call("ROLLBACK", nil)
 		if err == nil {
-			err = v.c.send([]call{k}, nil)
+			err = v.c.send(k)
 		}
 		if err != nil {
 			v.c.close()

@@ -174,6 +174,43 @@ func TestDeletedEnvironmentHasNoLiveSession(t *testing.T) {
 
 // Claimers in two processes never get the same item, and updates of the same
 // sessions, in any order, are all kept.
+// Who waits for an item's lock sees the calls that its holder has written.
+func TestCallsAreReadUnderTheLock(t *testing.T) {
+	a, _, url := replicas(t)
+	seed(t, a, 1)
+	update(t, a, func(tx store.Tx) error {
+		return tx.InsertWork(plane.WorkItem{ID: "work_1", EnvironmentID: "env_1", SessionID: "sesn_00", State: api.WorkActive, CreatedAt: time.Now()})
+	})
+	other, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close(context.Background())
+	do := func(sql string) {
+		t.Helper()
+		if _, err := other.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	do("BEGIN")
+	do("SELECT id FROM work WHERE id = 'work_1' FOR NO KEY UPDATE")
+	do("INSERT INTO calls VALUES ('sesn_00', 'sevt_1', 'tool', 'bash', 'open', 1, 'sevt_0', '', NULL)")
+	var calls []plane.Call
+	got := make(chan error, 1)
+	go func() {
+		got <- a.Update(t.Context(), func(tx store.Tx) (err error) { _, calls, err = tx.LockWorkCalls("work_1"); return err })
+	}()
+	for waits := 0; waits == 0; {
+		if err := other.QueryRow(t.Context(), "SELECT count(*) FROM pg_locks WHERE NOT granted AND pid <> pg_backend_pid()").Scan(&waits); err != nil {
+			t.Fatal(err)
+		}
+	}
+	do("COMMIT")
+	if err := <-got; err != nil || len(calls) != 1 {
+		t.Fatalf("calls %+v, %v; want the one written under the lock", calls, err)
+	}
+}
+
 func TestReplicasShareTheWork(t *testing.T) {
 	a, b, _ := replicas(t)
 	const sessions = 20

@@ -3,6 +3,7 @@ package postgres
 import (
 	"cmp"
 	"encoding/json"
+	"errors"
 	"slices"
 	"strconv"
 	"strings"
@@ -25,6 +26,7 @@ type tx struct {
 	self     string // of notes
 	begun    bool
 	waiting  []call
+	asking   []call            // locks that go out with the next question
 	sent     int               // writes that left
 	profiles map[string]string // of sessions read here, as they are stored
 	notes    []store.Note
@@ -75,15 +77,24 @@ func (t *tx) Close() { t.hold.End() }
 // lock reads and locks one row. In a group that may hold something it does not
 // wait: a row that another process has is Busy.
 func lock[T any](t *tx, what string, read func(record.Row) (T, error), sql string, id string) (v T, err error) {
+	how, missed := t.locking()
+	v, err = record.One(t.Ask, what, read, sql+how, id)
+	return v, missed(err)
+}
+
+// locking is how a question locks the row it asks for, and what its failure
+// means.
+func (t *tx) locking() (how string, missed func(error) error) {
 	if t.alone || !t.begun && len(t.waiting) == 0 {
-		return record.One(t.Ask, what, read, sql+` FOR NO KEY UPDATE`, id)
+		return ` FOR NO KEY UPDATE`, func(err error) error { return err }
 	}
-	v, err = record.One(t.Ask, what, read, sql+` FOR NO KEY UPDATE SKIP LOCKED`, id)
-	if plane.KindOf(err) == plane.NotFound {
-		// Or there is none; alone it will be seen.
-		t.blocked = fold.Busy
+	return ` FOR NO KEY UPDATE SKIP LOCKED`, func(err error) error {
+		if plane.KindOf(err) == plane.NotFound {
+			// Or there is none; alone it will be seen.
+			t.blocked = fold.Busy
+		}
+		return err
 	}
-	return v, err
 }
 
 // errElsewhere ends a transition that is put off. Nobody hears it.
@@ -101,11 +112,11 @@ func (t *tx) take(kind, id string) error {
 }
 
 // flush sends what waits, and last in one round trip.
-func (t *tx) flush(last call, read func(*pgconn.ResultReader) error) error {
+func (t *tx) flush(last call) error {
 	if t.err != nil {
 		return t.err
 	}
-	calls := make([]call, 0, len(t.waiting)+2)
+	calls := make([]call, 0, len(t.waiting)+len(t.asking)+2)
 	if !t.begun {
 		begin, err := t.c.call("BEGIN", nil)
 		if err != nil {
@@ -115,10 +126,10 @@ func (t *tx) flush(last call, read func(*pgconn.ResultReader) error) error {
 		calls = append(calls, begin)
 		t.begun = true
 	}
-	calls = append(append(calls, t.waiting...), last)
+	calls = append(append(append(calls, t.waiting...), t.asking...), last)
 	t.sent += len(t.waiting)
-	t.waiting = t.waiting[:0]
-	if err := t.c.send(calls, read); err != nil {
+	t.waiting, t.asking = t.waiting[:0], nil
+	if err := t.c.send(calls...); err != nil {
 		t.err = err
 		return err
 	}
@@ -130,7 +141,8 @@ func (t *tx) ask(sql string, values []any, read func(*pgconn.ResultReader) error
 	if err != nil {
 		return err
 	}
-	return t.flush(k, read)
+	k.read = read
+	return t.flush(k)
 }
 
 // call is conn.call; all it can fail with but one loses the transaction.
@@ -213,14 +225,14 @@ func (t *tx) Commit() ([]store.Note, error) {
 	if slices.ContainsFunc(t.waiting, func(k call) bool { return k.counts }) {
 		last := t.waiting[len(t.waiting)-1]
 		t.waiting = t.waiting[:len(t.waiting)-1]
-		if err := t.flush(last, nil); err != nil {
+		if err := t.flush(last); err != nil {
 			t.Rollback()
 			return nil, err
 		}
 	}
 	commit, err := t.c.call("COMMIT", nil)
 	if err == nil {
-		err = t.flush(commit, nil)
+		err = t.flush(commit)
 	}
 	if err == nil {
 		return t.notes, nil
@@ -238,7 +250,7 @@ func (t *tx) Rollback() {
 	}
 	k, err := t.c.call("ROLLBACK", nil)
 	if err == nil {
-		err = t.c.send([]call{k}, nil)
+		err = t.c.send(k)
 	}
 	if err != nil {
 		// Whatever state it is in, nothing of it stays.
@@ -516,6 +528,35 @@ func (t *tx) LockWork(id string) (plane.WorkItem, error) {
 		return plane.WorkItem{}, err
 	}
 	return lock(t, "work item", record.Work, `SELECT `+record.WorkColumns+` FROM work WHERE id = $1`, id)
+}
+
+// LockWorkCalls asks both in one round trip; the second question is answered
+// once the first has its lock.
+func (t *tx) LockWorkCalls(id string) (w plane.WorkItem, open []plane.Call, err error) {
+	if err := t.take("work ", id); err != nil {
+		return w, nil, err
+	}
+	how, missed := t.locking()
+	k, err := t.call(record.WorkByID+how, []any{id})
+	if errors.Is(err, errNotStorable) { // so it is not stored
+		err = plane.Errorf(plane.NotFound, "work item not found")
+	}
+	if err != nil {
+		return w, nil, err
+	}
+	found := false
+	k.read = rows(func(r record.Row) (err error) {
+		w, err = record.Work(r)
+		found = true
+		return err
+	})
+	t.asking = append(t.asking, k)
+	open, err = record.All(t.Ask, record.Call, `SELECT `+record.CallColumns+` FROM calls
+		WHERE session_id = (SELECT session_id FROM work WHERE id = ?) AND state IN ('asked', 'open') ORDER BY pos`, id)
+	if err == nil && !found {
+		err = missed(plane.Errorf(plane.NotFound, "work item not found"))
+	}
+	return w, open, err
 }
 
 func (t *tx) UpdateWork(w plane.WorkItem) error {

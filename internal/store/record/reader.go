@@ -71,7 +71,7 @@ const (
 	WorkByID        = `SELECT ` + WorkColumns + ` FROM work WHERE id = ?`
 	LiveWork        = `SELECT ` + WorkColumns + ` FROM work WHERE session_id = ? AND state <> 'stopped'`
 	LastWork        = `SELECT ` + WorkColumns + ` FROM work WHERE id = coalesce(
-		(SELECT id FROM work WHERE session_id = ? AND state <> 'stopped'), (SELECT max(id) FROM work WHERE session_id = ?))`
+		(SELECT id FROM work WHERE session_id = ? AND state <> 'stopped'), (SELECT id FROM work WHERE session_id = ? ORDER BY id DESC LIMIT 1))`
 )
 
 func (r *Reader) Key(publicID string) (plane.Key, error) {

@@ -326,6 +326,15 @@ func (t *tx) InsertWork(w plane.WorkItem) error {
 
 func (t *tx) LockWork(id string) (plane.WorkItem, error) { return t.Work(id) }
 
+func (t *tx) LockWorkCalls(id string) (plane.WorkItem, []plane.Call, error) {
+	w, err := t.Work(id)
+	if err != nil {
+		return w, nil, err
+	}
+	open, err := t.OpenCalls(w.SessionID)
+	return w, open, err
+}
+
 func (t *tx) UpdateWork(w plane.WorkItem) error {
 	values, err := record.WorkValues(&w)
 	if err != nil {

@@ -198,6 +198,7 @@ func testNotFound(t *testing.T, st store.Store) {
 	for what, write := range map[string]func(store.Tx) error{
 		"lock session":         func(tx store.Tx) error { _, err := tx.LockSession("x"); return err },
 		"lock work":            func(tx store.Tx) error { _, err := tx.LockWork("x"); return err },
+		"lock work and calls":  func(tx store.Tx) error { _, _, err := tx.LockWorkCalls("x"); return err },
 		"claim":                func(tx store.Tx) error { _, err := tx.ClaimWork(store.Claim{Environment: "env_1"}); return err },
 		"update key":           func(tx store.Tx) error { return tx.UpdateKey(plane.Key{ID: "x"}) },
 		"update environment":   func(tx store.Tx) error { return tx.UpdateEnvironment(Environment("x", "x", at(0))) },

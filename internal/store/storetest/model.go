@@ -127,6 +127,16 @@ func (m *model) waits() func(store.Tx) error {
 			if d := gocmp.Diff(now.live(id), live); d != "" {
 				return fmt.Errorf("live item of %s (-want +got):\n%s", id, d)
 			}
+			if live.ID == "" {
+				continue
+			}
+			locked, calls, err := tx.LockWorkCalls(live.ID)
+			if err != nil {
+				return err
+			}
+			if d := gocmp.Diff(live, locked) + gocmp.Diff(open, calls); d != "" {
+				return fmt.Errorf("locked item of %s and its open calls (-want +got):\n%s", id, d)
+			}
 		}
 		return nil
 	}
