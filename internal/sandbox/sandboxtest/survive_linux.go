@@ -49,9 +49,9 @@ func NothingSurvives(t *testing.T, driver func() sandbox.Driver, n int) {
 	for done := 0; done < n; done += batch {
 		lose(t, driver(), dir, min(batch, n-done))
 		nothingLeft(t, d, dir)
-		if now := descriptors(t); fds == 0 {
-			fds = now
-		} else if now > fds {
+		if fds == 0 {
+			fds = descriptors(t, d)
+		} else if now := atMost(t, d, fds); now > fds {
 			t.Errorf("%d descriptors are open, %d were after the first worker", now, fds)
 		}
 	}
@@ -83,9 +83,9 @@ func worker(t *testing.T, d sandbox.Driver, dir string, n int, word string) {
 		return h.Close(t.Context(), true)
 	}
 	each(t, 0, kept(n), use)
-	fds := descriptors(t)
+	fds := descriptors(t, d)
 	each(t, kept(n), n, use)
-	if now := descriptors(t); now > fds {
+	if now := atMost(t, d, fds); now > fds {
 		t.Errorf("%d descriptors are open, %d were before %d sessions came and went", now, fds, n-kept(n))
 	}
 	if t.Failed() {
