@@ -223,6 +223,7 @@ func TestTheSessionsEndEndsTheRun(t *testing.T) {
 	tests := map[string]func(*workertest.Session){
 		"terminated": func(s *workertest.Session) { s.Terminate(false) },
 		"deleted": func(s *workertest.Session) {
+			s.Terminate(true) // so that it is not offered again
 			s.Add(&api.SessionDeleted{EventHead: api.EventHead{Type: api.TypeSessionDeleted}})
 		},
 	}

@@ -110,6 +110,7 @@ func (r *reader) connection(ctx context.Context, known int) (good, length int, e
 		return 0, known, err
 	}
 	good = max(0, length-known)
+	over := false // nothing comes any more: the runner will end this
 	defer func() { r.had = time.Now() }()
 	for {
 		select {
@@ -118,7 +119,10 @@ func (r *reader) connection(ctx context.Context, known int) (good, length int, e
 				if time.Since(began) >= streamHealthy {
 					good++
 				}
-				if errors.Is(e.err, io.EOF) {
+				switch {
+				case over:
+					return 0, length, nil
+				case errors.Is(e.err, io.EOF):
 					return good, length, nil
 				}
 				return good, length, e.err
@@ -126,6 +130,7 @@ func (r *reader) connection(ctx context.Context, known int) (good, length int, e
 			good++
 			length++
 			n := digest(e.event)
+			over = n.ends()
 			look.heard(n)
 			if !r.send(ctx, reading{notes: []note{n}}) {
 				return good, length, ctx.Err()
