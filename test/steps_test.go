@@ -59,8 +59,12 @@ func TestWorkerKilledAtEachStep(t *testing.T) {
 	}
 	// Most of it is waiting for leases to lapse: all at once.
 	for _, k := range all {
+		lasts := "0.5"
+		if k.step == amidCall { // it is to run still when its turn to be killed comes
+			lasts = "8"
+		}
 		k.session = k.w.Session(agent, testenv.Script(
-			testenv.Say("first", testenv.Bash("echo 1 >> ran; touch at; sleep 0.5; echo one")),
+			testenv.Say("first", testenv.Bash("echo 1 >> ran; touch at; sleep "+lasts+"; echo one")),
 			testenv.Say("second", testenv.Bash("echo 2 >> ran; echo two")), testenv.Say("done")))
 		k.doomed = k.start(k.hosts[0], k.step)
 	}
