@@ -351,13 +351,18 @@ func only(t *testing.T, dir, name string) {
 	}
 }
 
+// closeIdle closes what the driver keeps open for its next question.
+func closeIdle(d sandbox.Driver) {
+	if c, ok := d.(interface{ CloseIdle() }); ok {
+		c.CloseIdle()
+	}
+}
+
 // descriptors counts the process's open descriptors but those that the driver
 // keeps for its next question.
 func descriptors(t *testing.T, d sandbox.Driver) int {
 	t.Helper()
-	if c, ok := d.(interface{ CloseIdle() }); ok {
-		c.CloseIdle()
-	}
+	closeIdle(d)
 	entries, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
 		t.Fatal(err)

@@ -134,6 +134,7 @@ func survivorKeeper(t *testing.T, d sandbox.Driver, dir string, mounts ...sandbo
 // lose has a worker killed amid its sessions, and the next one end them.
 func lose(t *testing.T, d sandbox.Driver, dir string, n int) {
 	t.Helper()
+	defer closeIdle(d)
 	word := nap()
 	cmd := exec.Command("/proc/self/exe", "-test.run", survivors, "-test.timeout", "20m", "--", "worker", dir, strconv.Itoa(n), word)
 	cmd.Stderr = os.Stderr
