@@ -34,7 +34,7 @@ var ways = map[string]func(*testing.T) []string{
 			t.Fatal(err)
 		}
 		if _, err := os.Stat(runsc); err != nil {
-			t.Skip("bin/runsc is missing (make runsc)")
+			t.Skip("gvisor is not built: bin/runsc is missing (make runsc, as test/setup does)")
 		}
 		return []string{"--runsc", runsc}
 	},
@@ -54,7 +54,7 @@ var ways = map[string]func(*testing.T) []string{
 // Every way to isolate works in every verb that runs tools.
 func TestEveryWayInEveryVerb(t *testing.T) {
 	if os.Getuid() != 0 {
-		t.Skip("gvisor, docker and the far side of command need root")
+		t.Skip("gvisor, docker and the far side of command need root: run the test as root")
 	}
 	script := testenv.Script(testenv.Say("go", testenv.Bash("echo from the sandbox | tee /mnt/session/outputs/f")), testenv.Say("done"))
 	part := filepath.Join(t.TempDir(), "part.json")

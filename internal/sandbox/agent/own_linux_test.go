@@ -7,22 +7,12 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/berthdev/berth/internal/sandbox"
 )
 
 // TestOwnCutOff goes on where it was cut off, as it is when the worker is
 // killed meanwhile.
 func TestOwnCutOff(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("files are given to another user by root")
-	}
-	spec := sandbox.Spec{Tree: t.TempDir(), Workdir: "/workspace"}
-	for _, place := range Places(spec) {
-		if err := os.MkdirAll(filepath.Join(spec.Tree, place), 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
+	spec := ownTree(t)
 	f, err := os.Create(filepath.Join(spec.Tree, "workspace", "f"))
 	if err != nil {
 		t.Fatal(err)

@@ -10,11 +10,11 @@ import (
 	"github.com/berthdev/berth/internal/sandbox"
 )
 
-// TestOwnADeepTree: a path longer than the kernel takes keeps no session from
-// its next sandbox.
-func TestOwnADeepTree(t *testing.T) {
+// ownTree is a tree to give away.
+func ownTree(t *testing.T) sandbox.Spec {
+	t.Helper()
 	if os.Getuid() != 0 {
-		t.Skip("files are given to another user by root")
+		t.Skip("only root can give files to another user: run the test as root")
 	}
 	spec := sandbox.Spec{Tree: t.TempDir(), Workdir: "/workspace"}
 	for _, place := range Places(spec) {
@@ -22,6 +22,13 @@ func TestOwnADeepTree(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	return spec
+}
+
+// TestOwnADeepTree: a path longer than the kernel takes keeps no session from
+// its next sandbox.
+func TestOwnADeepTree(t *testing.T) {
+	spec := ownTree(t)
 	root, err := os.OpenRoot(filepath.Join(spec.Tree, "workspace"))
 	if err != nil {
 		t.Fatal(err)

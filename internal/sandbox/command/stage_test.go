@@ -99,7 +99,7 @@ func newSource(t *testing.T) source {
 // are, or none.
 func testStaging(t *testing.T, d sandbox.Driver) {
 	if _, err := exec.LookPath("git"); err != nil {
-		t.Skip("git is missing (apt-get install git)")
+		t.Skip("there is no git to stage a repository with (apt-get install git, as test/setup does)")
 	}
 	from := newSource(t)
 	w := sandboxtest.Start(t, d, nil)

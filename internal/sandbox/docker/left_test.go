@@ -19,7 +19,7 @@ import (
 func TestStillborn(t *testing.T) {
 	d := newDriver(t, nil)
 	if p := d.Probe(t.Context()); !p.OK {
-		t.Skip(p.Reason)
+		t.Skipf("docker cannot run here: %s (%s)", p.Reason, p.Cure)
 	}
 	api, err := client.New(client.WithHost(dockertest.Host(t)))
 	if err != nil {

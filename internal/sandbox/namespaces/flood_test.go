@@ -12,7 +12,7 @@ import (
 // works.
 func TestTenGigabytes(t *testing.T) {
 	if testing.Short() {
-		t.Skip("by design: ten gigabytes take half a minute")
+		t.Skip("by design: ten gigabytes take half a minute; without -short, as in make test, they run")
 	}
 	d := newDriver()
 	if p := d.Probe(t.Context()); !p.OK {

@@ -36,7 +36,7 @@ func spawners(t *testing.T) (pids []int) {
 func TestSpawner(t *testing.T) {
 	d := newDriver()
 	if p := d.Probe(t.Context()); !p.OK {
-		t.Skip(p.Reason)
+		t.Skipf("namespaces cannot be made here: %s (%s)", p.Reason, p.Cure)
 	}
 	first := sandboxtest.Start(t, d, nil)
 	pids := spawners(t)
