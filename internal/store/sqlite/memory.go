@@ -79,7 +79,8 @@ func size(row []driver.Value) int {
 
 // memory remembers rows of one table, as the writer read or wrote them: a
 // session's steps read the same few rows again and again, and nobody but this
-// process writes to the database. Rows are never changed in place.
+// process writes to them. Keys, which others make and revoke beside it, are not
+// remembered. Rows are never changed in place.
 type memory struct {
 	// The writer's half, as its open transaction sees the rows. It belongs to
 	// the writer's goroutine.
@@ -154,7 +155,7 @@ type pending struct {
 
 // memories are all that a store remembers.
 type memories struct {
-	keys, environments, sessions, work *memory
+	environments, sessions, work *memory
 
 	live    map[string]string   // ids of live work items by session: a hint, the writer's
 	pending map[string]*pending // by session, the writer's
@@ -165,12 +166,12 @@ type memories struct {
 
 func newMemories() *memories {
 	return &memories{
-		keys: newMemory(), environments: newMemory(), sessions: newMemory(), work: newMemory(),
+		environments: newMemory(), sessions: newMemory(), work: newMemory(),
 		live: map[string]string{}, pending: map[string]*pending{}, tokens: map[string]string{},
 	}
 }
 
-func (m *memories) all() [4]*memory { return [...]*memory{m.keys, m.environments, m.sessions, m.work} }
+func (m *memories) all() [3]*memory { return [...]*memory{m.environments, m.sessions, m.work} }
 
 // committed has readers see what the writer has.
 func (m *memories) committed() {
@@ -288,14 +289,6 @@ func same(a, b driver.Value) bool {
 		return bytesA && bytesB && bytes.Equal(x, y)
 	}
 	return a == b
-}
-
-func (t *tx) Key(publicID string) (plane.Key, error) {
-	r, err := t.row(t.s.memory.keys, "key", publicID, record.KeyByID)
-	if err != nil {
-		return plane.Key{}, err
-	}
-	return record.Key(&row{values: r})
 }
 
 func (t *tx) Environment(id string) (plane.Environment, error) {

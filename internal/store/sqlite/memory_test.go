@@ -8,6 +8,7 @@ import (
 	"github.com/berthdev/berth/api"
 	"github.com/berthdev/berth/internal/plane"
 	"github.com/berthdev/berth/internal/store"
+	"github.com/berthdev/berth/internal/store/sqlite"
 	"github.com/berthdev/berth/internal/store/storetest"
 )
 
@@ -102,5 +103,56 @@ func TestRememberedItems(t *testing.T) {
 	}
 	if err := st.Update(t.Context(), func(tx store.Tx) error { _, err := tx.LiveWork("sesn_1"); return err }); plane.KindOf(err) != plane.NotFound {
 		t.Errorf("after its environment: %v", err)
+	}
+}
+
+// Keys are made and revoked beside the server that uses the database: one that
+// was revoked there is of no use here, however often it was read and written.
+func TestKeysOfAnotherProcess(t *testing.T) {
+	path := t.TempDir() + "/berth.db"
+	open := func() store.Store {
+		st, err := sqlite.Open(t.Context(), path, store.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { st.Close() })
+		return st
+	}
+	here, beside := open(), open()
+	now := time.Date(2026, 11, 27, 3, 0, 0, 0, time.UTC)
+	change := func(st store.Store, fn func(*plane.Key)) {
+		t.Helper()
+		err := st.Update(t.Context(), func(tx store.Tx) error {
+			k, err := tx.Key("key_1")
+			if err != nil {
+				return err
+			}
+			fn(&k)
+			return tx.UpdateKey(k)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	err := here.Update(t.Context(), func(tx store.Tx) error {
+		return tx.InsertKey(plane.Key{ID: "key_1", Kind: plane.KeyAPI, Name: "one", CreatedAt: now})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	used := func(k *plane.Key) { k.LastUsedAt = &now }
+	change(here, used)
+	change(beside, func(k *plane.Key) { k.RevokedAt = &now })
+	if k, err := here.Key(t.Context(), "key_1"); err != nil || k.RevokedAt == nil {
+		t.Errorf("a reader takes it for good: %+v %v", k, err)
+	}
+	err = here.Update(t.Context(), func(tx store.Tx) error {
+		if k, err := tx.Key("key_1"); err != nil || k.RevokedAt == nil {
+			t.Errorf("the writer takes it for good: %+v %v", k, err)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }

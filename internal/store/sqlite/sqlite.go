@@ -153,7 +153,7 @@ func (s *Store) reading(ctx context.Context, fn func(*conn) error) error {
 }
 
 func (s *Store) Key(ctx context.Context, publicID string) (plane.Key, error) {
-	return last(ctx, s, s.memory.keys.last(publicID), record.Key, func(r *record.Reader) (plane.Key, error) { return r.Key(publicID) })
+	return last(ctx, s, nil, record.Key, func(r *record.Reader) (plane.Key, error) { return r.Key(publicID) })
 }
 
 func (s *Store) Environment(ctx context.Context, id string) (plane.Environment, error) {

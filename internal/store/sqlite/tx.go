@@ -103,12 +103,7 @@ func (t *tx) InsertKey(k plane.Key) error {
 }
 
 func (t *tx) UpdateKey(k plane.Key) error {
-	if err := t.update("key", `UPDATE keys SET name = ?, last_used_at = ?, revoked_at = coalesce(revoked_at, ?) WHERE id = ?`, k.Name, k.LastUsedAt, k.RevokedAt, k.ID); err != nil {
-		return err
-	}
-	t.s.memory.keys.lose(k.ID)
-	_, err := t.Key(k.ID)
-	return err
+	return t.update("key", `UPDATE keys SET name = ?, last_used_at = ?, revoked_at = coalesce(revoked_at, ?) WHERE id = ?`, k.Name, k.LastUsedAt, k.RevokedAt, k.ID)
 }
 
 func (t *tx) InsertEnvironment(e plane.Environment) error {
