@@ -61,6 +61,7 @@ type Subscription struct {
 // Subscribe begins to listen to a session; deltas are the event types whose
 // previews are wanted (agent.message, agent.thinking). NotFound when there is
 // no such session. When it has returned, no frame committed later is missed.
+// Of a session that has terminated the last frame, which says so, always comes.
 func (l *Log) Subscribe(ctx context.Context, session string, from From, deltas []string) (*Subscription, error) {
 	s := &Subscription{
 		log: l, ready: make(chan struct{}, 1), behind: true,
@@ -93,6 +94,9 @@ func (l *Log) Subscribe(ctx context.Context, session string, from From, deltas [
 	s.cursor = emit
 	if from.Resume {
 		s.cursor = max(0, min(from.After, emit))
+	}
+	if row.Status == api.SessionTerminated { // nothing follows its last frame: who comes late is shown it
+		s.cursor = min(s.cursor, emit-1)
 	}
 	s.behind = s.cursor < emit || s.cursor < h.heard || s.verify
 	if s.behind || s.err != nil || len(s.buffer) > 0 {

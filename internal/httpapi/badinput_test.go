@@ -33,6 +33,8 @@ func TestBadInput(t *testing.T) {
 		w := newWorld(t, st)
 		env, agent := w.environment("lab"), w.agent()
 		sess := w.session(env.ID, agent.ID, "")
+		closed := w.environment("closed")
+		w.ok("POST", "/v1/environments/"+closed.ID+"/archive", nil, nil)
 		var sessions api.Page[api.Session]
 		w.ok("GET", "/v1/sessions?limit=1", nil, &sessions)
 		events := "/v1/sessions/" + sess.ID + "/events"
@@ -104,6 +106,9 @@ func TestBadInput(t *testing.T) {
 			{"session without agent", "POST", "/v1/sessions", `{"environment_id":"` + env.ID + `"}`, 400, "agent.type"},
 			{"session with an environment as agent", "POST", "/v1/sessions", fmt.Sprintf(`{"agent":%q,"environment_id":%q}`, env.ID, env.ID), 400, "agent"},
 			{"session with an agent as environment", "POST", "/v1/sessions", fmt.Sprintf(`{"agent":%q,"environment_id":%q}`, agent.ID, agent.ID), 400, "environment_id"},
+			{"session in no environment", "POST", "/v1/sessions", fmt.Sprintf(`{"agent":%q,"environment_id":"env_none"}`, agent.ID), 400, "environment_id"},
+			{"session with NUL as environment", "POST", "/v1/sessions", fmt.Sprintf(`{"agent":%q,"environment_id":"\u0000"}`, agent.ID), 400, "environment_id"},
+			{"session in an archived environment", "POST", "/v1/sessions", fmt.Sprintf(`{"agent":%q,"environment_id":%q}`, agent.ID, closed.ID), 400, "environment_id"},
 			{"session with NUL as agent", "POST", "/v1/sessions", `{"agent":"\u0000","environment_id":"` + env.ID + `"}`, 400, "agent"},
 			{"session with resources", "POST", "/v1/sessions", newSession(`,"resources":[{"type":"file","file_id":"file_01"}]`), 400, "resources[0].type"},
 			{"session with a budget", "POST", "/v1/sessions", newSession(`,"budget":{"type":"limit","max_list_cost":{"amount":"1","currency":"USD"}}`), 400, "budget"},

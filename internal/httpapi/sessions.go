@@ -28,13 +28,6 @@ func createSession(c *call) (any, error) {
 	}
 	var snapshot api.SessionAgent
 	err := c.s.cfg.Store.View(c.ctx(), func(r store.Reader) error {
-		env, err := named(r.Environment, "environment_id", req.EnvironmentID)
-		if err != nil {
-			return err
-		}
-		if env.ArchivedAt != nil {
-			return plane.Errorf(plane.Invalid, "environment %s is archived", env.ID).In("environment_id").WithCode("environment_archived")
-		}
 		version := 0
 		if req.Agent.Version != nil {
 			version = *req.Agent.Version
@@ -62,17 +55,19 @@ func createSession(c *call) (any, error) {
 		}
 		return nil, plane.Wrap(plane.Invalid, err, "model %q is not configured on this server; GET /v1/models lists what is", clip(snapshot.Model.ID)).In("agent.model")
 	}
-	sess, err := c.s.cfg.Turn.Create(c.ctx(), turn.NewSession{
-		EnvironmentID: req.EnvironmentID, Agent: snapshot, Title: req.Title, Metadata: req.Metadata, InitialEvents: req.InitialEvents,
-	})
+	sess, err := named(func(environment string) (plane.Session, error) {
+		return c.s.cfg.Turn.Create(c.ctx(), turn.NewSession{
+			EnvironmentID: environment, Agent: snapshot, Title: req.Title, Metadata: req.Metadata, InitialEvents: req.InitialEvents,
+		})
+	}, "environment_id", req.EnvironmentID)
 	if err != nil {
 		return nil, err
 	}
 	return c.s.session(sess), nil
 }
 
-// named reads what a field of a request names. What is not there is the
-// request's fault: Invalid, not NotFound.
+// named gets what a field of a request names, or what is made of it. What is
+// not there is the request's fault: Invalid, not NotFound.
 func named[T any](get func(id string) (T, error), field, id string) (T, error) {
 	var none T
 	if !idText(id) {

@@ -103,6 +103,21 @@ func TestStreamEndsWithTheSession(t *testing.T) {
 	})
 }
 
+// A stream of a session that is over tells so and ends, wherever it begins.
+func TestStreamOfAnEndedSessionEnds(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, st store.Store) {
+		w := newWorld(t, st)
+		sess := w.session(w.environment("e").ID, w.agent().ID, "")
+		w.ok("POST", "/v1/sessions/"+sess.ID+"/archive", nil, nil)
+		for from, frames := range map[string]int{"": 1, "0": 2, "1": 1, "2": 1, "99": 1} {
+			tail := w.listen(w.key, "/v1/sessions/"+sess.ID+"/events/stream", "Last-Event-ID", from).ended(t)
+			if len(tail) != frames || tail[len(tail)-1].event != api.TypeSessionStatusTerminated {
+				t.Errorf("after frame %q: %v", from, kinds2(tail))
+			}
+		}
+	})
+}
+
 func TestStreamEndsWhenItsKeyIsRevoked(t *testing.T) {
 	w := newWorld(t, storetest.SQLite(t), func(c *Config) { c.PingEvery = 5 * time.Millisecond })
 	sess := w.session(w.environment("e").ID, w.agent().ID, "")

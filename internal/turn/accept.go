@@ -213,7 +213,7 @@ func (a *accepting) confirmation(at string, e *api.UserToolConfirmation) error {
 	case plane.CallVoid:
 		return interrupted(call).In(at)
 	default:
-		before, err := a.confirmed(call.ID)
+		before, err := a.confirmed(call)
 		if err != nil {
 			return err
 		}
@@ -243,27 +243,34 @@ func (a *accepting) confirmation(at string, e *api.UserToolConfirmation) error {
 	return a.tx.UpdateCall(call)
 }
 
-// confirmed finds the confirmation that a call had.
-func (a *accepting) confirmed(call string) (*api.UserToolConfirmation, error) {
+// confirmed finds the confirmation that a call had, nil for none.
+func (a *accepting) confirmed(call plane.Call) (*api.UserToolConfirmation, error) {
 	for _, e := range a.given {
-		if c, ok := e.(*api.UserToolConfirmation); ok && c.ToolUseID == call {
+		if c, ok := e.(*api.UserToolConfirmation); ok && c.ToolUseID == call.ID {
 			return c, nil
 		}
 	}
-	rows, err := a.tx.Events(a.s.ID, store.EventQuery{Desc: true, Limit: 1000, Types: []string{api.TypeUserToolConfirmation}})
-	if err != nil {
-		return nil, err
-	}
-	for _, row := range rows {
-		var c api.UserToolConfirmation
-		if err := json.Unmarshal(row.Body, &c); err != nil {
+	const page = 1000
+	q := store.EventQuery{AfterPos: call.Pos, Limit: page, Types: []string{api.TypeUserToolConfirmation}}
+	for {
+		rows, err := a.tx.Events(a.s.ID, q)
+		if err != nil {
 			return nil, err
 		}
-		if c.ToolUseID == call {
-			return &c, nil
+		for _, row := range rows {
+			var c api.UserToolConfirmation
+			if err := json.Unmarshal(row.Body, &c); err != nil {
+				return nil, err
+			}
+			if c.ToolUseID == call.ID {
+				return &c, nil
+			}
 		}
+		if len(rows) < page {
+			return nil, nil
+		}
+		q.AfterPos = rows[page-1].Pos
 	}
-	return nil, nil
 }
 
 func (a *accepting) result(at, id string, kind plane.CallKind, e api.Event, digest [32]byte) error {

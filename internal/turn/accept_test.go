@@ -127,6 +127,37 @@ func TestConfirmations(t *testing.T) {
 	})
 }
 
+// However far away the confirmation is from its call, and from now.
+func TestAConfirmationIsFoundAmongThousands(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, st store.Store) {
+		w := newWorld(t, st)
+		id := w.create(agent(toolset("always_ask")), script(twoCalls))
+		calls := open(w.idle(id, api.StopRequiresAction))
+		others := func() {
+			must(t, st.Update(ctx(t), func(tx store.Tx) error {
+				s, err := tx.LockSession(id)
+				if err != nil {
+					return err
+				}
+				for range 1001 {
+					c := &api.UserToolConfirmation{EventHead: api.EventHead{Type: api.TypeUserToolConfirmation}, ToolUseID: "sevt_other", Result: "deny"}
+					if _, err := w.log.Append(tx, &s, c); err != nil {
+						return err
+					}
+				}
+				return tx.UpdateSession(s)
+			}))
+		}
+		others()
+		first := w.send(id, confirm(calls[0], "allow"))[0].Head().ID
+		others()
+		if again := w.send(id, confirm(calls[0], "allow"))[0].Head().ID; again != first {
+			t.Errorf("the repeat is %s, the confirmation %s", again, first)
+		}
+		w.refused(id, plane.Invalid, "already confirmed with allow", confirm(calls[0], "deny"))
+	})
+}
+
 func TestDenyOfTheLastCallGoesOn(t *testing.T) {
 	w := newWorld(t, storetest.SQLite(t))
 	id := w.create(agent(toolset("auto")), script(`{"tools":[`+bash+`]},{"text":"well"}`))

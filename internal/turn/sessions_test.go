@@ -112,13 +112,18 @@ func TestArchiveAndDelete(t *testing.T) {
 		sub, err := w.log.Subscribe(ctx(t), id, events.From{}, nil)
 		must(t, err)
 		defer sub.Close()
+		next := func(want string) {
+			t.Helper()
+			<-sub.Ready()
+			frames, err := sub.Take(ctx(t))
+			if err != nil || len(frames) != 1 || frames[0].Type != want {
+				t.Fatalf("the stream gives %v, %v, want %s", frames, err, want)
+			}
+		}
+		next(api.TypeSessionStatusTerminated)
 		must(t, w.r.Delete(ctx(t), id))
 		kind(t, w.r.Delete(ctx(t), id), plane.NotFound, "")
-		<-sub.Ready()
-		frames, err := sub.Take(ctx(t))
-		if err != nil || len(frames) != 1 || frames[0].Type != api.TypeSessionDeleted {
-			t.Errorf("the stream ended with %v, %v", frames, err)
-		}
+		next(api.TypeSessionDeleted)
 	})
 }
 
