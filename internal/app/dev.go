@@ -30,8 +30,9 @@ type DevConfig struct {
 	Log      *slog.Logger
 }
 
-// Dev runs both halves until taking ends. ready is called once, when clients
-// and the worker can work.
+// Dev runs both halves until taking ends. ready is called when clients and the
+// worker can work: once, and again when the default environment or its key is
+// taken away and another is there instead.
 func Dev(taking, working context.Context, c DevConfig, ready func(Ready) error) error {
 	l, err := listen(c.Plane.Addr)
 	if err != nil {
@@ -50,35 +51,64 @@ func Dev(taking, working context.Context, c DevConfig, ready func(Ready) error) 
 
 	hc := innerClient(inner)
 	up.push(hc.CloseIdleConnections)
-	in, err := p.settle(taking, filepath.Join(c.Plane.DataDir, "dev.json"), hc)
+	kept := filepath.Join(c.Plane.DataDir, "dev.json")
+	in, err := p.settle(taking, kept, hc)
 	if err != nil {
 		return err
 	}
+	for {
+		refusal, err := c.serve(taking, working, in, hc, func(r Ready) error {
+			r.BaseURL = publicURL(c.Plane, l)
+			return ready(r)
+		})
+		if refusal == nil || err != nil {
+			return err
+		}
+		next, err := p.settle(taking, kept, hc)
+		if err != nil {
+			return err
+		}
+		if next == in {
+			return fmt.Errorf("the worker has ended: %w", refusal)
+		}
+		c.Log.Warn("the default environment or its key is gone; another takes its place", "environment", next.EnvironmentID)
+		in = next
+	}
+}
+
+// serve has a worker serve the default environment until taking ends or the
+// queue refuses it; refusal says why.
+func (c DevConfig) serve(taking, working context.Context, in inmate, hc *http.Client, ready func(Ready) error) (refusal, err error) {
 	r := Ready{
-		BaseURL: publicURL(c.Plane, l), APIKey: in.APIKey, EnvironmentID: in.EnvironmentID, EnvironmentKey: in.EnvironmentKey,
+		APIKey: in.APIKey, EnvironmentID: in.EnvironmentID, EnvironmentKey: in.EnvironmentKey,
 		Models: modelNames(c.Plane.Provider), Tools: "in workers of your own (berth worker poll)",
 	}
+	refused := make(chan error, 1)
 	if !c.NoWorker {
 		w, err := runWorker(taking, working, WorkerConfig{
 			Remote: config.Remote{BaseURL: innerURL, EnvironmentID: in.EnvironmentID, EnvironmentKey: config.Secret(in.EnvironmentKey)},
 			Engine: c.Engine, Sandbox: c.Sandbox, Policy: c.Policy, StateDir: filepath.Join(c.Plane.DataDir, "worker"), Warm: c.Warm, Log: c.Log,
 			http: hc,
-		})
+		}, func(err error) { refused <- err })
 		if err != nil {
-			return err
+			return nil, err
 		}
-		up.push(w.end)
+		defer w.end()
 		r.Tools = "in sandboxes of " + w.driver
 		if w.driver == "process" {
 			r.Tools = "on this machine, as this user, without isolation (process)"
 		}
 	}
 	if err := ready(r); err != nil {
-		return err
+		return nil, err
 	}
-	<-taking.Done()
-	c.Log.Info("stopping", "cause", context.Cause(taking))
-	return nil
+	select {
+	case refusal = <-refused:
+		return refusal, nil
+	case <-taking.Done():
+		c.Log.Info("stopping", "cause", context.Cause(taking))
+		return nil, nil
+	}
 }
 
 // runningWorker is a worker half of this process, at work.
@@ -89,8 +119,9 @@ type runningWorker struct {
 	gone       chan struct{}
 }
 
-// runWorker starts a worker half of this process.
-func runWorker(taking, working context.Context, c WorkerConfig) (*runningWorker, error) {
+// runWorker starts a worker half of this process. refused is told why when the
+// queue lets it in no more.
+func runWorker(taking, working context.Context, c WorkerConfig, refused func(error)) (*runningWorker, error) {
 	taking, stopTaking := context.WithCancel(taking)
 	h, err := startWorker(taking, c)
 	if err != nil {
@@ -101,7 +132,7 @@ func runWorker(taking, working context.Context, c WorkerConfig) (*runningWorker,
 	go func() {
 		defer close(r.gone)
 		if err := h.worker.Run(taking, working); err != nil {
-			c.Log.Error("the worker has ended", "err", err)
+			refused(err)
 		}
 	}()
 	return r, nil
@@ -141,25 +172,34 @@ type inmate struct {
 	EnvironmentKey string `json:"environment_key"`
 }
 
-// settle gives the default environment and keys, those of the last start
-// where they are still good.
+// settle gives the default environment and keys. What the file keeps of them
+// and is still good stays.
 func (p *controlPlane) settle(ctx context.Context, file string, hc *http.Client) (in inmate, err error) {
 	raw, err := os.ReadFile(file)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return in, cannotWrite(filepath.Dir(file), "--data-dir", err)
 	}
-	if err == nil && json.Unmarshal(raw, &in) == nil && p.holds(ctx, in) {
+	if json.Unmarshal(raw, &in) != nil {
+		in = inmate{}
+	}
+	kept := in
+	if !p.opens(ctx, in.APIKey, plane.CallerAPI, "") {
+		if in.APIKey, _, err = p.keys.Create(ctx, plane.KeyAPI, "", "berth dev"); err != nil {
+			return in, err
+		}
+	}
+	if !p.takesSessions(ctx, in.EnvironmentID) {
+		if in.EnvironmentID, err = environmentNamed(ctx, client.New(innerURL, client.APIKey(in.APIKey), hc), "default", nil); err != nil {
+			return in, err
+		}
+	}
+	if !p.opens(ctx, in.EnvironmentKey, plane.CallerEnvironment, in.EnvironmentID) {
+		if in.EnvironmentKey, _, err = p.keys.Create(ctx, plane.KeyEnvironment, in.EnvironmentID, "berth dev"); err != nil {
+			return in, err
+		}
+	}
+	if in == kept {
 		return in, nil
-	}
-	in = inmate{}
-	if in.APIKey, _, err = p.keys.Create(ctx, plane.KeyAPI, "", "berth dev"); err != nil {
-		return in, err
-	}
-	if in.EnvironmentID, err = environmentNamed(ctx, client.New(innerURL, client.APIKey(in.APIKey), hc), "default", nil); err != nil {
-		return in, err
-	}
-	if in.EnvironmentKey, _, err = p.keys.Create(ctx, plane.KeyEnvironment, in.EnvironmentID, "berth dev"); err != nil {
-		return in, err
 	}
 	raw, err = json.Marshal(in)
 	if err == nil {
@@ -171,33 +211,46 @@ func (p *controlPlane) settle(ctx context.Context, file string, hc *http.Client)
 	return in, nil
 }
 
-// holds says whether kept keys still open what they opened.
-func (p *controlPlane) holds(ctx context.Context, in inmate) bool {
-	who, err := p.keys.Check(ctx, in.APIKey)
-	if err != nil || who.Kind != plane.CallerAPI {
-		return false
-	}
-	who, err = p.keys.Check(ctx, in.EnvironmentKey)
-	return err == nil && who.Kind == plane.CallerEnvironment && who.EnvironmentID == in.EnvironmentID
+// opens says whether a key is good, and that of such a caller.
+func (p *controlPlane) opens(ctx context.Context, key string, kind plane.CallerKind, environment string) bool {
+	who, err := p.keys.Check(ctx, key)
+	return err == nil && who.Kind == kind && who.EnvironmentID == environment
+}
+
+// takesSessions says whether an environment is there and not archived.
+func (p *controlPlane) takesSessions(ctx context.Context, environment string) bool {
+	e, err := p.store.Environment(ctx, environment)
+	return err == nil && e.ArchivedAt == nil
 }
 
 // environmentNamed gives an environment by its name, made if it is missing.
+// Where that one is archived it is the next of "name 2", "name 3" and so on.
 func environmentNamed(ctx context.Context, c *client.Client, name string, metadata api.Metadata) (string, error) {
+	known := map[string]api.Environment{}
 	for e, err := range client.All(func(page string) (*api.Page[api.Environment], error) {
-		return c.Environments(ctx, client.EnvironmentQuery{PageQuery: client.PageQuery{Page: page, Limit: 100}})
+		return c.Environments(ctx, client.EnvironmentQuery{PageQuery: client.PageQuery{Page: page, Limit: 100}, IncludeArchived: true})
 	}) {
 		if err != nil {
 			return "", fmt.Errorf("look for environment %q: %w", name, err)
 		}
-		if e.Name == name {
+		known[e.Name] = e
+	}
+	free := name
+	for n := 2; ; n++ {
+		e, there := known[free]
+		if there && e.ArchivedAt == nil {
 			return e.ID, nil
 		}
+		if !there {
+			break
+		}
+		free = fmt.Sprintf("%s %d", name, n)
 	}
 	e, err := c.CreateEnvironment(ctx, api.CreateEnvironment{
-		Name: name, Config: &api.EnvironmentConfig{Type: "self_hosted"}, Metadata: metadata,
+		Name: free, Config: &api.EnvironmentConfig{Type: "self_hosted"}, Metadata: metadata,
 	})
 	if err != nil {
-		return "", fmt.Errorf("make environment %q: %w", name, err)
+		return "", fmt.Errorf("make environment %q: %w", free, err)
 	}
 	return e.ID, nil
 }

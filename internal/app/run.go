@@ -137,7 +137,7 @@ func runHere(taking, working context.Context, c RunConfig, inputs []input, w Wat
 	half, err := runWorker(context.WithoutCancel(taking), working, WorkerConfig{
 		Remote: config.Remote{BaseURL: innerURL, EnvironmentID: environment, EnvironmentKey: config.Secret(envKey)},
 		Engine: c.Engine, Sandbox: c.Sandbox, Policy: c.Policy, StateDir: state, Images: images, Log: c.Log, http: hc,
-	})
+	}, func(err error) { c.Log.Error("the worker has ended", "err", err) })
 	if err != nil {
 		return res, err
 	}
