@@ -27,7 +27,7 @@ type shell struct {
 	waits  int    // at which of its two FIFOs bash waits, having done all of the script
 	awake  int    // that one, open to let bash go on, or -1
 	line   string // the last that reports and waits
-	report int    // the report FIFO
+	report int    // the report FIFO; where bash keeps its output, a file for what is wrong with a text
 	text   int    // the file that a long text is put in
 	out    [outputs]output
 	keeps  *keeps // nil where bash gets its outputs anew for each command
@@ -68,12 +68,17 @@ func startShell(boot agentwire.Boot) (s *shell, err error) {
 	if err := unix.Mkdir(dir, 0o700); err != nil && err != unix.EEXIST {
 		return nil, fail("mkdir "+dir, err)
 	}
-	for _, name := range []string{"wake0", "wake1", "report"} {
+	for _, name := range []string{"wake0", "wake1"} {
 		if err := s.fifo(name); err != nil {
 			return nil, err
 		}
 	}
-	if s.report, err = openFIFO(dir + "/report"); err != nil {
+	if boot.OwnKernel { // nobody would empty a FIFO while bash writes to it
+		s.report, err = s.file("report")
+	} else if err = s.fifo("report"); err == nil {
+		s.report, err = openFIFO(dir + "/report")
+	}
+	if err != nil {
 		return nil, err
 	}
 	if s.script, err = s.file("bash"); err != nil {
@@ -286,14 +291,15 @@ func (s *shell) bell() int {
 // reports reads what has been reported, among it the report with a nonce; what
 // bash found wrong comes before the report on a check.
 func (s *shell) reports(buf []byte, nonce string) []byte {
-	var made []byte
-	if s.keeps != nil {
-		made = s.keeps.reports(buf, nonce)
-		if !bytes.HasPrefix(made, []byte(reportByte+checked)) {
-			return made
-		}
+	if s.keeps == nil {
+		n, _ := unix.Read(s.report, buf)
+		return buf[:max(n, 0)]
 	}
-	n, _ := unix.Read(s.report, buf)
+	made := s.keeps.reports(buf, nonce)
+	if !bytes.HasPrefix(made, []byte(reportByte+checked)) {
+		return made
+	}
+	n, _ := unix.Pread(s.report, buf, 0)
 	return append(buf[:max(n, 0):max(n, 0)], made...)
 }
 
@@ -316,7 +322,7 @@ func (s *shell) check(text, nonce string) error {
 	if err != nil {
 		return err
 	}
-	return s.say(before+"(LC_ALL=C; builtin eval \"set -n\n\""+word+") </dev/null 2>"+quote(s.dir+"/report")+" || builtin :\n", checked, nonce)
+	return s.say(before+"(LC_ALL=C; builtin eval \"set -n\n\""+word+") </dev/null 2>|"+quote(s.dir+"/report")+" || builtin :\n", checked, nonce)
 }
 
 // run has bash evaluate a text, with its output to the FIFO of the output taken

@@ -3,6 +3,7 @@ package sandboxtest
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/berthdev/berth/internal/sandbox"
 	"github.com/berthdev/berth/toolset"
@@ -63,6 +64,14 @@ func testShell(t *testing.T, d sandbox.Driver) {
 		r := w.Do("echo one\nls )")
 		if r.End != toolset.Exited || r.ExitCode == 0 || !strings.Contains(Output(r), "syntax error") {
 			t.Errorf("got %q %s %d", Output(r), r.End, r.ExitCode)
+		}
+		w.Want("echo still here", "still here\n", toolset.Exited, 0)
+	})
+	t.Run("a syntax error in a long line is an answer", func(t *testing.T) {
+		w := w.with(t)
+		r := w.Call(toolset.Command{Text: "echo " + strings.Repeat("a", 300_000) + " )", Timeout: 20 * time.Second})
+		if r.End != toolset.Exited || r.ExitCode == 0 || !strings.Contains(Output(r), "syntax error") {
+			t.Errorf("got %d bytes, %s %d", len(Output(r)), r.End, r.ExitCode)
 		}
 		w.Want("echo still here", "still here\n", toolset.Exited, 0)
 	})
@@ -255,6 +264,11 @@ func testEnds(t *testing.T, d sandbox.Driver) {
 			t.Errorf("an id whose result was given up: %s", r.End)
 		}
 		w.Want("cat ids", "x\n", toolset.Exited, 0)
+	})
+	t.Run("a shell that cannot report is replaced", func(t *testing.T) {
+		w := Start(t, d, nil)
+		w.Call(toolset.Command{Text: "d=/run/berth; [ -e $d/report ] || d=/.berth; [ -e $d/report ] && rm -rf $d/ended $d/report && : >$d/ended >$d/report", Timeout: time.Second})
+		w.Want("echo ok", "ok\n", toolset.Exited, 0)
 	})
 	t.Run("what runs cannot speak for the shell", func(t *testing.T) {
 		w := Start(t, d, nil)
