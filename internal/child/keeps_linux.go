@@ -3,6 +3,7 @@ package child
 import (
 	"bytes"
 	"encoding/binary"
+	"os"
 	"strconv"
 	"strings"
 
@@ -30,7 +31,10 @@ const endedDir = "/ended"
 // keep makes an output for bash to begin with, and gives the end for writing.
 func (s *shell) keep() (fd int, err error) {
 	dir := s.dir + endedDir
-	if err := unix.Mkdir(dir, 0o700); err != nil && err != unix.EEXIST {
+	if err := os.RemoveAll(dir); err != nil { // of an earlier shell, or of a session that put something in its place
+		return -1, err
+	}
+	if err := unix.Mkdir(dir, 0o700); err != nil {
 		return -1, fail("mkdir "+dir, err)
 	}
 	k := &keeps{dir: s.dir, seen: -1, links: -1}
