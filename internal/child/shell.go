@@ -344,13 +344,19 @@ func (s *shell) run(text, nonce string) error {
 }
 
 // takeOutput gives the FIFO for a command's output: the one that bash has
-// already, where it keeps that, or a new one. lonely says that no job runs.
-func (s *shell) takeOutput(turn int, lonely bool) (out int, err error) {
+// already, where it keeps that, or a new one. lonely says that no job runs; what
+// jobs have written until then goes into buf and nowhere else.
+func (s *shell) takeOutput(turn int, lonely bool, buf []byte) (out int, err error) {
 	k := s.keeps
 	if k == nil {
 		return s.newOutput(turn)
 	}
 	if k.has = k.still(s, lonely); k.has {
+		for range maxRest {
+			if n, err := unix.Read(s.out[k.out].fd, buf); n < len(buf) && err != unix.EINTR {
+				break
+			}
+		}
 		s.out[k.out].busy = true
 		return k.out, nil
 	}
