@@ -330,12 +330,19 @@ func (t *tx) LastWork(session string) (plane.WorkItem, error) {
 
 // keptWork reads an item and remembers it.
 func (t *tx) keptWork(sql string, by ...any) (plane.WorkItem, error) {
-	r, err := record.One(t.Ask, "work item", values, sql, by...)
+	r, err := t.workRow(sql, by...)
 	if err != nil {
 		return plane.WorkItem{}, err
 	}
-	t.s.memory.keepWork(r)
 	return record.Work(&row{values: r})
+}
+
+func (t *tx) workRow(sql string, by ...any) ([]driver.Value, error) {
+	r, err := record.One(t.Ask, "work item", values, sql, by...)
+	if err == nil {
+		t.s.memory.keepWork(r)
+	}
+	return r, err
 }
 
 func (t *tx) OpenCalls(session string) ([]plane.Call, error) {

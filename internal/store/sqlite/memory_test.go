@@ -156,3 +156,35 @@ func TestKeysOfAnotherProcess(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// A stopped item is not remembered, also when it was to live again and could not.
+func TestStoppedItemsAreNotRemembered(t *testing.T) {
+	st := storetest.SQLite(t)
+	now := time.Date(2026, 11, 27, 4, 0, 0, 0, time.UTC)
+	ended := plane.WorkItem{ID: "work_1", EnvironmentID: "env_1", SessionID: "sesn_1", State: api.WorkStopped, CreatedAt: now, StoppedAt: &now}
+	live := plane.WorkItem{ID: "work_2", EnvironmentID: "env_1", SessionID: "sesn_1", State: api.WorkQueued, CreatedAt: now}
+	if err := st.Update(t.Context(), func(tx store.Tx) error {
+		return errors.Join(tx.InsertEnvironment(storetest.Environment("env_1", "one", now)),
+			tx.InsertSession(storetest.Session("sesn_1", "env_1", now)), tx.InsertWork(ended), tx.InsertWork(live))
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := st.Update(t.Context(), func(tx store.Tx) error {
+		again := ended
+		again.State = api.WorkQueued
+		return tx.UpdateWork(again)
+	}); plane.KindOf(err) != plane.Conflict {
+		t.Fatalf("two live items: %v", err)
+	}
+	if err := st.Update(t.Context(), func(tx store.Tx) error {
+		if err := tx.PruneWork(now.Add(time.Hour)); err != nil {
+			return err
+		}
+		if w, err := tx.Work("work_1"); plane.KindOf(err) != plane.NotFound {
+			t.Errorf("of an item that was deleted: %+v %v", w, err)
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+}

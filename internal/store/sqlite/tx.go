@@ -335,9 +335,11 @@ func (t *tx) UpdateWork(w plane.WorkItem) error {
 	if err != nil {
 		return err
 	}
-	old, err := t.row(t.s.memory.work, "work item", w.ID, record.WorkByID)
-	if err != nil {
-		return err
+	old := t.s.memory.work.rows[w.ID]
+	if old == nil {
+		if old, err = t.workRow(record.WorkByID, w.ID); err != nil {
+			return err
+		}
 	}
 	now, err := t.rewrite("work", "work item", w.ID, old, workNames, values)
 	if unique(err) {
