@@ -105,8 +105,8 @@ func migrate(db *sql.DB) error {
 		return err
 	}
 	switch {
-	case version == schema:
-		_, err := db.Exec("DROP INDEX IF EXISTS calls_age") // of an earlier program: each write paid for it
+	case version == schema: // to write keeps others out from here on, not from the first call on
+		_, err := db.Exec("BEGIN IMMEDIATE; DROP INDEX IF EXISTS calls_age; COMMIT") // the index is of an earlier program: each write paid for it
 		return err
 	case version > schema:
 		return fmt.Errorf("its schema %d is newer than this program's %d; use the newer program, or remove the file when no worker runs", version, schema)

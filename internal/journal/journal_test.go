@@ -3,6 +3,7 @@ package journal
 import (
 	"bytes"
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"os"
@@ -188,6 +189,26 @@ func TestAFailureIsItsOwn(t *testing.T) {
 	f.Close()
 	if _, err := f.Started(ctx, worker.CallKey{}, ""); err == nil {
 		t.Error("taken after Close")
+	}
+}
+
+// While it is open nobody else has the file: that is why it need not ask for its
+// locks.
+func TestOneHasTheJournal(t *testing.T) {
+	where := path(t)
+	for range 2 { // a new file, and one that is there
+		f := open(t, where, key)
+		other, err := sql.Open("sqlite", where)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var n int
+		if err := other.QueryRow("SELECT count(*) FROM calls").Scan(&n); err == nil {
+			t.Error("another one read it")
+		}
+		if err := errors.Join(other.Close(), f.Close()); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
