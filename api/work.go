@@ -76,6 +76,14 @@ type StopWork struct {
 	Force bool `json:"force,omitempty"`
 }
 
+// BegunHeader goes with the stop of an item by its holder and lists the calls
+// that it may have begun and has not answered, commas between their ids, or
+// BegunNone. A control plane that does not know the header passes over it.
+const BegunHeader = "Berth-Possibly-Started"
+
+// BegunNone says that there are none.
+const BegunNone = "none"
+
 // WorkStats counts a queue. Depth waits for a worker, Delivered was polled
 // and not yet acked, Pending is acked and not stopped.
 type WorkStats struct {

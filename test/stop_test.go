@@ -94,6 +94,30 @@ func TestASignalLetsACallEnd(t *testing.T) {
 	}
 }
 
+// The calls behind the one that a stopped worker let end have not begun: the
+// next worker runs them, on another host too.
+func TestWhatAStoppedWorkerHadNotBegunRuns(t *testing.T) {
+	w := testenv.Start(t, testenv.Options{})
+	state := t.TempDir()
+	m := &midCall{w: w, worker: w.WorkerIn(state, "", "--sandbox", "namespaces")}
+	m.session = w.Session(w.Agent(), testenv.Script(
+		testenv.Say("two calls", testenv.Bash("mkfifo gate; echo there > at; read < gate; echo through"), testenv.Bash("echo second")),
+		testenv.Say("done")))
+	m.dir = filepath.Join(state, "sandboxes", m.session, "tree", "workspace")
+	w.Until(m.session, "the command to run", func([]map[string]any) bool { return m.has("at") })
+	m.worker.Signal(syscall.SIGTERM)
+	m.worker.Said("stopping: no more work is taken")
+	m.open(t)
+	if code := m.worker.Wait(); code != 0 {
+		t.Errorf("the worker ended with %d", code)
+	}
+	w.Worker("", "--sandbox", "namespaces")
+	w.Until(m.session, "both results", func([]map[string]any) bool { return len(m.results()) == 2 })
+	if got := m.results(); got[0] != "through" || got[1] != "second" {
+		t.Errorf("results %q", got)
+	}
+}
+
 // A second signal cuts the call off, and the session is told.
 func TestASecondSignalCutsACallOff(t *testing.T) {
 	m := toTheGate(t, testenv.Start(t, testenv.Options{}), "")

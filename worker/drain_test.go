@@ -39,6 +39,31 @@ func TestDrainLetsRunningCallsFinish(t *testing.T) {
 	if _, closed, _ := l.boxes.count(); closed != 2 {
 		t.Errorf("closed %d sandboxes", closed)
 	}
+	for _, stop := range l.plane.Requests(workertest.Stop) {
+		if stop.Begun != api.BegunNone {
+			t.Errorf("the stop of %s says that %q may have begun", stop.Work, stop.Begun)
+		}
+	}
+}
+
+// A call whose result could not be posted is told of with the item's stop; the
+// one behind it, which had not begun, is not.
+func TestAStopTellsWhatHasBegun(t *testing.T) {
+	t.Parallel()
+	l := start(t, func(c *worker.Config) { c.DrainLimit = 50 * time.Millisecond })
+	g := l.kit.gate("slow")
+	s := l.plane.Session(workertest.Calls("slow", "queued"))
+	<-g.entered
+	l.plane.Inject(workertest.Fault{Route: workertest.Send, Status: 503})
+	l.stop()
+	l.kill()
+	if err := l.ended(); err != nil {
+		t.Errorf("Run: %v", err)
+	}
+	stops := l.plane.Requests(workertest.Stop)
+	if len(stops) != 1 || stops[0].Begun != s.CallIDs()[0] {
+		t.Errorf("stopped with %+v, began %s", stops, s.CallIDs()[0])
+	}
 }
 
 func TestTheSecondStopCancels(t *testing.T) {

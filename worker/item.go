@@ -98,6 +98,7 @@ type held struct {
 	owned context.Context // ends when the lease is somebody else's, and not with the work
 
 	suspected func(since time.Time) bool // see suspect
+	begun     []string                   // see run.begun
 }
 
 // span is one of the item's.
@@ -224,7 +225,7 @@ func (h *held) hold(take, work context.Context, secret api.WorkSecret) (End, err
 
 	var end End
 	var err error
-	if h.item.LastHeartbeat != "" || !h.item.BeatAt.IsZero() { // whoever had it before may not have it any more
+	if h.resumed() { // whoever had it before may not have it any more
 		select {
 		case <-firstBeat:
 		case <-h.beaten:
@@ -253,12 +254,31 @@ func (h *held) hold(take, work context.Context, secret api.WorkSecret) (End, err
 		return EndLost, err
 	}
 	if !h.item.LeaseKept {
-		stop(work, h.client, h.item.Work, true, h.log)
+		stop(work, h.stopper(), h.item.Work, true, h.log)
 	}
 	if refused.Load() {
 		return EndFailed, errors.New("the control plane refuses this item's lease: its credential or its ids are not good for it")
 	}
 	return end, err
+}
+
+// resumed says that the lease began before this worker had the item.
+func (h *held) resumed() bool { return h.item.LastHeartbeat != "" || !h.item.BeatAt.IsZero() }
+
+// maxBegun is how many calls a stop tells of: one, but for results that could
+// not be sent.
+const maxBegun = 100
+
+// stopper is the client for the item's stop, which tells what may have begun.
+// Of what was begun before the item was resumed nothing is known here.
+func (h *held) stopper() *client.Client {
+	switch {
+	case h.resumed() || len(h.begun) > maxBegun:
+		return h.client
+	case len(h.begun) == 0:
+		return h.client.WithHeader(api.BegunHeader, api.BegunNone)
+	}
+	return h.client.WithHeader(api.BegunHeader, strings.Join(h.begun, ","))
 }
 
 // ask beats at once and waits for what that says: it tells a request that was
@@ -411,6 +431,7 @@ func (h *held) run(take, work context.Context, place *place, secret api.WorkSecr
 	}
 	r.slots, r.slot, h.slot = h.slots, h.slot, nil
 	end, err := r.loop(take, work)
+	h.begun = r.begun()
 	cancelWork(nil)
 	<-got
 	if getErr != nil && end == EndFailed {

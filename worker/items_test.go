@@ -274,6 +274,37 @@ func TestHandleItem(t *testing.T) {
 			t.Errorf("%d acks", n)
 		}
 	})
+	t.Run("a lease that somebody else began", func(t *testing.T) {
+		t.Parallel()
+		p := workertest.New(t)
+		s := p.Session(workertest.Calls("a"))
+		c := client.New(p.URL, client.Bearer(workertest.EnvironmentKey), nil)
+		defer c.CloseIdleConnections()
+		w, err := c.Poll(t.Context(), workertest.EnvironmentID, client.Poll{})
+		if err != nil || w == nil {
+			t.Fatal(w, err)
+		}
+		if _, err := c.Ack(t.Context(), w.EnvironmentID, w.ID); err != nil {
+			t.Fatal(err)
+		}
+		hb, err := c.Beat(t.Context(), w.EnvironmentID, w.ID, api.NoHeartbeat, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l := newLab(t, p, func(c *worker.Config) { c.MaxIdle = 10 * time.Millisecond })
+		end, err := l.w.HandleItem(t.Context(), t.Context(), worker.Item{Work: *w, Acked: true, LastHeartbeat: hb.LastHeartbeat})
+		if end != worker.EndIdle || err != nil {
+			t.Errorf("%s, %v", end, err)
+		}
+		if diff := cmp.Diff([]string{"ran a false"}, texts(s)); diff != "" {
+			t.Error(diff)
+		}
+		for _, stop := range p.Requests(workertest.Stop) {
+			if stop.Begun != "" { // it does not know what they have begun
+				t.Errorf("the stop tells of %q", stop.Begun)
+			}
+		}
+	})
 	t.Run("a session that is not there", func(t *testing.T) {
 		t.Parallel()
 		p := workertest.New(t)

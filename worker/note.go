@@ -27,6 +27,7 @@ type pending struct {
 	thread     string
 	permission api.Permission
 	state      callState
+	begun      bool          // it may have run, here or before
 	result     []byte        // of a callUnsent
 	takes      int64         // see keep
 	echoed     chan struct{} // closed when its answer is seen in the log

@@ -61,6 +61,7 @@ func (r *run) serve(ctx context.Context, c *pending) callDone {
 	if err == nil && remembers(tools, c.Call) {
 		birth = r.birth()
 	}
+	c.begun = true
 	known, jerr := r.journal.Started(ctx, key, birth)
 	var result []byte
 	switch {

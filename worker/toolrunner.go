@@ -462,6 +462,17 @@ func (r *run) holds() bool {
 	return false
 }
 
+// begun lists the calls that may have run and are neither answered nor void,
+// when loop has ended.
+func (r *run) begun() (ids []string) {
+	for id, c := range r.calls {
+		if c.begun && c.state != callSettled && c.state != callAnswered && c.at.After(r.cutoff) {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
 func closed(ch <-chan struct{}) bool {
 	select {
 	case <-ch:

@@ -2,10 +2,12 @@ package httpapi
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"github.com/berthdev/berth/api"
 	"github.com/berthdev/berth/internal/plane"
+	"github.com/berthdev/berth/internal/queue"
 )
 
 const (
@@ -149,7 +151,28 @@ func stopWork(c *call) (any, error) {
 	if err := c.decodeOptional(&req); err != nil {
 		return nil, err
 	}
+	begun, err := begunCalls(c.r.Header.Get(api.BegunHeader))
+	if err != nil {
+		return nil, err
+	}
 	// A worker that stops its item on its way out may hang up at once.
-	w, err := c.s.cfg.Queue.StopWork(context.WithoutCancel(c.ctx()), c.who, c.path("environment"), c.path("work"), req.Force)
+	w, err := c.s.cfg.Queue.StopWork(context.WithoutCancel(c.ctx()), c.who, c.path("environment"), c.path("work"), queue.Stop{Force: req.Force, Begun: begun})
 	return w, noWork(err, c.path("work"))
+}
+
+// begunCalls reads BegunHeader; nil is none sent.
+func begunCalls(v string) ([]string, error) {
+	switch v {
+	case "":
+		return nil, nil
+	case api.BegunNone:
+		return []string{}, nil
+	}
+	ids := strings.Split(v, ",")
+	for i, id := range ids {
+		if ids[i] = strings.TrimSpace(id); i >= 1000 || !idText(ids[i]) {
+			return nil, plane.Errorf(plane.Invalid, "is no list of calls with commas between their ids, nor %s", api.BegunNone).In(api.BegunHeader)
+		}
+	}
+	return ids, nil
 }

@@ -79,7 +79,7 @@ func life(b *testing.B, q *Queue, free chan plane.Session) error {
 	}
 	// As httpapi has it from auth's Check.
 	who := auth.Identity{Kind: plane.CallerSessions, EnvironmentID: env, SessionID: work.Data.ID, WorkID: work.ID, Standing: plane.Live}
-	if _, err := q.StopWork(b.Context(), who, env, work.ID, true); err != nil {
+	if _, err := q.StopWork(b.Context(), who, env, work.ID, Stop{Force: true}); err != nil {
 		return fmt.Errorf("stop: %w", err)
 	}
 	s.ID = work.Data.ID

@@ -237,13 +237,20 @@ func lost(message string, st api.LeaseState) error {
 	return e
 }
 
+// Stop is how an item is to be stopped. Begun, of a holder by its token, are
+// the calls that it may have begun and has not answered; nil does not say.
+type Stop struct {
+	Force bool
+	Begun []string
+}
+
 // StopWork stops an item: by force at once, otherwise its holder learns by its
 // next beat. Who asks decides what follows. An API key is an operator: the
 // session waits for input. A holder that stops with open calls has failed
 // them: they are offered again after a pause. An item that is stopped already,
 // or superseded, is given as it is. Conflict when an environment key would
 // force a lease that a sessions token holds.
-func (q *Queue) StopWork(ctx context.Context, who auth.Identity, environment, id string, force bool) (api.Work, error) {
+func (q *Queue) StopWork(ctx context.Context, who auth.Identity, environment, id string, stop Stop) (api.Work, error) {
 	var out plane.WorkItem
 	// Most stops leave nothing behind and need no session: look first.
 	err := q.settled(ctx, id, func(tx store.Tx, late bool) (err error) {
@@ -251,7 +258,7 @@ func (q *Queue) StopWork(ctx context.Context, who auth.Identity, environment, id
 		if err != nil {
 			return err
 		}
-		out, err = q.stopItem(tx, w, calls, nil, who, force, late)
+		out, err = q.stopItem(tx, w, calls, nil, who, stop, late)
 		return err
 	})
 	if errors.Is(err, errBoth) {
@@ -267,7 +274,7 @@ func (q *Queue) StopWork(ctx context.Context, who auth.Identity, environment, id
 			if w, err = lock(tx, who, environment, id); err != nil {
 				return err
 			}
-			out, err = q.stopItem(tx, w, nil, &s, who, force, late)
+			out, err = q.stopItem(tx, w, nil, &s, who, stop, late)
 			return err
 		})
 	}
@@ -283,7 +290,7 @@ var errBoth = errors.New("the session must be locked first")
 
 // stopItem stops a locked item. Without its session (nil) it is errBoth when
 // something may follow from it, as from the open calls of a holder's.
-func (q *Queue) stopItem(tx store.Tx, w plane.WorkItem, calls []plane.Call, s *plane.Session, who auth.Identity, force, late bool) (plane.WorkItem, error) {
+func (q *Queue) stopItem(tx store.Tx, w plane.WorkItem, calls []plane.Call, s *plane.Session, who auth.Identity, as Stop, late bool) (plane.WorkItem, error) {
 	now := q.now()
 	if w.State == api.WorkStopped {
 		return w, nil
@@ -295,10 +302,10 @@ func (q *Queue) stopItem(tx store.Tx, w plane.WorkItem, calls []plane.Call, s *p
 	if who.Kind == plane.CallerAPI || w.State == api.WorkQueued && w.DeliveredAt == nil {
 		by = plane.EndedOperator
 	}
-	if force && who.Kind == plane.CallerEnvironment && w.BeatByToken {
+	if as.Force && who.Kind == plane.CallerEnvironment && w.BeatByToken {
 		return w, plane.Errorf(plane.Conflict, "the work item is held by another worker")
 	}
-	if !force && w.State != api.WorkQueued {
+	if !as.Force && w.State != api.WorkQueued {
 		if w.State == api.WorkStopping && (w.EndedBy != plane.EndedHolder || by == plane.EndedHolder) {
 			return w, nil
 		}
@@ -317,13 +324,18 @@ func (q *Queue) stopItem(tx store.Tx, w plane.WorkItem, calls []plane.Call, s *p
 		w.StopRequestedAt = &now
 	}
 	stop(&w, by, now)
+	said := as.Begun != nil && who.Kind == plane.CallerSessions
+	if said {
+		w.Streamed, w.PossiblyStarted = false, append(w.PossiblyStarted, as.Begun...)
+	}
 	if s != nil {
-		return w, q.conclude(tx, w, s, now)
+		return w, q.conclude(tx, w, s, said && w.Tries <= 1, now)
 	}
 	switch {
 	case by == plane.EndedSession, by == plane.EndedOperator && !asked:
 	case by != plane.EndedHolder || len(calls) > 0:
 		return w, errBoth
 	}
+	w.PossiblyStarted, w.Streamed = openOf(calls).begunBy(w), false
 	return w, tx.UpdateWork(w)
 }

@@ -341,7 +341,7 @@ func TestStop(t *testing.T) {
 					w.stop(operator, d.ID, false)
 				}
 				who := map[string]auth.Identity{"api": operator, "env": envKey, "token": d.who}[r.who]
-				work, err := w.q.StopWork(t.Context(), who, env, d.ID, r.force)
+				work, err := w.q.StopWork(t.Context(), who, env, d.ID, Stop{Force: r.force})
 				if r.kind != plane.Internal {
 					w.wantKind(err, r.kind)
 				} else if err != nil || work.State != r.state {
@@ -387,13 +387,13 @@ func TestStopTwiceAndStrangers(t *testing.T) {
 		s := w.session(true)
 		d, _ := w.held("w1", s)
 		w.rest(s)
-		_, err := w.q.StopWork(t.Context(), operator, "env_2", d.ID, true)
+		_, err := w.q.StopWork(t.Context(), operator, "env_2", d.ID, Stop{Force: true})
 		w.wantKind(err, plane.NotFound)
-		_, err = w.q.StopWork(t.Context(), operator, env, "work_none", true)
+		_, err = w.q.StopWork(t.Context(), operator, env, "work_none", Stop{Force: true})
 		w.wantKind(err, plane.NotFound)
 		stranger := d.who
 		stranger.WorkID = "work_other"
-		_, err = w.q.StopWork(t.Context(), stranger, env, d.ID, true)
+		_, err = w.q.StopWork(t.Context(), stranger, env, d.ID, Stop{Force: true})
 		w.wantKind(err, plane.Forbidden)
 		first := w.stop(d.who, d.ID, true)
 		w.clock.advance(time.Second)
@@ -448,9 +448,9 @@ func TestFencing(t *testing.T) {
 					}
 				}
 				if by == "token" {
-					_, err = w.q.StopWork(ctx, old.who, env, next.ID, true)
+					_, err = w.q.StopWork(ctx, old.who, env, next.ID, Stop{Force: true})
 					w.wantKind(err, plane.Forbidden)
-					_, err = w.q.StopWork(ctx, envKey, env, next.ID, true)
+					_, err = w.q.StopWork(ctx, envKey, env, next.ID, Stop{Force: true})
 					w.wantKind(err, plane.Conflict)
 				}
 				if got := w.beat(who(next), next.ID, nh.LastHeartbeat); !got.LeaseExtended || got.State != api.WorkActive {

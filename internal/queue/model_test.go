@@ -155,7 +155,7 @@ func runModel(rt *rapid.T, w *world) {
 		"stop": func(*rapid.T) {
 			h := holder()
 			before := w.live(h.Data.ID)
-			_, err := w.q.StopWork(w.Context(), h.who, env, h.ID, rapid.Bool().Draw(rt, "force"))
+			_, err := w.q.StopWork(w.Context(), h.who, env, h.ID, Stop{Force: rapid.Bool().Draw(rt, "force")})
 			must(err)
 			if before != nil && before.ID != h.ID {
 				if after := w.live(h.Data.ID); after == nil || after.ID != before.ID || after.State != before.State {
@@ -165,7 +165,7 @@ func runModel(rt *rapid.T, w *world) {
 		},
 		"operator stops": func(*rapid.T) {
 			h := holder()
-			_, err := w.q.StopWork(w.Context(), operator, env, h.ID, rapid.Bool().Draw(rt, "force"))
+			_, err := w.q.StopWork(w.Context(), operator, env, h.ID, Stop{Force: rapid.Bool().Draw(rt, "force")})
 			must(err)
 		},
 		"result": func(*rapid.T) {
@@ -226,7 +226,7 @@ func runModel(rt *rapid.T, w *world) {
 			for _, c := range open(h.Data.ID) {
 				w.result(h.Data.ID, c.ID)
 			}
-			if _, err := w.q.StopWork(w.Context(), h.who, env, h.ID, true); err != nil {
+			if _, err := w.q.StopWork(w.Context(), h.who, env, h.ID, Stop{Force: true}); err != nil {
 				rt.Fatal(err)
 			}
 		}

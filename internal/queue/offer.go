@@ -292,14 +292,18 @@ type open struct {
 // openCalls reads the session's open calls; a session that waits for none has
 // none.
 func openCalls(tx store.Tx, s *plane.Session) (open, error) {
-	var o open
 	if s.Turn != plane.TurnCalls {
-		return o, nil
+		return open{}, nil
 	}
 	calls, err := tx.OpenCalls(s.ID)
 	if err != nil {
-		return o, fmt.Errorf("open calls: %w", err)
+		return open{}, fmt.Errorf("open calls: %w", err)
 	}
+	return openOf(calls), nil
+}
+
+func openOf(calls []plane.Call) open {
+	var o open
 	for _, c := range calls {
 		o.any = true
 		if c.State == plane.CallOpen {
@@ -307,7 +311,7 @@ func openCalls(tx store.Tx, s *plane.Session) (open, error) {
 			o.runnable = o.runnable || c.Kind == plane.CallTool
 		}
 	}
-	return o, nil
+	return o
 }
 
 // begunBy lists the calls that the item's holder, or one before it, may have
@@ -356,9 +360,10 @@ func (q *Queue) succeed(tx store.Tx, old plane.WorkItem, calls open, notBefore, 
 }
 
 // conclude stores the item, which was stopped, and decides what becomes of
-// its session: it is offered again, given up, or left alone until input. The
-// session is locked.
-func (q *Queue) conclude(tx store.Tx, w plane.WorkItem, s *plane.Session, now time.Time) error {
+// its session: it is offered again, given up, or left alone until input; at
+// once says that it need not rest after a holder's early stop. The session is
+// locked.
+func (q *Queue) conclude(tx store.Tx, w plane.WorkItem, s *plane.Session, atOnce bool, now time.Time) error {
 	if ended(s) || w.EndedBy == plane.EndedSession {
 		return tx.UpdateWork(w)
 	}
@@ -378,7 +383,7 @@ func (q *Queue) conclude(tx store.Tx, w plane.WorkItem, s *plane.Session, now ti
 		again = calls.any || s.Turn == plane.TurnWanted
 	case plane.EndedHolder:
 		// Between calls nothing is lost: the next one brings a new item.
-		if again = calls.runnable; again {
+		if again = calls.runnable; again && !atOnce {
 			from := now
 			if w.StopRequestedAt != nil {
 				from = *w.StopRequestedAt
@@ -390,16 +395,15 @@ func (q *Queue) conclude(tx store.Tx, w plane.WorkItem, s *plane.Session, now ti
 			w.Tries = 0
 		}
 	}
-	switch {
-	case !again:
-		return tx.UpdateWork(w)
-	case w.Tries < q.cfg.MaxTries:
+	if again && w.Tries < q.cfg.MaxTries {
 		return q.succeed(tx, w, calls, notBefore, now)
 	}
+	// What comes, or may run, from now on nobody has begun.
+	w.PossiblyStarted, w.Streamed = calls.begunBy(w), false
 	if err := tx.UpdateWork(w); err != nil {
 		return err
 	}
-	if !calls.runnable {
+	if !again || !calls.runnable {
 		return nil // nothing waits for a worker; the next call or input brings an item
 	}
 	return q.giveUp(tx, s, fmt.Sprintf("the tools of this session were handed to a worker %d times and none sent a result", w.Tries))

@@ -135,12 +135,12 @@ func (q *Queue) settle(ctx context.Context, id string) error {
 			return errNothing
 		case w.State == api.WorkStopping && (w.Lapsed(now) || !now.Before(q.stoppingUntil(w))):
 			stop(&w, w.EndedBy, now)
-			return q.conclude(tx, w, &s, now)
+			return q.conclude(tx, w, &s, false, now)
 		case w.State == api.WorkStopping:
 			return q.reschedule(tx, w)
 		case w.Lapsed(now):
 			stop(&w, plane.EndedLapse, now)
-			return q.conclude(tx, w, &s, now)
+			return q.conclude(tx, w, &s, false, now)
 		}
 		if at := q.unattendedAt(w); !at.IsZero() && !now.Before(at) {
 			if s.HasInput {
@@ -179,7 +179,7 @@ func (q *Queue) exhaust(ctx context.Context, spent *spentError) error {
 		}
 		now := q.now()
 		stop(&w, plane.EndedReclaim, now)
-		return q.conclude(tx, w, &s, now)
+		return q.conclude(tx, w, &s, false, now)
 	})
 }
 

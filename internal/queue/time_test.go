@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/berthdev/berth/api"
+	"github.com/berthdev/berth/internal/auth"
 	"github.com/berthdev/berth/internal/plane"
 	"github.com/berthdev/berth/internal/store"
 )
@@ -421,6 +422,89 @@ func TestPossiblyStarted(t *testing.T) {
 		d = w.must("w5", s)
 		if !slices.Equal(d.secret.PossiblyStarted, []string{"sevt_2"}) {
 			t.Errorf("after the second lapse: %v", d.secret.PossiblyStarted)
+		}
+	})
+}
+
+// A holder that goes by itself says which calls it may have begun: the others
+// run elsewhere, and without a pause the first time.
+func TestAHolderSaysWhatItHasBegun(t *testing.T) {
+	each(t, func(w *world) {
+		s := w.session(true)
+		d, _ := w.held("w1", s)
+		w.q.MarkStreamed(t.Context(), s)
+		w.q.writeMarks()
+		w.tool(s, "sevt_1")
+		w.tool(s, "sevt_2")
+		stop := func(who auth.Identity, begun ...string) {
+			t.Helper()
+			if _, err := w.q.StopWork(t.Context(), who, env, d.ID, Stop{Force: true, Begun: append([]string{}, begun...)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		stop(d.who, "sevt_1", "sevt_none")
+		d, _ = w.held("w1", s)
+		if !slices.Equal(d.secret.PossiblyStarted, []string{"sevt_1"}) {
+			t.Errorf("after the first stop: %v", d.secret.PossiblyStarted)
+		}
+		w.q.MarkStreamed(t.Context(), s)
+		w.q.writeMarks()
+		stop(d.who) // what a former one began stays begun
+		w.none("two went in a row without a result")
+		w.clock.advance(21 * time.Second)
+		d = w.must("w1", s)
+		if !slices.Equal(d.secret.PossiblyStarted, []string{"sevt_1"}) {
+			t.Errorf("after the second stop: %v", d.secret.PossiblyStarted)
+		}
+		w.ack(d)
+		w.q.MarkStreamed(t.Context(), s)
+		w.q.writeMarks()
+		stop(envKey) // anybody's who has the key: no word of the holder's
+		w.clock.advance(41 * time.Second)
+		if d = w.must("w1", s); !slices.Equal(d.secret.PossiblyStarted, []string{"sevt_1", "sevt_2"}) {
+			t.Errorf("after a stop by key: %v", d.secret.PossiblyStarted)
+		}
+	})
+}
+
+// What was written, or confirmed, after a holder had gone it cannot have begun.
+func TestWhatComesAfterAStopHasNotBegun(t *testing.T) {
+	for name, stop := range map[string]func(*world, *delivery){
+		"the holder": func(w *world, d *delivery) { w.stop(d.who, d.ID, true) },
+		"a lapse":    func(w *world, d *delivery) { w.pass(2 * time.Minute) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			each(t, func(w *world) {
+				s := w.session(true)
+				d, _ := w.held("w1", s)
+				w.q.MarkStreamed(t.Context(), s)
+				w.q.writeMarks()
+				w.call(s, "sevt_1", plane.CallTool, plane.CallAsked)
+				stop(w, d)
+				w.with(s, func(tx store.Tx, s *plane.Session) error {
+					c, err := tx.Call(s.ID, "sevt_1")
+					if err != nil {
+						return err
+					}
+					c.State = plane.CallOpen
+					return errors.Join(tx.UpdateCall(c), w.q.Offer(tx, s))
+				})
+				w.tool(s, "sevt_2")
+				if d = w.must("w1", s); len(d.secret.PossiblyStarted) > 0 {
+					t.Errorf("possibly started: %v", d.secret.PossiblyStarted)
+				}
+			})
+		})
+	}
+	each(t, func(w *world) { // amid a model request
+		s := w.session(true)
+		d, _ := w.held("w1", s)
+		w.q.MarkStreamed(t.Context(), s)
+		w.q.writeMarks()
+		w.stop(d.who, d.ID, true)
+		w.tool(s, "sevt_1")
+		if d = w.must("w1", s); len(d.secret.PossiblyStarted) > 0 {
+			t.Errorf("possibly started: %v", d.secret.PossiblyStarted)
 		}
 	})
 }

@@ -357,7 +357,7 @@ func (w *world) keep(d *delivery, h api.Heartbeat, while time.Duration) api.Hear
 
 func (w *world) stop(who auth.Identity, id string, force bool) api.Work {
 	w.Helper()
-	work, err := w.q.StopWork(w.Context(), who, env, id, force)
+	work, err := w.q.StopWork(w.Context(), who, env, id, Stop{Force: force})
 	if err != nil {
 		w.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/berthdev/berth/api"
@@ -20,8 +21,8 @@ func (p *Plane) handler() http.Handler {
 	mux.HandleFunc("POST /v1/environments/{e}/work/{w}/heartbeat", p.serve(Beat, p.onItem(func(it *item, r *http.Request, _ []byte) (any, *failure) {
 		return p.beat(it, r.URL.Query().Get("expected_last_heartbeat"))
 	})))
-	mux.HandleFunc("POST /v1/environments/{e}/work/{w}/stop", p.serve(Stop, p.onItem(func(it *item, _ *http.Request, body []byte) (any, *failure) {
-		return p.stop(it, forced(body))
+	mux.HandleFunc("POST /v1/environments/{e}/work/{w}/stop", p.serve(Stop, p.onItem(func(it *item, r *http.Request, body []byte) (any, *failure) {
+		return p.stop(it, forced(body), strings.Split(r.Header.Get(api.BegunHeader), ","))
 	})))
 	mux.HandleFunc("GET /v1/sessions/{s}", p.serve(GetSession, p.onSession(func(s *Session, _ *http.Request, _ []byte) (any, *failure) { return s.wire(), nil })))
 	mux.HandleFunc("GET /v1/sessions/{s}/events", p.serve(List, p.onSession(list)))
@@ -63,7 +64,7 @@ func (p *Plane) serve(route Route, do answer) http.HandlerFunc {
 		}
 		req := Request{
 			Route: route, Credential: bearer(r), Work: r.PathValue("w"), Session: r.PathValue("s"), WorkerID: r.Header.Get("Anthropic-Worker-ID"),
-			Expected: r.URL.Query().Get("expected_last_heartbeat"), Force: route == Stop && forced(body), At: time.Now(),
+			Expected: r.URL.Query().Get("expected_last_heartbeat"), Force: route == Stop && forced(body), Begun: r.Header.Get(api.BegunHeader), At: time.Now(),
 			Store: r.PathValue("m"), Query: r.URL.RawQuery,
 		}
 		f := p.trouble(route, w, r)

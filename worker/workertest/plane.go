@@ -67,6 +67,7 @@ type Request struct {
 	WorkerID   string
 	Expected   string // of a beat
 	Force      bool   // of a stop
+	Begun      string // of a stop: its api.BegunHeader
 	Store      string // a memory store
 	Query      string
 	At         time.Time

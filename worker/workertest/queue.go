@@ -293,14 +293,15 @@ func (p *Plane) precondition(it *item) *failure {
 	}}
 }
 
-func (p *Plane) stop(it *item, force bool) (any, *failure) {
+// stop ends an item; begun are the calls that its holder may have begun.
+func (p *Plane) stop(it *item, force bool, begun []string) (any, *failure) {
 	switch {
 	case it.state == api.WorkStopped:
 	case force || it.acked.IsZero():
 		it.state = api.WorkStopped
 		// A holder that leaves work behind: somebody else may do it.
 		if it.session != nil && it.session.busy() && it.tries < 20 {
-			p.offer(it.session, it.tries+1, nil)
+			p.offer(it.session, it.tries+1, slices.DeleteFunc(begun, func(id string) bool { return !slices.Contains(it.session.open(), id) }))
 		}
 	default:
 		it.state = api.WorkStopping
