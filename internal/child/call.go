@@ -64,6 +64,7 @@ func (a *agent) start(r agentwire.Run) error {
 
 // evaluate has bash run the command.
 func (a *agent) evaluate() error {
+	a.shell.keeps.heed(a.call.text)
 	lonely := a.shell.keeps != nil && a.lonely()
 	out, err := a.shell.takeOutput(a.turn, lonely, a.room())
 	if err != nil {

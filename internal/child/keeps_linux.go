@@ -23,6 +23,7 @@ type keeps struct {
 	has   bool   // and it has it
 	ran   bool   // bash has run a command
 	flags string // $- after the last command
+	traps bool   // a command may have set a trap that runs before each of bash's commands, ours too
 	made  string // the last report, "" when it is removed
 }
 
@@ -96,7 +97,14 @@ func (k *keeps) tidy() {
 
 // loud says that bash shows what it reads or does: then its script is not to
 // be seen among the output.
-func (k *keeps) loud() bool { return strings.ContainsAny(k.flags, "vx") }
+func (k *keeps) loud() bool { return k.traps || strings.ContainsAny(k.flags, "vx") }
+
+// heed notes what a command may make of bash.
+func (k *keeps) heed(text string) {
+	if k != nil && strings.Contains(text, "DEBUG") {
+		k.traps = true
+	}
+}
 
 // still says that bash has its outputs as it got them, and nobody else: a
 // command may have put something else in their places, or left a job that has

@@ -69,6 +69,7 @@ func (k *keeps) reportOf(status, nonce string) string { return "" }
 func (k *keeps) reports([]byte, string) []byte        { return nil }
 func (k *keeps) tidy()                                {}
 func (k *keeps) loud() bool                           { return false }
+func (k *keeps) heed(string)                          {}
 func (k *keeps) still(*shell, bool) bool              { return false }
 func (a *agent) lonely() bool                         { return false }
 

@@ -148,6 +148,9 @@ func testEnds(t *testing.T, d sandbox.Driver) {
 			t.Errorf("after set -xv: %q %s", Output(r), r.End)
 		}
 		w.Do("set +xv")
+		w.Want("trap 'echo dbg' DEBUG\n: x", "dbg\n", toolset.Exited, 0)
+		w.Want("echo y", "dbg\ny\n", toolset.Exited, 0)
+		w.Want("trap - DEBUG", "dbg\n", toolset.Exited, 0)
 		w.Want("set -uCa; IFS=x; PS4=; shopt -s nullglob", "", toolset.Exited, 0)
 		w.Want("echo 'b  c'", "b  c\n", toolset.Exited, 0)
 		w.Want("trap 'echo trapped' EXIT; exit 4", "trapped\n", toolset.ShellExited, 4)
