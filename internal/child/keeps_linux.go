@@ -23,7 +23,7 @@ type keeps struct {
 	has   bool   // and it has it
 	ran   bool   // bash has run a command
 	flags string // $- after the last command
-	traps bool   // a command may have set a trap that runs before each of bash's commands, ours too
+	traps bool   // a command may have set a trap that runs with each of bash's commands, ours too
 	made  string // the last report, "" when it is removed
 }
 
@@ -101,9 +101,11 @@ func (k *keeps) loud() bool { return k.traps || strings.ContainsAny(k.flags, "vx
 
 // heed notes what a command may make of bash.
 func (k *keeps) heed(text string) {
-	if k != nil && strings.Contains(text, "DEBUG") {
-		k.traps = true
+	if k == nil || k.traps || !strings.Contains(text, "trap") {
+		return
 	}
+	text = strings.ToUpper(text)
+	k.traps = strings.Contains(text, "DEBUG") || strings.Contains(text, "ERR")
 }
 
 // still says that bash has its outputs as it got them, and nobody else: a
