@@ -225,9 +225,17 @@ func readInput(t *term, name string) ([]byte, error) {
 		return nil, err
 	}
 	if len(b) > maxInputFile {
-		return nil, &config.Error{Problem: name + " is larger than 32 MiB", Cure: "make it smaller"}
+		return nil, &config.Error{Problem: called(name) + " is larger than 32 MiB", Cure: "make it smaller"}
 	}
 	return b, nil
+}
+
+// called is an input file for people.
+func called(name string) string {
+	if name == "-" {
+		return "standard input"
+	}
+	return name
 }
 
 // decodeInput reads a file of JSON into v, strictly.
@@ -237,7 +245,7 @@ func decodeInput(t *term, name string, v any) error {
 		return err
 	}
 	if err := api.Decode(b, v); err != nil {
-		return &config.Error{Problem: name + ": " + err.Error(), Cure: "correct the file"}
+		return &config.Error{Problem: called(name) + ": " + err.Error(), Cure: "correct it"}
 	}
 	return nil
 }
@@ -260,7 +268,7 @@ func rawEvents(name string, b []byte) ([]json.RawMessage, error) {
 		}
 	}
 	if err != nil {
-		return nil, &config.Error{Problem: name + ": " + err.Error(), Cure: "give an event, an array of events or {\"events\": [...]} as JSON"}
+		return nil, &config.Error{Problem: called(name) + ": " + err.Error(), Cure: "give an event, an array of events or {\"events\": [...]} as JSON"}
 	}
 	return list, nil
 }

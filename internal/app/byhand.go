@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/berthdev/berth/internal/config"
@@ -129,17 +130,40 @@ type Way struct {
 	Capabilities sandbox.Capabilities `json:"capabilities"`
 }
 
+// disksHere says, once it is asked, whether disks can be made here.
+func disksHere(log *slog.Logger) func() bool {
+	return sync.OnceValue(func() bool {
+		dir, err := os.MkdirTemp("", "berth-disk-")
+		if err != nil {
+			return false
+		}
+		defer os.RemoveAll(dir)
+		pool, err := disk.NewPool(disk.Config{Dir: dir, Log: log})
+		return err == nil && pool.Able() == nil
+	})
+}
+
+// withDisk adds the limit that the keeper gives to a driver that shows the
+// session's tree and has none of its own.
+func withDisk(c sandbox.Capabilities, able func() bool) sandbox.Capabilities {
+	if c.Tree && !slices.Contains(c.Limits, sandbox.LimitDisk) && able() {
+		c.Limits = append(slices.Clip(c.Limits), sandbox.LimitDisk)
+	}
+	return c
+}
+
 // SandboxProbe asks the drivers, or the one that is named, whether they can run
 // here.
 func SandboxProbe(ctx context.Context, c SandboxConfig) ([]Way, error) {
 	all := drivers(c.Sandbox, "", c.StateDir, c.Log)
+	able := disksHere(c.Log)
 	var ways []Way
 	var names []string
 	for _, d := range all {
 		names = append(names, d.Name())
 		if c.Sandbox.Sandbox == "auto" || c.Sandbox.Sandbox == d.Name() {
 			p := d.Probe(ctx) // what it can do is known afterwards
-			ways = append(ways, Way{d.Name(), p, d.Capabilities()})
+			ways = append(ways, Way{d.Name(), p, withDisk(d.Capabilities(), able)})
 		}
 	}
 	if len(ways) == 0 {

@@ -49,5 +49,10 @@ func Doctor(ctx context.Context, c config.Plane, ways config.Sandbox, remote con
 			return modelNames(c.Provider), checkProvider(ctx, c.Provider)
 		}
 	}
-	return doctor.Look(ctx, look)
+	report := doctor.Look(ctx, look)
+	able := disksHere(slog.New(slog.DiscardHandler))
+	for i, d := range report.Drivers {
+		report.Drivers[i].Capabilities = withDisk(d.Capabilities, able)
+	}
+	return report
 }

@@ -32,7 +32,7 @@ type Inputs struct {
 	InputBytes   Bytes    `help:"Most that the inputs of one session may have together." default:"16GiB" placeholder:"SIZE"`
 	InputPrivate bool     `help:"Let https: and git+https: inputs come from addresses that are not public."`
 	InputCA      string   `name:"input-ca" help:"PEM file with authorities to trust for https: and git+https: inputs, beside the system's." type:"path" placeholder:"FILE"`
-	S3Endpoint   string   `name:"s3-endpoint" help:"S3 server of s3: inputs; empty is what AWS's own settings say." placeholder:"URL"`
+	S3Endpoint   string   `name:"s3-endpoint" env:"BERTH_S3_ENDPOINT" help:"S3 server of s3: inputs; empty is what AWS's own settings say." placeholder:"URL"`
 }
 
 // Slots is MaxSessions, or what this machine can carry.

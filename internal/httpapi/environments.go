@@ -122,7 +122,10 @@ func deleteEnvironment(c *call) (any, error) {
 		if err != nil {
 			return err
 		}
-		if n > 0 {
+		switch {
+		case n == 1:
+			return plane.Errorf(plane.Conflict, "environment %s is used by a session; archive or delete it first", id)
+		case n > 1:
 			return plane.Errorf(plane.Conflict, "environment %s is used by %d sessions; archive or delete them first", id, n)
 		}
 		return tx.DeleteEnvironment(id)

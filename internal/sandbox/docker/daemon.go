@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/moby/moby/api/types/system"
@@ -74,7 +75,7 @@ func (d *daemon) ask(ctx context.Context, api *client.Client) (system.Info, erro
 	case err != nil && strings.Contains(err.Error(), "permission denied"):
 		return info, &trouble{"this user may not speak to the Docker daemon at " + d.host, "add the user to the daemon's group (usually docker), or run as root"}
 	case err != nil:
-		return info, &trouble{"no Docker daemon answers at " + d.host + " (" + firstLine(err) + ")", "start one, or name another with DOCKER_HOST or --docker-host"}
+		return info, &trouble{"no Docker daemon answers at " + d.host + " (" + innermost(err) + ")", "start one, or name another with DOCKER_HOST or --docker-host"}
 	case info.OSType != "linux":
 		return info, &trouble{"the Docker daemon runs " + info.OSType + " containers", "use a daemon with Linux containers"}
 	case slices.ContainsFunc(info.SecurityOptions, func(o string) bool { return strings.HasPrefix(o, "name=rootless") }):
@@ -105,6 +106,15 @@ func version(info system.Info, runtime string) string {
 func firstLine(err error) string {
 	s, _, _ := strings.Cut(err.Error(), "\n")
 	return s
+}
+
+// innermost is what the kernel said of a call that failed, where it was asked;
+// the client says the rest twice.
+func innermost(err error) string {
+	if no, ok := errors.AsType[syscall.Errno](err); ok {
+		return no.Error()
+	}
+	return firstLine(err)
 }
 
 // reason splits an error into what Probe says.
