@@ -114,7 +114,7 @@ func (k *keeps) heed(text string) {
 func (k *keeps) still(s *shell, lonely bool) bool {
 	if !k.ran {
 		k.ran = true
-		return true
+		return !k.traps
 	}
 	if !lonely || k.out < 0 || k.loud() || s.out[k.out].fd < 0 {
 		return false

@@ -141,6 +141,8 @@ func testEnds(t *testing.T, d sandbox.Driver) {
 	})
 	t.Run("options that change everything", func(t *testing.T) {
 		w := Start(t, d, nil)
+		w.Want("trap 'echo dbg' DEBUG", "", toolset.Exited, 0)
+		w.Want("trap - DEBUG", "dbg\n", toolset.Exited, 0)
 		if r := w.Do("set -xv; true"); strings.Contains(Output(r), "berth") {
 			t.Errorf("the shell shows what is not its user's: %q", Output(r))
 		}
