@@ -100,6 +100,13 @@ func (t *transcript) block() {
 
 // show writes what an event adds to the transcript; many add nothing.
 func (t *transcript) show(e api.Event) {
+	t.said(e)
+	t.called(e)
+	t.stands(e)
+}
+
+// said shows what the user, the model and the session say.
+func (t *transcript) said(e api.Event) {
 	switch e := e.(type) {
 	case *api.UserMessage:
 		if e.ProcessedAt == nil {
@@ -107,6 +114,12 @@ func (t *transcript) show(e api.Event) {
 		}
 		t.block()
 		t.folded(dim, "> ", "  ", strings.TrimSpace(blockText(e.Content)), foldPrompt)
+	case *api.UserInterrupt:
+		if e.ProcessedAt != nil {
+			t.block()
+			t.line(yellow, "interrupted")
+			t.calls, t.shown = nil, nil // their results will not come
+		}
 	case *api.EventStart:
 		t.start(e.Event)
 	case *api.EventDelta:
@@ -119,22 +132,26 @@ func (t *transcript) show(e api.Event) {
 		t.thinking = false
 	case *api.AgentMessage:
 		t.message(e)
+	case *api.SessionError:
+		t.Problem = e.Error.Message
+		t.block()
+		t.line(red, "error: "+printable(e.Error.Message)+retrying(e))
+	}
+}
+
+// called shows calls, what people decide of them, and their results.
+func (t *transcript) called(e api.Event) {
+	switch e := e.(type) {
 	case *api.AgentToolUse:
-		remark := ""
-		switch e.EvaluatedPermission {
-		case api.PermissionAsk:
-			remark = "waits for a confirmation"
-			if t.session != "" {
-				remark += ": berth sessions confirm " + t.session + " " + e.ID
-			}
-		case api.PermissionDeny:
-			remark = "refused" // its result says why
-		}
-		t.call(e.ID, e.Name, e.Input, e.ProcessedAt, remark)
+		t.call(e.ID, e.Name, e.Input, e.ProcessedAt, t.remark(e))
 	case *api.AgentCustomToolUse:
 		t.call(e.ID, e.Name, e.Input, e.ProcessedAt, "")
 	case *api.AgentMCPToolUse:
 		t.call(e.ID, e.MCPServerName+" "+e.Name, e.Input, e.ProcessedAt, "")
+	case *api.UserToolConfirmation:
+		if e.ProcessedAt != nil {
+			t.line(dim, "  "+e.Result)
+		}
 	case *api.UserToolResult:
 		t.result(e.ToolUseID, e.Content, e.IsError, e.ProcessedAt)
 	case *api.UserCustomToolResult:
@@ -143,20 +160,25 @@ func (t *transcript) show(e api.Event) {
 		t.result(e.ToolUseID, e.Content, e.IsError, e.ProcessedAt)
 	case *api.AgentMCPToolResult:
 		t.result(e.MCPToolUseID, e.Content, e.IsError, e.ProcessedAt)
-	case *api.UserToolConfirmation:
-		if e.ProcessedAt != nil {
-			t.line(dim, "  "+e.Result)
-		}
-	case *api.UserInterrupt:
-		if e.ProcessedAt != nil {
-			t.block()
-			t.line(yellow, "interrupted")
-			t.calls, t.shown = nil, nil // their results will not come
-		}
-	case *api.SessionError:
-		t.Problem = e.Error.Message
-		t.block()
-		t.line(red, "error: "+printable(e.Error.Message)+retrying(e))
+	}
+}
+
+// remark is what stands below a call that does not simply run.
+func (t *transcript) remark(e *api.AgentToolUse) string {
+	switch {
+	case e.EvaluatedPermission == api.PermissionDeny:
+		return "refused" // its result says why
+	case e.EvaluatedPermission != api.PermissionAsk:
+		return ""
+	case t.session == "":
+		return "waits for a confirmation"
+	}
+	return "waits for a confirmation: berth sessions confirm " + t.session + " " + e.ID
+}
+
+// stands takes in how the session stands, and shows which calls it waits for.
+func (t *transcript) stands(e api.Event) {
+	switch e := e.(type) {
 	case *api.SpanModelRequestEnd:
 		t.Requests++
 		t.Usage.InputTokens += e.ModelUsage.InputTokens

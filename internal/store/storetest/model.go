@@ -166,102 +166,34 @@ func (m *model) id(kind string) string {
 	return fmt.Sprintf("%s_%s%04d", kind, m.prefix, m.count)
 }
 
-// step changes the model and gives the same change for the store.
+// step changes the model and gives the same change for the store, nil where
+// there is nothing to change.
 func (m *model) step(rt *rapid.T) func(store.Tx) error {
 	session := ""
 	if len(m.sessions) > 0 {
 		session = rapid.SampledFrom(slices.Sorted(maps.Keys(m.sessions))).Draw(rt, "session")
 	}
-	s := m.sessions[session]
 	kind := rapid.SampledFrom([]string{"create", "append", "queue", "process", "title", "delete", "call", "settle", "offer", "hand", "stop"}).Draw(rt, "kind")
-	if session == "" {
-		kind = "create"
-	}
-	locked := func(then func(store.Tx, plane.Session) error) func(store.Tx) error {
-		want := m.sessions[session]
-		return func(tx store.Tx) error {
-			got, err := tx.LockSession(session)
-			if err != nil {
-				return err
-			}
-			if d := gocmp.Diff(want, got); d != "" {
-				return fmt.Errorf("locked session (-want +got):\n%s", d)
-			}
-			return then(tx, got)
-		}
-	}
-	switch kind {
-	case "create":
-		s = Session(m.id("sesn"), "env_1", at(m.count))
+	switch {
+	case session == "" || kind == "create":
+		s := Session(m.id("sesn"), "env_1", at(m.count))
 		m.sessions[s.ID] = s
 		return func(tx store.Tx) error { return tx.InsertSession(s) }
-	case "append", "queue":
-		before := s
-		s.Emit++
-		e := event(session, m.id("sevt"), 0)
-		if kind == "append" {
-			s.Pos++
-			e.Pos, e.ProcessedAt = s.Pos, ptr(at(int(s.Pos)))
-		}
-		e.Emit = s.Emit
-		m.events[session] = append(m.events[session], e)
-		m.sessions[session] = s
-		return func(tx store.Tx) error {
-			got, err := tx.LockSession(session)
-			if err != nil {
-				return err
-			}
-			if d := gocmp.Diff(before, got); d != "" {
-				return fmt.Errorf("locked session (-want +got):\n%s", d)
-			}
-			if err := tx.InsertEvents(e); err != nil {
-				return err
-			}
-			return tx.UpdateSession(s)
-		}
-	case "process":
-		i := slices.IndexFunc(m.events[session], func(e plane.StoredEvent) bool { return e.Pos == 0 })
-		if i < 0 {
-			return nil
-		}
-		s.Pos++
-		s.Emit++
-		e := m.events[session][i]
-		e.Pos, e.Emit, e.ProcessedAt = s.Pos, s.Emit, ptr(at(int(s.Pos)))
-		m.events[session][i], m.sessions[session] = e, s
-		return func(tx store.Tx) error {
-			if err := tx.UpdateEvent(e); err != nil {
-				return err
-			}
-			return tx.UpdateSession(s)
-		}
-	case "title":
-		s.Title = ptr(rapid.StringMatching(`[a-zé"\\ ]{0,8}`).Draw(rt, "title"))
-		step := locked(func(tx store.Tx, got plane.Session) error {
-			got.Title = s.Title
-			return tx.UpdateSession(got)
-		})
-		m.sessions[session] = s
-		return step
-	case "delete":
+	case kind == "title":
+		return m.entitle(session, rapid.StringMatching(`[a-zé"\\ ]{0,8}`).Draw(rt, "title"))
+	case kind == "delete":
 		delete(m.sessions, session)
 		delete(m.events, session)
 		delete(m.calls, session)
 		return func(tx store.Tx) error { return tx.DeleteSession(session) }
-	case "call":
-		state := rapid.SampledFrom([]plane.CallState{plane.CallAsked, plane.CallOpen, plane.CallDenied}).Draw(rt, "state")
-		c := plane.Call{SessionID: session, ID: m.id("sevt"), Kind: plane.CallTool, Name: "bash", State: state, Pos: int64(m.count)}
-		m.calls[session] = append(m.calls[session], c)
-		return func(tx store.Tx) error { return tx.InsertCalls(c) }
-	case "settle":
-		if len(m.calls[session]) == 0 {
-			return nil
-		}
-		c := &m.calls[session][rapid.IntRange(0, len(m.calls[session])-1).Draw(rt, "call")]
-		c.State = rapid.SampledFrom([]plane.CallState{plane.CallAsked, plane.CallOpen, plane.CallAnswered, plane.CallVoid}).Draw(rt, "state")
-		c.AnswerID, c.AnswerDigest = m.id("sevt"), [32]byte{byte(m.count)}
-		settled := *c
-		return func(tx store.Tx) error { return tx.UpdateCall(settled) }
+	case kind == "append" || kind == "queue":
+		return m.addEvent(session, kind == "append")
+	case kind == "process":
+		return m.process(session)
+	case kind == "call":
+		return m.addCall(session, rapid.SampledFrom([]plane.CallState{plane.CallAsked, plane.CallOpen, plane.CallDenied}).Draw(rt, "state"))
+	case kind == "settle" && len(m.calls[session]) > 0:
+		return m.settle(rt, &m.calls[session][rapid.IntRange(0, len(m.calls[session])-1).Draw(rt, "call")])
 	}
 	live := m.live(session).ID
 	switch {
@@ -271,23 +203,107 @@ func (m *model) step(rt *rapid.T) func(store.Tx) error {
 		m.work[w.ID] = w
 		return func(tx store.Tx) error { return tx.InsertWork(w) }
 	case kind == "hand" && live != "":
-		w := m.work[live]
-		w.TokenID, w.TokenHash, w.DeliveredAt = m.prefix+fmt.Sprint(m.count), [32]byte{1}, ptr(at(m.count))
-		m.count++
-		m.work[live] = w
-		return func(tx store.Tx) error { return tx.UpdateWork(w) }
+		return m.hand(live)
 	case kind == "stop" && live != "":
-		w := m.work[live]
-		w.State, w.StoppedAt = api.WorkStopped, ptr(at(m.count))
-		m.work[live] = w
-		return func(tx store.Tx) error {
-			if _, err := tx.LockWork(live); err != nil {
-				return err
-			}
-			return tx.UpdateWork(w)
-		}
+		return m.stop(live)
 	}
 	return nil
+}
+
+// locked does something to a session whose lock is held, and which must be as
+// the model has it now.
+func (m *model) locked(session string, then func(tx store.Tx) error) func(store.Tx) error {
+	want := m.sessions[session]
+	return func(tx store.Tx) error {
+		got, err := tx.LockSession(session)
+		if err != nil {
+			return err
+		}
+		if d := gocmp.Diff(want, got); d != "" {
+			return fmt.Errorf("locked session (-want +got):\n%s", d)
+		}
+		return then(tx)
+	}
+}
+
+func (m *model) entitle(session, title string) func(store.Tx) error {
+	s := m.sessions[session]
+	s.Title = &title
+	step := m.locked(session, func(tx store.Tx) error { return tx.UpdateSession(s) })
+	m.sessions[session] = s
+	return step
+}
+
+// addEvent adds an event, which has its place or waits.
+func (m *model) addEvent(session string, placed bool) func(store.Tx) error {
+	s, e := m.sessions[session], event(session, m.id("sevt"), 0)
+	s.Emit++
+	if placed {
+		s.Pos++
+		e.Pos, e.ProcessedAt = s.Pos, ptr(at(int(s.Pos)))
+	}
+	e.Emit = s.Emit
+	step := m.locked(session, func(tx store.Tx) error {
+		if err := tx.InsertEvents(e); err != nil {
+			return err
+		}
+		return tx.UpdateSession(s)
+	})
+	m.events[session], m.sessions[session] = append(m.events[session], e), s
+	return step
+}
+
+// process gives the first event that waits its place.
+func (m *model) process(session string) func(store.Tx) error {
+	i := slices.IndexFunc(m.events[session], func(e plane.StoredEvent) bool { return e.Pos == 0 })
+	if i < 0 {
+		return nil
+	}
+	s, e := m.sessions[session], m.events[session][i]
+	s.Pos++
+	s.Emit++
+	e.Pos, e.Emit, e.ProcessedAt = s.Pos, s.Emit, ptr(at(int(s.Pos)))
+	m.events[session][i], m.sessions[session] = e, s
+	return func(tx store.Tx) error {
+		if err := tx.UpdateEvent(e); err != nil {
+			return err
+		}
+		return tx.UpdateSession(s)
+	}
+}
+
+func (m *model) addCall(session string, state plane.CallState) func(store.Tx) error {
+	c := plane.Call{SessionID: session, ID: m.id("sevt"), Kind: plane.CallTool, Name: "bash", State: state, Pos: int64(m.count)}
+	m.calls[session] = append(m.calls[session], c)
+	return func(tx store.Tx) error { return tx.InsertCalls(c) }
+}
+
+func (m *model) settle(rt *rapid.T, c *plane.Call) func(store.Tx) error {
+	c.State = rapid.SampledFrom([]plane.CallState{plane.CallAsked, plane.CallOpen, plane.CallAnswered, plane.CallVoid}).Draw(rt, "state")
+	c.AnswerID, c.AnswerDigest = m.id("sevt"), [32]byte{byte(m.count)}
+	settled := *c
+	return func(tx store.Tx) error { return tx.UpdateCall(settled) }
+}
+
+// hand delivers an item.
+func (m *model) hand(id string) func(store.Tx) error {
+	w := m.work[id]
+	w.TokenID, w.TokenHash, w.DeliveredAt = m.prefix+fmt.Sprint(m.count), [32]byte{1}, ptr(at(m.count))
+	m.count++
+	m.work[id] = w
+	return func(tx store.Tx) error { return tx.UpdateWork(w) }
+}
+
+func (m *model) stop(id string) func(store.Tx) error {
+	w := m.work[id]
+	w.State, w.StoppedAt = api.WorkStopped, ptr(at(m.count))
+	m.work[id] = w
+	return func(tx store.Tx) error {
+		if _, err := tx.LockWork(id); err != nil {
+			return err
+		}
+		return tx.UpdateWork(w)
+	}
 }
 
 func (m *model) check(rt *rapid.T, st store.Store) {
