@@ -39,7 +39,7 @@ func TestMessagesSurviveTheTrip(t *testing.T) {
 		Steps: []Step{{Kind: StepBind, Source: "/usr", Target: "/usr", ReadOnly: true, Data: []byte{}, FD: 7},
 			{Kind: StepFile, Target: "/etc/passwd", Data: []byte("x\x00y"), Mode: 0o644, Optional: true}},
 		Seal: true, Bash: "/bin/bash", Workdir: "/workspace", Env: []string{"A=b", "C="},
-		RunDir: "/run/berth", OutputBytes: 1 << 20, OrphanTTL: 90 * time.Second, Processes: 7, OpenFiles: 8, Places: []string{"/workspace", "/tmp"}, Fault: "skip filter",
+		RunDir: "/run/berth", OutputBytes: 1 << 20, OrphanTTL: 90 * time.Second, Processes: 7, OpenFiles: 8, Places: []string{"/workspace", "/tmp"}, Renews: true, Fault: "skip filter",
 	}
 	if got, err := DecodeBoot(boot.Encode()); err != nil || !cmp.Equal(got, boot) {
 		t.Errorf("boot: %v %s", err, cmp.Diff(boot, got))

@@ -31,6 +31,10 @@ type Boot struct {
 	// OwnKernel says that the sandbox has a kernel of its own, as gVisor: system
 	// calls are dear, and it counts none but the sandbox's processes.
 	OwnKernel bool
+	// Renews says that a further Boot, on a later connection, ends all that this
+	// one began and begins anew. The agent then gives its mounts a namespace of
+	// their own, each time from the one that it was started in.
+	Renews bool
 	// Fault, in tests, is a part of the seal that fails ("fail PART") or is
 	// left out without a word ("skip PART").
 	Fault string
@@ -165,6 +169,7 @@ func (m Boot) Encode() []byte {
 	f.str(m.Egress)
 	f.strs(m.Places)
 	f.bool(m.OwnKernel)
+	f.bool(m.Renews)
 	f.str(m.Fault)
 	return f
 }
@@ -196,6 +201,7 @@ func DecodeBoot(b []byte) (Boot, error) {
 	m.Egress = p.str()
 	m.Places = p.strs()
 	m.OwnKernel = p.bool()
+	m.Renews = p.bool()
 	m.Fault = p.str()
 	return m, p.end()
 }

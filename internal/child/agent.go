@@ -1,7 +1,6 @@
 package child
 
 import (
-	"bytes"
 	"errors"
 	"os"
 	"os/signal"
@@ -17,13 +16,14 @@ import (
 // one loop on one thread.
 type agent struct {
 	boot   agentwire.Boot
-	listen int    // -1 when nobody else can come
-	conn   int    // -1 when nobody is connected
-	reply  int    // where answers go; conn itself but for a pipe
-	guard  bool   // who comes from inside is turned away
-	door   int    // the socket's directory, where the agent made the socket
-	home   string // goes with the agent, "" for none
-	wake   int    // readable after a signal
+	next   *agentwire.Boot // ends this one
+	listen int             // -1 when nobody else can come
+	conn   int             // -1 when nobody is connected
+	reply  int             // where answers go; conn itself but for a pipe
+	guard  bool            // who comes from inside is turned away
+	door   int             // the socket's directory, where the agent made the socket
+	home   string          // goes with the agent, "" for none
+	wake   int             // readable after a signal
 
 	in  []byte // from the connection, not yet a frame
 	out []byte // to the connection, not yet written
@@ -58,16 +58,48 @@ func agentMain() int {
 	if a.home != "" {
 		defer os.RemoveAll(a.home)
 	}
-	if err != nil {
-		if a.conn < 0 {
-			_, _ = os.Stderr.WriteString(AgentName + ": " + err.Error() + "\n")
-		}
-		a.send(agentwire.KindFailed, agentwire.EncodeText(err.Error()))
-		a.flushAll()
-		return 1
-	}
-	if stage == doneStage {
+	switch {
+	case err != nil:
+		return a.fails(err)
+	case stage == doneStage:
 		return 0
+	case a.boot.Renews:
+		return a.succession()
+	}
+	return a.live(stage)
+}
+
+// succession lives each Boot on a thread of its own: the mounts of the one
+// before are of no thread any more.
+func (a *agent) succession() int {
+	for {
+		ended := make(chan int)
+		go func() {
+			runtime.LockOSThread() // for good: the thread ends with this function
+			ended <- a.live(bootStage)
+		}()
+		code := <-ended
+		if a.next == nil {
+			return code
+		}
+		a = &agent{
+			boot: *a.next, listen: a.listen, conn: a.conn, reply: a.reply, guard: a.guard, door: a.door, wake: a.wake,
+			out: a.out, buf: a.buf, seen: map[string]bool{},
+		}
+	}
+}
+
+// live makes of the agent what its Boot says, and serves.
+func (a *agent) live(from stage) int {
+	var err error
+	if from == bootStage {
+		err = a.steps()
+	}
+	if err == nil {
+		err = a.furnish()
+	}
+	if err != nil {
+		return a.fails(err)
 	}
 	spareThreads()
 	a.began = time.Now()
@@ -80,7 +112,33 @@ func agentMain() int {
 	if err != nil {
 		return 1
 	}
+	if a.next != nil {
+		return a.clear()
+	}
 	return 0
+}
+
+// clear leaves nothing to the next Boot, or fails.
+func (a *agent) clear() int {
+	if !a.alone() {
+		a.next = nil
+		return a.fails(errors.New("what the last session has started does not end"))
+	}
+	for _, fd := range a.drains {
+		unix.Close(fd)
+	}
+	a.shell.close()
+	return 0
+}
+
+// fails says why there is no agent.
+func (a *agent) fails(err error) int {
+	if a.conn < 0 {
+		_, _ = os.Stderr.WriteString(AgentName + ": " + err.Error() + "\n")
+	}
+	a.send(agentwire.KindFailed, agentwire.EncodeText(err.Error()))
+	a.flushAll()
+	return 1
 }
 
 // watchSignals turns signals into bytes to poll for. Deadly ones are taken so
@@ -114,59 +172,69 @@ func (a *agent) watchSignals() error {
 type stage int
 
 const (
-	runStage  stage = iota // the agent is to run
-	doneStage              // there is nothing to run
+	bootStage   stage = iota // there is a Boot, of which nothing is done
+	sealedStage              // its steps are done
+	doneStage                // there is nothing to run
 )
 
-// begin takes the first connection and its Boot, and does what Boot says.
+// begin takes the first connection and its Boot.
 func (a *agent) begin() (stage, error) {
-	resumed, err := a.resume()
-	if err != nil {
+	if resumed, err := a.resume(); resumed {
+		return sealedStage, err
+	}
+	if err := a.station(); err != nil {
 		return 0, err
 	}
-	if !resumed {
-		if err := a.station(); err != nil {
-			return 0, err
-		}
-		if err := a.firstConnection(); err != nil {
-			return 0, err
-		}
-		f, err := a.firstFrame()
-		if err != nil || f.Kind != agentwire.KindBoot {
-			return doneStage, nil // nobody to tell
-		}
-		if a.boot, err = agentwire.DecodeBoot(f.Body); err != nil {
-			return 0, err
-		}
-		body := bytes.Clone(f.Body)
-		if err := build(a.boot.Steps); err != nil {
-			return 0, err
-		}
-		if a.boot.Seal {
-			if err := a.seal(body); err != nil {
-				return 0, err
-			}
+	if err := a.firstConnection(); err != nil {
+		return 0, err
+	}
+	f, err := a.firstFrame()
+	if err != nil || f.Kind != agentwire.KindBoot {
+		return doneStage, nil // nobody to tell
+	}
+	a.boot, err = agentwire.DecodeBoot(f.Body)
+	return bootStage, err
+}
+
+// steps does those of the Boot, and seals.
+func (a *agent) steps() error {
+	if a.boot.Renews {
+		if err := apart(); err != nil {
+			return err
 		}
 	}
+	if err := build(a.boot.Steps); err != nil {
+		return err
+	}
+	if a.boot.Seal {
+		return a.seal()
+	}
+	return nil
+}
+
+// furnish gets what it takes to serve, the shell last.
+func (a *agent) furnish() error {
 	if a.boot.OutputBytes <= 0 {
 		a.boot.OutputBytes = 100 << 10
 	}
 	if a.boot.OrphanTTL <= 0 {
 		a.boot.OrphanTTL = 120 * time.Second
 	}
-	if err := a.watchSignals(); err != nil {
-		return 0, err
+	if a.wake < 0 {
+		if err := a.watchSignals(); err != nil {
+			return err
+		}
 	}
 	if err := adoptOrphans(); err != nil {
-		return 0, err
+		return err
 	}
 	if err := a.startForwarder(); err != nil {
-		return 0, err
+		return err
 	}
 	if err := a.freshShell(); err != nil {
-		return 0, err
+		return err
 	}
-	return runStage, a.shell.warm(a.nonce)
+	return a.shell.warm(a.nonce)
 }
 
 // firstConnection waits a minute for the supervisor that started us.

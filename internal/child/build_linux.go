@@ -20,6 +20,11 @@ type builder struct {
 	open []int  // per step: the source's descriptor, or -1
 }
 
+// apart gives this thread, and what it starts, mounts of their own.
+func apart() error {
+	return fail("unshare the mounts", unix.Unshare(unix.CLONE_NEWNS))
+}
+
 // build does the steps in order. Sources are opened first, because the fresh
 // root may cover them.
 func build(steps []agentwire.Step) error {

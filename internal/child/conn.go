@@ -161,6 +161,13 @@ func (a *agent) frame(f agentwire.Frame) (end, bad bool, err error) {
 		return false, false, a.restart()
 	case agentwire.KindEnd:
 		return true, false, nil
+	case agentwire.KindBoot:
+		boot, err := agentwire.DecodeBoot(f.Body)
+		if err != nil || !a.boot.Renews || !boot.Renews {
+			return false, true, nil
+		}
+		a.next = &boot
+		return true, false, nil
 	}
 	id, err := agentwire.DecodeText(f.Body)
 	if err != nil {

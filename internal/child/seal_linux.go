@@ -30,7 +30,7 @@ const maxProcesses = 2048
 // seal gives up every privilege for good: the bounding set, all capabilities,
 // privileges that a program could bring, the supervisor's keys, system calls
 // that no tool needs, and being looked into.
-func (a *agent) seal(boot []byte) error {
+func (a *agent) seal() error {
 	if err := a.part("keyring", leaveKeyring); err != nil {
 		return err
 	}
@@ -57,7 +57,7 @@ func (a *agent) seal(boot []byte) error {
 		if err := a.part("capabilities", func() error { return unix.Capset(&hdr, &none[0]) }); err != nil {
 			return fail("drop capabilities", err)
 		}
-		return a.again(boot)
+		return a.again()
 	}
 	if err != nil {
 		return fail("drop privileges", err)
@@ -147,12 +147,12 @@ func allThreads(trap, a1, a2, a3 uintptr) error {
 }
 
 // again starts the agent's program afresh in this process.
-func (a *agent) again(boot []byte) error {
+func (a *agent) again() error {
 	fd, err := unix.MemfdCreate("boot", unix.MFD_CLOEXEC)
 	if err != nil {
 		return fail("memfd", err)
 	}
-	for len(boot) > 0 {
+	for boot := a.boot.Encode(); len(boot) > 0; {
 		n, err := unix.Write(fd, boot)
 		if err != nil {
 			return fail("memfd", err)

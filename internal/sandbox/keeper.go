@@ -85,6 +85,7 @@ type place struct {
 
 	mu     sync.Mutex
 	sb     Sandbox // nil when none lives
+	kind   string  // of sb, where it was started here and there is a pool
 	held   *Held   // nil when nobody has opened it
 	ending bool    // sb is no good: it was stopped, and that has failed so far
 }
@@ -261,10 +262,13 @@ func (k *Keeper) start(ctx context.Context, p *place, dir, session string, parts
 	lost = errDir == nil && errors.Is(errTree, fs.ErrNotExist)
 	spec := k.cfg.Spec
 	spec.SessionID, spec.Dir, spec.Tree, spec.Parts = session, dir, tree, parts
-	if errors.Is(errDir, fs.ErrNotExist) && k.pool != nil {
-		if sb, ok := k.pool.take(ctx, spec); ok {
-			p.sb = sb
-			return false, nil
+	if k.pool != nil {
+		p.kind = kindOf(spec)
+		if errors.Is(errDir, fs.ErrNotExist) {
+			if sb, ok := k.pool.take(ctx, spec, p.kind); ok {
+				p.sb = sb
+				return false, nil
+			}
 		}
 	}
 	if err := os.MkdirAll(tree, 0o755); err != nil {
@@ -341,11 +345,13 @@ func (k *Keeper) end(ctx context.Context, p *place, dir string) error {
 	if p.sb == nil {
 		return nil
 	}
-	if err := p.sb.Stop(ctx); err != nil {
-		p.ending = true
-		return fmt.Errorf("sandbox: stop: %w", err)
+	if p.ending || k.pool == nil || !k.pool.renew(context.WithoutCancel(ctx), p.sb, p.kind) {
+		if err := p.sb.Stop(ctx); err != nil {
+			p.ending = true
+			return fmt.Errorf("sandbox: stop: %w", err)
+		}
 	}
-	p.sb, p.held, p.ending = nil, nil, false
+	p.sb, p.kind, p.held, p.ending = nil, "", nil, false
 	k.forgetRecord(dir)
 	_ = k.settle(ctx, dir) // what it left is in the tree
 	return nil

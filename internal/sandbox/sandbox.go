@@ -47,6 +47,14 @@ type Assignable interface {
 	Assign(session, dir string) error
 }
 
+// Renewable is a sandbox whose processes can be another one's after it.
+type Renewable interface {
+	// Renew ends what runs inside, as Stop does, and gives a sandbox by spec, as
+	// the driver's Start does. On error there is none, nothing is left of it, and
+	// this one is still to be stopped.
+	Renew(ctx context.Context, spec Spec) (Sandbox, error)
+}
+
 // Prover is a sandbox whose driver can check what nobody inside can see:
 // values of its cgroups, a daemon's settings, a version.
 type Prover interface {

@@ -117,19 +117,42 @@ func (b *Box) Stop(ctx context.Context) error {
 			return err
 		}
 	}
-	b.ended, b.stopped = true, true
-	if b.deadline != nil {
-		b.deadline.Stop()
-	}
 	b.Live.Close()
 	if b.proc != nil {
 		b.proc.Release()
+	}
+	return b.leave()
+}
+
+// leave removes what is left beside the tree. b.mu is held.
+func (b *Box) leave() error {
+	b.ended, b.stopped = true, true
+	if b.deadline != nil {
+		b.deadline.Stop()
 	}
 	var way error
 	if b.way != nil {
 		way = b.way.Close()
 	}
 	return errors.Join(way, b.files.Close(), HideView(b.record.Spec), sandbox.Sweep(b.record.Spec.Dir))
+}
+
+// Renew ends the box with another around its agent, which next makes: with its
+// error this one is still to be stopped.
+func (b *Box) Renew(next func(*Live, sandbox.Record) (sandbox.Sandbox, error)) (sandbox.Sandbox, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.stopped || b.ended {
+		return nil, errStopped
+	}
+	sb, err := next(b.Live, b.record)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.leave(); err != nil {
+		return nil, errors.Join(err, sb.Stop(context.Background()))
+	}
+	return sb, nil
 }
 
 // Fill checks a spec and puts the defaults in.

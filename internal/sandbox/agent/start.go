@@ -123,6 +123,26 @@ func (l *Live) bootOver(ctx context.Context, c net.Conn, boot agentwire.Boot) (e
 	return nil
 }
 
+// Renew has the agent, whose socket has been moved to dir, end all that it has
+// started and begin anew. It is for one whose Boot Renews. This Live is closed,
+// whatever comes of it; on error nobody speaks to the agent any more.
+func (l *Live) Renew(ctx context.Context, dir string, boot agentwire.Boot) (*Live, error) {
+	l.Close()
+	c, err := dial(dir)
+	if err != nil {
+		return nil, fmt.Errorf("agent: %w", err)
+	}
+	if _, err := ready(c, dialTime); err != nil {
+		c.Close()
+		return nil, fmt.Errorf("agent: %w", err)
+	}
+	next := &Live{dir: dir, proc: l.proc, turn: make(chan struct{}, 1), late: l.late}
+	if err := next.bootOver(ctx, c, boot); err != nil {
+		return nil, err
+	}
+	return next, nil
+}
+
 // Attach takes an agent that something else has started and that makes its
 // socket in dir, and boots it. alive is asked, while the socket is not there
 // yet, whether waiting makes sense; proc is the agent's process here, or nil.

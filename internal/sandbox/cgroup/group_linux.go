@@ -301,6 +301,9 @@ const (
 // Empty says that no process is in the group.
 func (g *Group) Empty() bool { return len(g.pids()) == 0 }
 
+// Processes is how many there are in the group.
+func (g *Group) Processes() int { return len(g.pids()) }
+
 // pids are the processes of the group, from the hierarchy that Kill goes by.
 func (g *Group) pids() []int {
 	var all []int

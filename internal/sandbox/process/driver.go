@@ -10,11 +10,13 @@ import (
 	"os"
 	osuser "os/user"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
 
 	"github.com/berthdev/berth/internal/agentwire"
+	"github.com/berthdev/berth/internal/crash"
 	"github.com/berthdev/berth/internal/sandbox"
 	"github.com/berthdev/berth/internal/sandbox/agent"
 	"github.com/berthdev/berth/internal/sandbox/cgroup"
@@ -96,84 +98,115 @@ func owner(user int) int {
 
 // Start makes a sandbox that is none.
 func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (_ sandbox.Sandbox, err error) {
-	if spec, err = agent.Fill(spec); err != nil {
-		return nil, err
-	}
-	if spec.Network.Mode == sandbox.NetworkAllow {
-		return nil, errors.New("nothing keeps a shell on the host to the hosts that its policy allows; use another --sandbox, or network: host")
-	}
 	program, err := d.cfg.Program.Or()
 	if err != nil {
 		return nil, err
 	}
 	var undo sandbox.Undo
 	defer undo.Run(&err)
-	files, err := agent.OpenTree(spec, owner(d.cfg.User), owner(d.cfg.User), program)
+	p, err := d.prepare(spec, program, sandbox.Label(spec.Dir))
 	if err != nil {
 		return nil, err
 	}
-	undo.Add(func() error { return errors.Join(agent.CloseTree(spec, files), sandbox.Sweep(spec.Dir)) })
-	if err := makeHome(spec, d.cfg.User); err != nil {
-		return nil, err
-	}
-	home, name := d.whoami(spec)
-	boot := agentwire.Boot{
-		Bash: bash, Workdir: spec.Workdir, Env: agent.Environ(spec, home, name),
-		OutputBytes: spec.OutputBytes, OrphanTTL: spec.OrphanTTL, OpenFiles: spec.Limits.OpenFiles,
-		Seal: d.cfg.User != 0, Processes: spec.Limits.PIDs,
-	}
-	attr := attributes{user: d.cfg.User}
-	if d.mounts() {
-		if boot.Steps, err = mountPlan(spec); err != nil {
-			return nil, err
-		}
-		boot.RunDir = runDir
-		attr.mounts = true
-	} else {
-		boot.RunDir = filepath.Join(spec.Dir, sandbox.RunDirName)
-		if err := d.admit(spec, boot.RunDir); err != nil {
-			return nil, err
-		}
-		if spec.Share != "" {
-			boot.Workdir = spec.Share
-		} else {
-			boot.Workdir = filepath.Join(spec.Tree, spec.Workdir)
-		}
-		boot.Env = append(boot.Env, "BERTH_OUTPUTS="+filepath.Join(spec.Tree, "mnt/session/outputs"), "BERTH_WORKSPACE="+boot.Workdir, "BERTH_MEMORY="+filepath.Join(spec.Tree, "mnt/memory"))
-	}
-	boot.Env = append(boot.Env, mark(sandbox.Label(spec.Dir)))
+	undo.Add(p.undo)
 	group, held, err := cgroup.New(sandbox.Label(spec.Dir), spec.Limits)
 	if err != nil {
 		return nil, err
 	}
 	undo.Add(func() error { return errors.Join(group.Kill(), group.Remove()) })
-	attr.group = group
+	p.boot.Renews = p.boot.Renews && !group.Dirs.None()
+	attr := attributes{user: d.cfg.User, mounts: d.mounts(), later: p.boot.Renews, group: group}
 	var rec sandbox.Record
 	live, err := agent.Start(ctx, agent.Launch{
-		Program: program, Dir: spec.Dir, Boot: boot, Sys: attr.sys(),
-		Started: func(p *agent.Process) error {
-			rec, err = agent.NewRecord(Name, spec, handle{Handle: p.Handle, Group: group.Dirs, User: d.cfg.User})
+		Program: program, Dir: spec.Dir, Boot: p.boot, Sys: attr.sys(),
+		Started: func(proc *agent.Process) error {
+			rec, err = agent.NewRecord(Name, p.spec, handle{Handle: proc.Handle, Group: group.Dirs, User: d.cfg.User})
 			if err != nil {
 				return err
 			}
 			if err := sandbox.WriteRecord(rec); err != nil {
 				return err
 			}
-			return group.Enter(p.Handle.PID)
+			return group.Enter(proc.Handle.PID)
 		},
 	})
 	if err != nil {
 		return nil, err
 	}
-	return d.box(live, files, rec, group, held), nil
+	return d.box(live, p.files, rec, group, held, p.boot.Renews), nil
+}
+
+// place is a session's files and what an agent has to make of them.
+type place struct {
+	spec  sandbox.Spec
+	files *tree.Tree
+	boot  agentwire.Boot
+}
+
+func (p *place) undo() error {
+	return errors.Join(agent.CloseTree(p.spec, p.files), sandbox.Sweep(p.spec.Dir))
+}
+
+// prepare makes the place of a sandbox that bears a label. On error nothing is
+// left.
+func (d *Driver) prepare(spec sandbox.Spec, program *agent.Program, label string) (_ *place, err error) {
+	if spec, err = agent.Fill(spec); err != nil {
+		return nil, err
+	}
+	if spec.Network.Mode == sandbox.NetworkAllow {
+		return nil, errors.New("nothing keeps a shell on the host to the hosts that its policy allows; use another --sandbox, or network: host")
+	}
+	files, err := agent.OpenTree(spec, owner(d.cfg.User), owner(d.cfg.User), program)
+	if err != nil {
+		return nil, err
+	}
+	p := &place{spec: spec, files: files}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, p.undo())
+		}
+	}()
+	if err := makeHome(spec, d.cfg.User); err != nil {
+		return nil, err
+	}
+	home, name := d.whoami(spec)
+	p.boot = agentwire.Boot{
+		Bash: bash, Workdir: spec.Workdir, Env: append(agent.Environ(spec, home, name), mark(label)),
+		OutputBytes: spec.OutputBytes, OrphanTTL: spec.OrphanTTL, OpenFiles: spec.Limits.OpenFiles,
+		Seal: d.cfg.User != 0, Processes: spec.Limits.PIDs, RunDir: runDir,
+	}
+	if d.mounts() {
+		p.boot.Renews = d.renews(spec)
+		p.boot.Steps, err = mountPlan(spec)
+		return p, err
+	}
+	p.boot.RunDir = filepath.Join(spec.Dir, sandbox.RunDirName)
+	if err := d.admit(spec, p.boot.RunDir); err != nil {
+		return nil, err
+	}
+	p.boot.Workdir = filepath.Join(spec.Tree, spec.Workdir)
+	if spec.Share != "" {
+		p.boot.Workdir = spec.Share
+	}
+	p.boot.Env = append(p.boot.Env, "BERTH_OUTPUTS="+filepath.Join(spec.Tree, "mnt/session/outputs"), "BERTH_WORKSPACE="+p.boot.Workdir, "BERTH_MEMORY="+filepath.Join(spec.Tree, "mnt/memory"))
+	return p, nil
+}
+
+// renews says whether the agent can make a session's mounts after another's: it
+// keeps what that takes, and a disk must be free when its session ends.
+func (d *Driver) renews(spec sandbox.Spec) bool {
+	return d.cfg.User == 0 && mayMount() && spec.Limits.Disk == 0 && spec.View == ""
 }
 
 // box is a sandbox of this driver, held to its limits.
-func (d *Driver) box(live *agent.Live, files *tree.Tree, rec sandbox.Record, group *cgroup.Group, held []sandbox.Limit) sandbox.Sandbox {
+func (d *Driver) box(live *agent.Live, files *tree.Tree, rec sandbox.Record, group *cgroup.Group, held []sandbox.Limit, renews bool) sandbox.Sandbox {
 	b := agent.NewBox(live, files, rec, end(group, mark(rec.Label)))
 	b.Bound(agent.Bounds{Enforced: append(held, sandbox.LimitOpenFiles), OOMs: group.OOMs})
-	if !d.mounts() { // the shell knows its directories by their paths on the host
+	switch {
+	case !d.mounts(): // the shell knows its directories by their paths on the host
 		return b
+	case renews:
+		return &renewable{mounted{b}, d, group, held}
 	}
 	return &mounted{b}
 }
@@ -181,10 +214,69 @@ func (d *Driver) box(live *agent.Live, files *tree.Tree, rec sandbox.Record, gro
 // mounted is a sandbox whose shell does not know where its folder is.
 type mounted struct{ *agent.Box }
 
-var _ sandbox.Assignable = (*mounted)(nil)
-
 // Assign gives it to a session.
 func (m *mounted) Assign(session, dir string) error { return m.Box.Assign(session, dir, "") }
+
+// renewable is one whose agent and group another sandbox can have after it.
+type renewable struct {
+	mounted
+	driver *Driver
+	group  *cgroup.Group
+	held   []sandbox.Limit
+}
+
+var (
+	_ sandbox.Assignable = (*mounted)(nil)
+	_ sandbox.Renewable  = (*renewable)(nil)
+)
+
+// Renew gives agent and group to a sandbox by spec.
+func (r *renewable) Renew(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox, error) {
+	return r.Box.Renew(func(l *agent.Live, rec sandbox.Record) (sandbox.Sandbox, error) { return r.renew(ctx, l, rec, spec) })
+}
+
+// renew makes the new sandbox. Its record is there before it has the agent's
+// socket: whichever of the two a crash leaves, it names the group.
+func (r *renewable) renew(ctx context.Context, l *agent.Live, old sandbox.Record, spec sandbox.Spec) (_ sandbox.Sandbox, err error) {
+	var undo sandbox.Undo
+	defer undo.Run(&err)
+	program, err := r.driver.cfg.Program.Or()
+	if err != nil {
+		return nil, err
+	}
+	p, err := r.driver.prepare(spec, program, old.Label)
+	if err != nil {
+		return nil, err
+	}
+	undo.Add(p.undo)
+	if !p.boot.Renews {
+		return nil, errors.New("it cannot be renewed")
+	}
+	rec := old
+	rec.SessionID, rec.Spec, rec.StartedAt = p.spec.SessionID, p.spec, time.Now().UTC()
+	if err := sandbox.WriteRecord(rec); err != nil {
+		return nil, err
+	}
+	crash.At("process record")
+	if err := os.Rename(sandbox.SocketPath(old.Spec.Dir), sandbox.SocketPath(p.spec.Dir)); err != nil {
+		return nil, err
+	}
+	crash.At("process socket")
+	live, err := l.Renew(ctx, p.spec.Dir, p.boot)
+	if err != nil {
+		return nil, err
+	}
+	undo.Add(func() error { live.Close(); return nil })
+	crash.At("process renewed")
+	held, in := r.group.Held(p.spec.Limits, live.Process().Handle.PID)
+	if n := r.group.Processes(); !in || !slices.Equal(held, slices.Compact(r.held)) || n > renewed {
+		return nil, fmt.Errorf("its group is not what it was: %d processes, held to %v of %v", n, held, r.held)
+	}
+	return r.driver.box(live, p.files, rec, r.group, held, true), nil
+}
+
+// renewed is how many processes there are in a fresh sandbox: agent and shell.
+const renewed = 2
 
 // mark is a variable that the sandbox's processes have and no other's.
 func mark(label string) string { return "BERTH_SANDBOX=" + label }
@@ -208,7 +300,7 @@ func (d *Driver) Recover(ctx context.Context, rec sandbox.Record) (sandbox.Sandb
 		return nil, err
 	}
 	held, _ := group.Held(rec.Spec.Limits, h.PID)
-	return d.box(live, files, rec, group, held), nil
+	return d.box(live, files, rec, group, held, false), nil
 }
 
 // end has the agent kill what it adopted, and then kills the cgroup, which

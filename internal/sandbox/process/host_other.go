@@ -19,6 +19,7 @@ const (
 
 type attributes struct {
 	mounts bool
+	later  bool
 	group  *cgroup.Group
 	user   int
 }
@@ -32,3 +33,5 @@ func mountPlan(sandbox.Spec) ([]agentwire.Step, error) {
 func killMarked(string) {}
 
 func mayView() bool { return false }
+
+func mayMount() bool { return false }

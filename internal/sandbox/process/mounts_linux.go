@@ -27,6 +27,7 @@ const (
 // attributes says how the agent is started.
 type attributes struct {
 	mounts bool
+	later  bool // the agent itself gives its mounts a namespace
 	group  *cgroup.Group
 	user   int
 }
@@ -44,7 +45,7 @@ func (a attributes) sys() *syscall.SysProcAttr {
 			sys.AmbientCaps = append(sys.AmbientCaps, unix.CAP_SYS_ADMIN, unix.CAP_DAC_READ_SEARCH)
 		}
 	}
-	if !a.mounts {
+	if !a.mounts || a.later {
 		return sys
 	}
 	sys.Cloneflags = unix.CLONE_NEWNS

@@ -1,0 +1,234 @@
+package process_test
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/berthdev/berth/internal/crash"
+	"github.com/berthdev/berth/internal/sandbox"
+	"github.com/berthdev/berth/internal/sandbox/process"
+	"github.com/berthdev/berth/internal/sandbox/sandboxtest"
+	"github.com/berthdev/berth/toolset"
+)
+
+// untidy is a session that leaves what it can.
+const untidy = `set -u; export LEFT=1; left() { :; }; alias ls=false; umask 0; trap 'echo ended' EXIT; exec 5>/tmp/open 6<>/workspace/f
+	echo a >/workspace/f; echo b >/tmp/f; echo c >/mnt/session/outputs/f; mount -t tmpfs left /srv; cd /tmp
+	(while :; do echo noise; read -rt 0.01 <> <(:); done &) 2>&-; (trap '' TERM HUP INT; setsid sleep 986543 >&- 2>&- &); (setsid -f sleep 986543); sleep 986543 &
+	echo $PPID >/workspace/pid`
+
+// tidy says what a session finds of an earlier one.
+const tidy = `echo ${LEFT-none}; type -t left; alias ls 2>/dev/null; umask; trap -p; jobs; ls -d /proc/$$/fd/[3456] 2>/dev/null
+	ls -A /workspace /tmp /mnt/session/outputs /mnt/memory; pwd; set -o | grep nounset; grep -c 'tmpfs left ' /proc/self/mountinfo; pgrep -fx 'sleep 986543'; echo $PPID`
+
+// TestRenewal has sessions follow each other around one agent: each finds what a
+// first one does, whatever the last one has left, and the agent holds no more
+// than before.
+func TestRenewal(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("by design: an ordinary user's agent is renewed by no other session")
+	}
+	d := process.New(process.Config{})
+	first := sandboxtest.Start(t, d, limited)
+	pid, clean := keeperOf(t, first), sandboxtest.Output(first.Do(tidy))
+	if !strings.HasSuffix(clean, pid+"\n") || !strings.Contains(clean, "/workspace:\n/workspace\n") {
+		t.Fatalf("%q", clean)
+	}
+	first.Do(untidy)
+	if left := sandboxtest.Output(first.Do(tidy)); left == clean {
+		t.Fatal("it leaves nothing")
+	}
+	var held, threads int
+	for i, w := 0, first; i < 20; i++ {
+		next := renew(t, w, fmt.Sprintf("sesn_renewed%d", i))
+		if r, err := w.Bash(t.Context(), toolset.Command{Text: "echo no"}); err == nil {
+			t.Errorf("the earlier session still has a shell: %q", sandboxtest.Output(r))
+		}
+		if _, err := os.Stat(sandbox.SocketPath(w.Spec.Dir)); err == nil {
+			t.Error("the earlier session's socket is still there")
+		}
+		if b, err := os.ReadFile(filepath.Join(w.Spec.Tree, "mnt/session/outputs/f")); string(b) != "c\n" {
+			t.Errorf("the earlier session's output: %q %v", b, err)
+		}
+		next.Want(tidy, clean, toolset.Exited, 0)
+		fds, tasks := len(list(t, "/proc/"+pid+"/fd")), len(list(t, "/proc/"+pid+"/task"))
+		if i < 5 {
+			held, threads = max(held, fds), max(threads, tasks)
+		} else if fds > held+3 || tasks > threads+3 { // outputs that are still drained, threads on their way out
+			t.Errorf("the agent has %d descriptors and %d threads, at first it had %d and %d", fds, tasks, held, threads)
+		}
+		if r := next.Call(toolset.Command{ID: "call", Text: untidy}); r.End != toolset.Exited {
+			t.Errorf("an id that an earlier session has used: %s %q", r.End, sandboxtest.Output(r))
+		}
+		w = next
+	}
+}
+
+// keeperOf is the pid of a sandbox's agent.
+func keeperOf(t *testing.T, w *sandboxtest.World) string {
+	t.Helper()
+	return strings.TrimSpace(sandboxtest.Output(w.Do("echo $PPID")))
+}
+
+func limited(s *sandbox.Spec) {
+	s.Limits = sandbox.Limits{PIDs: 100, Memory: 256 << 20, OpenFiles: 200}
+}
+
+// renew gives the sandbox that follows a world's.
+func renew(t *testing.T, w *sandboxtest.World, session string) *sandboxtest.World {
+	t.Helper()
+	r, ok := w.Sandbox.(sandbox.Renewable)
+	if !ok {
+		t.Fatal("it cannot be renewed")
+	}
+	spec := w.Spec
+	spec.SessionID, spec.Dir = session, filepath.Join(filepath.Dir(w.Spec.Dir), session)
+	spec.Tree = filepath.Join(spec.Dir, "tree")
+	if err := os.MkdirAll(spec.Tree, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	sb, err := r.Renew(t.Context(), spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := sb.Stop(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	return &sandboxtest.World{Sandbox: sb, T: t, Spec: spec}
+}
+
+func list(t *testing.T, dir string) []string {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names
+}
+
+// TestNoRenewal: a sandbox whose agent cannot be renewed is still to be stopped,
+// and the one that it was to be is not there.
+func TestNoRenewal(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("by design: an ordinary user's agent is renewed by no other session")
+	}
+	for name, spoil := range map[string]func(*sandboxtest.World){
+		"dead":    func(w *sandboxtest.World) { w.Bash(t.Context(), toolset.Command{Text: "kill -9 $PPID"}) },
+		"stopped": func(w *sandboxtest.World) { pid, _ := strconv.Atoi(keeperOf(t, w)); syscall.Kill(pid, syscall.SIGSTOP) },
+		"moved":   func(w *sandboxtest.World) { os.Remove(sandbox.SocketPath(w.Spec.Dir)) },
+		"unbound": func(w *sandboxtest.World) {
+			w.Want(`for f in $(grep -E '^[0-9]+:(name=|pids|memory|)' /proc/self/cgroup | grep pids); do echo max >/sys/fs/cgroup/pids${f#*:*:}/pids.max; done`, "", toolset.Exited, 0)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := sandboxtest.Start(t, process.New(process.Config{}), limited)
+			spoil(w)
+			spec := w.Spec
+			spec.Dir = filepath.Join(filepath.Dir(w.Spec.Dir), "next")
+			spec.Tree = filepath.Join(spec.Dir, "tree")
+			if err := os.MkdirAll(spec.Tree, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if sb, err := w.Sandbox.(sandbox.Renewable).Renew(t.Context(), spec); err == nil {
+				t.Errorf("it was renewed: %v", sb.Stop(t.Context()))
+			}
+			if left := list(t, spec.Dir); len(left) != 1 || left[0] != "tree" {
+				t.Errorf("left: %v", left)
+			}
+			if err := w.Stop(t.Context()); err != nil {
+				t.Error(err)
+			}
+			if left := list(t, w.Spec.Dir); len(left) != 1 || left[0] != "tree" {
+				t.Errorf("left of the first: %v", left)
+			}
+		})
+	}
+}
+
+// TestKilledWhileRenewing kills a worker at each step of a renewal by its pool:
+// the next one keeps what the session has left, and nothing else is there.
+func TestKilledWhileRenewing(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("by design: an ordinary user's agent is renewed by no other session")
+	}
+	if flag.NArg() == 3 && flag.Arg(0) == "renewing" {
+		k := keeper(t, flag.Arg(1), nil)
+		h, _, err := k.Open(t.Context(), "sesn_1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := h.Bash(t.Context(), toolset.Command{Text: untidy}); err != nil {
+			t.Fatal(err)
+		}
+		if err := crash.Arm(flag.Arg(2)); err != nil {
+			t.Fatal(err)
+		}
+		t.Fatalf("the worker was not killed: %v", h.Close(t.Context(), false))
+	}
+	for _, mark := range []string{"process record", "process socket", "process renewed"} {
+		t.Run(mark, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "boxes")
+			cmd := exec.Command("/proc/self/exe", "-test.run", "^TestKilledWhileRenewing$", "--", "renewing", dir, mark)
+			out, err := cmd.CombinedOutput()
+			if ws, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || ws.Signal() != syscall.SIGKILL {
+				t.Fatalf("%v\n%s", err, out)
+			}
+			var ended []string
+			k := keeper(t, dir, func(_ context.Context, session, dir string) error {
+				b, err := os.ReadFile(filepath.Join(dir, "tree/mnt/session/outputs/f"))
+				ended = append(ended, session+" left "+string(b))
+				return err
+			})
+			if _, _, err := k.Open(t.Context(), "sesn_1"); err != nil { // ended when it was taken over, or now
+				t.Fatal(err)
+			}
+			if err := k.Stop(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if len(ended) == 0 || ended[0] != "sesn_1 left c\n" {
+				t.Errorf("kept: %q", ended)
+			}
+			if left := list(t, dir); len(left) != 1 || left[0] != "sesn_1" {
+				t.Errorf("left: %v", left)
+			}
+			if out, err := exec.Command("pgrep", "-fx", "sleep 986543").Output(); err == nil {
+				t.Errorf("still running: %s", out)
+			}
+			label := strings.TrimSuffix(sandbox.Label(filepath.Join(dir, "x")), "x")
+			_ = filepath.WalkDir("/sys/fs/cgroup", func(p string, e fs.DirEntry, err error) error {
+				if err == nil && strings.HasPrefix(e.Name(), label) {
+					t.Errorf("a cgroup is left: %s", p)
+				}
+				return nil
+			})
+		})
+	}
+}
+
+// keeper keeps two sandboxes ready.
+func keeper(t *testing.T, dir string, ended func(context.Context, string, string) error) *sandbox.Keeper {
+	t.Helper()
+	k, err := sandbox.NewKeeper(sandbox.KeeperConfig{Driver: process.New(process.Config{}), Dir: dir, Warm: 2, Ended: ended})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := k.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
