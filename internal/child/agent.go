@@ -17,6 +17,7 @@ import (
 type agent struct {
 	boot   agentwire.Boot
 	next   *agentwire.Boot // ends this one
+	host   place           // what a Boot that Renews begins from
 	listen int             // -1 when nobody else can come
 	conn   int             // -1 when nobody is connected
 	reply  int             // where answers go; conn itself but for a pipe
@@ -69,21 +70,19 @@ func agentMain() int {
 	return a.live(stage)
 }
 
-// succession lives each Boot on a thread of its own: the mounts of the one
-// before are of no thread any more.
+// succession lives one Boot after the other.
 func (a *agent) succession() int {
+	var err error
+	if a.host, err = origin(); err != nil {
+		return a.fails(err)
+	}
 	for {
-		ended := make(chan int)
-		go func() {
-			runtime.LockOSThread() // for good: the thread ends with this function
-			ended <- a.live(bootStage)
-		}()
-		code := <-ended
+		code := a.live(bootStage)
 		if a.next == nil {
 			return code
 		}
 		a = &agent{
-			boot: *a.next, listen: a.listen, conn: a.conn, reply: a.reply, guard: a.guard, door: a.door, wake: a.wake,
+			boot: *a.next, host: a.host, listen: a.listen, conn: a.conn, reply: a.reply, guard: a.guard, door: a.door, wake: a.wake,
 			out: a.out, buf: a.buf, seen: map[string]bool{},
 		}
 	}
@@ -101,7 +100,6 @@ func (a *agent) live(from stage) int {
 	if err != nil {
 		return a.fails(err)
 	}
-	spareThreads()
 	a.began = time.Now()
 	a.now, a.heard, a.orphanAt = a.began, a.began, a.began.Add(a.boot.OrphanTTL)
 	a.send(agentwire.KindReady, agentwire.EncodeReady(os.Getpid()))
@@ -199,7 +197,7 @@ func (a *agent) begin() (stage, error) {
 // steps does those of the Boot, and seals.
 func (a *agent) steps() error {
 	if a.boot.Renews {
-		if err := apart(); err != nil {
+		if err := a.host.apart(); err != nil {
 			return err
 		}
 	}
@@ -224,9 +222,10 @@ func (a *agent) furnish() error {
 		if err := a.watchSignals(); err != nil {
 			return err
 		}
-	}
-	if err := adoptOrphans(); err != nil {
-		return err
+		if err := adoptOrphans(); err != nil {
+			return err
+		}
+		defer spareThreads()
 	}
 	if err := a.startForwarder(); err != nil {
 		return err

@@ -20,9 +20,34 @@ type builder struct {
 	open []int  // per step: the source's descriptor, or -1
 }
 
-// apart gives this thread, and what it starts, mounts of their own.
-func apart() error {
-	return fail("unshare the mounts", unix.Unshare(unix.CLONE_NEWNS))
+// place is a root directory in a mount namespace.
+type place struct{ mounts, root int }
+
+// origin is this thread's.
+func origin() (p place, err error) {
+	if p.mounts, err = unix.Open("/proc/thread-self/ns/mnt", unix.O_RDONLY|unix.O_CLOEXEC, 0); err == nil {
+		p.root, err = unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	}
+	return p, fail("hold the host's mounts", err)
+}
+
+// apart takes this thread there, and gives it and what it starts mounts of their
+// own that are the same. Where it was is nobody's then.
+func (p place) apart() error {
+	err := unix.Unshare(unix.CLONE_FS)
+	if err == nil {
+		err = unix.Setns(p.mounts, unix.CLONE_NEWNS)
+	}
+	if err == nil {
+		err = unix.Fchdir(p.root)
+	}
+	if err == nil {
+		err = unix.Chroot(".")
+	}
+	if err == nil {
+		err = unix.Unshare(unix.CLONE_NEWNS)
+	}
+	return fail("unshare the mounts", err)
 }
 
 // build does the steps in order. Sources are opened first, because the fresh

@@ -27,7 +27,11 @@ func build(steps []agentwire.Step) error {
 
 func (a *agent) seal() error { return errLinux }
 
-func apart() error { return errLinux }
+type place struct{}
+
+func origin() (place, error) { return place{}, errLinux }
+
+func (place) apart() error { return errLinux }
 
 // posture finds nothing: nothing is promised here.
 func (a *agent) posture(agentwire.Probe) agentwire.Posture { return agentwire.Posture{} }

@@ -212,15 +212,16 @@ func sleep(ctx context.Context, d time.Duration) bool {
 }
 
 // renew makes of a session's sandbox, whose session has ended, one that is
-// ready, if one is missing and that can be done; else the sandbox is still to be
-// stopped. It needs no quiet: it takes a fraction of a start.
+// ready, if that can be done; else the sandbox is still to be stopped. It needs no
+// quiet: it takes a fraction of a start. Sessions that come in waves also go in
+// waves, so there may be twice as many ready as were asked for.
 func (p *pool) renew(ctx context.Context, sb Sandbox, kind string) bool {
 	r, ok := sb.(Renewable)
 	if !ok || kind != p.key {
 		return false
 	}
 	p.mu.Lock()
-	room := !p.stopped && len(p.ready)+p.renewing < p.size
+	room := !p.stopped && len(p.ready)+p.renewing < 2*p.size
 	if room {
 		p.renewing++
 	}

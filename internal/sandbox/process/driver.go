@@ -195,7 +195,7 @@ func (d *Driver) prepare(spec sandbox.Spec, program *agent.Program, label string
 // renews says whether the agent can make a session's mounts after another's: it
 // keeps what that takes, and a disk must be free when its session ends.
 func (d *Driver) renews(spec sandbox.Spec) bool {
-	return d.cfg.User == 0 && mayMount() && spec.Limits.Disk == 0 && spec.View == ""
+	return d.cfg.User == 0 && mayReturn() && spec.Limits.Disk == 0 && spec.View == ""
 }
 
 // box is a sandbox of this driver, held to its limits.

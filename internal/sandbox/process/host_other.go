@@ -34,4 +34,4 @@ func killMarked(string) {}
 
 func mayView() bool { return false }
 
-func mayMount() bool { return false }
+func mayReturn() bool { return false }

@@ -67,13 +67,19 @@ func (a attributes) sys() *syscall.SysProcAttr {
 func mayView() bool { return mayMount() }
 
 // mayMount says whether this process has CAP_SYS_ADMIN.
-func mayMount() bool {
+func mayMount() bool { return has(unix.CAP_SYS_ADMIN) }
+
+// mayReturn says whether a process like this one can go from one mount namespace
+// to another.
+func mayReturn() bool { return has(unix.CAP_SYS_ADMIN) && has(unix.CAP_SYS_CHROOT) }
+
+func has(capability int) bool {
 	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var data [2]unix.CapUserData
 	if err := unix.Capget(&hdr, &data[0]); err != nil {
 		return false
 	}
-	return data[0].Effective&(1<<unix.CAP_SYS_ADMIN) != 0
+	return data[0].Effective&(1<<capability) != 0
 }
 
 // mountPlan is the host's root again, with the tree's parts at their names. A
