@@ -27,7 +27,7 @@ func WriteReceipt(dir string, r Receipt) error {
 	if err != nil {
 		return fmt.Errorf("sandbox: receipt: %w", err)
 	}
-	if _, err := ParseReceipt(b); err != nil {
+	if err := r.check(len(b)); err != nil {
 		return err
 	}
 	if err := replaceFile(filepath.Join(dir, receiptName), b); err != nil {
@@ -54,12 +54,11 @@ func ReadReceipt(dir string) (Receipt, error) {
 // ParseReceipt reads a receipt strictly: unknown members, anything after it,
 // and more than a receipt can hold are refused.
 func ParseReceipt(b []byte) (Receipt, error) {
-	bad := func(why string) (Receipt, error) { return Receipt{}, errors.New("sandbox: receipt: " + why) }
 	if len(b) > maxReceipt {
-		return bad("too large")
+		return Receipt{}, errLarge
 	}
 	if !utf8.Valid(b) {
-		return bad("not UTF-8")
+		return Receipt{}, errors.New("sandbox: receipt: not UTF-8")
 	}
 	dec := json.NewDecoder(bytes.NewReader(b))
 	dec.DisallowUnknownFields()
@@ -68,8 +67,18 @@ func ParseReceipt(b []byte) (Receipt, error) {
 		return Receipt{}, fmt.Errorf("sandbox: receipt: %w", err)
 	}
 	if _, err := dec.Token(); err != io.EOF {
-		return bad("something follows it")
+		return Receipt{}, errors.New("sandbox: receipt: something follows it")
 	}
+	if err := r.check(len(b)); err != nil {
+		return Receipt{}, err
+	}
+	return r, nil
+}
+
+var errLarge = errors.New("sandbox: receipt: too large")
+
+// check holds a receipt that takes size bytes to its bounds.
+func (r Receipt) check(size int) error {
 	words := []string{r.Session, r.Driver, r.Version, r.Policy}
 	for _, c := range r.Checks {
 		words = append(words, c.Name, c.Promised, c.Found)
@@ -79,14 +88,16 @@ func ParseReceipt(b []byte) (Receipt, error) {
 	}
 	for _, w := range words {
 		if len(w) > maxWord {
-			return bad("a text in it is too long")
+			return errors.New("sandbox: receipt: a text in it is too long")
 		}
 	}
 	switch {
+	case size > maxReceipt:
+		return errLarge
 	case r.Session == "" || r.Driver == "" || r.At.IsZero():
-		return bad("it names no session, driver or time")
+		return errors.New("sandbox: receipt: it names no session, driver or time")
 	case len(r.Checks) > maxChecks || len(r.Enforced) > 20 || len(r.Left) > 20:
-		return bad("too many entries")
+		return errors.New("sandbox: receipt: too many entries")
 	}
-	return r, nil
+	return nil
 }

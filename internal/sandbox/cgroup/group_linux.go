@@ -91,7 +91,7 @@ func (h *host) make(name string, l sandbox.Limits) (_ *Group, enforced []sandbox
 		enforced = append(enforced, held...)
 	}
 	slices.Sort(enforced)
-	return g, enforced, nil
+	return g, slices.Compact(enforced), nil
 }
 
 // needs says whether a v1 controller is of use: for a limit, or to find, stop
@@ -300,9 +300,6 @@ const (
 
 // Empty says that no process is in the group.
 func (g *Group) Empty() bool { return len(g.pids()) == 0 }
-
-// Processes is how many there are in the group.
-func (g *Group) Processes() int { return len(g.pids()) }
 
 // pids are the processes of the group, from the hierarchy that Kill goes by.
 func (g *Group) pids() []int {

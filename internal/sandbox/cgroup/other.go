@@ -51,9 +51,6 @@ func (g *Group) Kill() error { return nil }
 // Empty is true.
 func (g *Group) Empty() bool { return true }
 
-// Processes is 0.
-func (g *Group) Processes() int { return 0 }
-
 // Remove does nothing.
 func (g *Group) Remove() error { return nil }
 

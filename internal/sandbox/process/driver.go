@@ -268,15 +268,13 @@ func (r *renewable) renew(ctx context.Context, l *agent.Live, old sandbox.Record
 	}
 	undo.Add(func() error { live.Close(); return nil })
 	crash.At("process renewed")
+	// A session that is root may have changed what holds it.
 	held, in := r.group.Held(p.spec.Limits, live.Process().Handle.PID)
-	if n := r.group.Processes(); !in || !slices.Equal(held, slices.Compact(r.held)) || n > renewed {
-		return nil, fmt.Errorf("its group is not what it was: %d processes, held to %v of %v", n, held, r.held)
+	if !in || !slices.Equal(held, r.held) {
+		return nil, fmt.Errorf("its group is not what it was: held to %v of %v", held, r.held)
 	}
 	return r.driver.box(live, p.files, rec, r.group, held, true), nil
 }
-
-// renewed is how many processes there are in a fresh sandbox: agent and shell.
-const renewed = 2
 
 // mark is a variable that the sandbox's processes have and no other's.
 func mark(label string) string { return "BERTH_SANDBOX=" + label }
