@@ -76,6 +76,7 @@ func (a *agent) succession() int {
 	if a.host, err = origin(); err != nil {
 		return a.fails(err)
 	}
+	calm()
 	for {
 		code := a.live(bootStage)
 		if a.next == nil {
@@ -218,20 +219,23 @@ func (a *agent) furnish() error {
 	if a.boot.OrphanTTL <= 0 {
 		a.boot.OrphanTTL = 120 * time.Second
 	}
-	if a.wake < 0 {
+	first := a.wake < 0
+	if first {
 		if err := a.watchSignals(); err != nil {
 			return err
 		}
 		if err := adoptOrphans(); err != nil {
 			return err
 		}
-		defer spareThreads()
 	}
 	if err := a.startForwarder(); err != nil {
 		return err
 	}
 	if err := a.freshShell(); err != nil {
 		return err
+	}
+	if first {
+		spareThreads()
 	}
 	return a.shell.warm(a.nonce)
 }
