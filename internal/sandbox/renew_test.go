@@ -1,0 +1,119 @@
+package sandbox_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+
+	"github.com/berthdev/berth/internal/sandbox"
+	"github.com/berthdev/berth/internal/sandbox/mock"
+)
+
+// renewing is a driver whose sandboxes can be renewed, unless fail is set.
+type renewing struct {
+	*mock.Driver
+	fail bool
+}
+
+func (d *renewing) Start(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox, error) {
+	sb, err := d.Driver.Start(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
+	return &renewed{sb, sb.(sandbox.Assignable), d}, nil
+}
+
+type renewed struct {
+	sandbox.Sandbox
+	sandbox.Assignable
+	driver *renewing
+}
+
+func (r *renewed) Renew(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox, error) {
+	if r.driver.fail {
+		return nil, errors.New("not this one")
+	}
+	if err := r.Stop(ctx); err != nil {
+		return nil, err
+	}
+	return r.driver.Start(ctx, spec)
+}
+
+// startsOf counts the starts of sandboxes whose session begins so.
+func startsOf(d *renewing, who string) (n int) {
+	for _, line := range d.Log() {
+		if strings.HasPrefix(line, "start "+who) {
+			n++
+		}
+	}
+	return n
+}
+
+// TestEndedSandboxesAreRenewed: what a session leaves is ready for the next,
+// within bounds, and only for one of its kind.
+func TestEndedSandboxesAreRenewed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, dir := &renewing{Driver: mock.New(mock.Knobs{})}, t.TempDir()
+		k := pooled(t, d, dir, 2)
+		var held []*sandbox.Held
+		for i := range 8 { // two are ready, the others start their own
+			held = append(held, open(t, k, fmt.Sprintf("sesn_%d", i), false))
+		}
+		other, _, err := k.Open(t.Context(), "sesn_other", sandbox.Part{Path: "/workspace/part", ReadOnly: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		closed(t, other, true)
+		if k.Ready() != 0 {
+			t.Errorf("%d ready after a session of another kind", k.Ready())
+		}
+		for _, h := range held {
+			closed(t, h, true)
+		}
+		if k.Ready() != 4 {
+			t.Errorf("%d are ready after 8 sessions, of 2 wanted", k.Ready())
+		}
+		if warm, rest := folders(t, dir); len(warm) != 4 || len(rest) != 0 {
+			t.Errorf("folders: %v %v", warm, rest)
+		}
+		began := startsOf(d, "")
+		h := open(t, k, "sesn_next", false)
+		if n := startsOf(d, ""); n != began || k.Ready() != 3 {
+			t.Errorf("the next session started %d, and %d are ready", n-began, k.Ready())
+		}
+		if r, err := sandbox.ReadReceipt(k.Dir("sesn_next")); err != nil || r.Session != "sesn_next" {
+			t.Errorf("receipt %+v %v", r, err)
+		}
+		began = startsOf(d, "warm.")
+		stopped(t, k, d.Driver)
+		if n := startsOf(d, "warm."); n != began {
+			t.Error("a sandbox was renewed when the keeper stopped")
+		}
+		closed(t, h, true)
+	})
+}
+
+// TestWhatCannotBeRenewedIsStopped: the session's end goes well all the same.
+func TestWhatCannotBeRenewedIsStopped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, dir := &renewing{Driver: mock.New(mock.Knobs{}), fail: true}, t.TempDir()
+		k := pooled(t, d, dir, 1)
+		h := open(t, k, "sesn_1", false)
+		closed(t, h, true)
+		if !slices.Contains(d.Log(), "stop sesn_1") {
+			t.Errorf("%q", d.Log())
+		}
+		if warm, rest := folders(t, dir); len(warm) != k.Ready() || len(rest) != 0 {
+			t.Errorf("folders: %v %v", warm, rest)
+		}
+		refilled(t)
+		if k.Ready() != 1 {
+			t.Errorf("%d ready", k.Ready())
+		}
+		stopped(t, k, d.Driver)
+	})
+}
