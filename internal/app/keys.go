@@ -26,7 +26,15 @@ type KeyRing interface {
 // OpenKeys opens the keys of a database directly, also beside the server that
 // uses it. Call done in the end.
 func OpenKeys(ctx context.Context, c config.Store) (ring KeyRing, done func(), err error) {
-	st, err := openStore(ctx, c, store.Options{})
+	var o store.Options
+	if c.Database == "" && locked(c.DataDir) {
+		schema, err := open.Status(ctx, c.URL())
+		if err != nil {
+			return nil, nil, cannotOpen(c, err)
+		}
+		o.NoMigrate = schema.Current > 0 // the server's; a new one it may be making just now
+	}
+	st, err := openStore(ctx, c, o)
 	if err != nil {
 		return nil, nil, err
 	}
