@@ -120,23 +120,49 @@ func (k *Keeper) adopt(ctx, wait context.Context, folder string, rec Record) {
 	if err != nil {
 		k.log.Warn("a sandbox could not be taken over", "folder", folder, "err", err)
 	}
-	if err != nil || sb == nil {
+	if err == nil && sb == nil {
 		return
 	}
 	k.wg.Go(func() {
-		t := time.NewTimer(k.cfg.Spec.OrphanTTL)
+		t := time.NewTicker(k.cfg.Spec.OrphanTTL)
 		defer t.Stop()
-		select {
-		case <-t.C:
-		case <-wait.Done():
-			return
-		}
-		p := k.enter(folder)
-		defer k.leave(folder, p)
-		if p.sb == sb && p.held == nil {
-			k.end(wait, p, dir)
+		for {
+			select {
+			case <-t.C:
+			case <-wait.Done():
+				return
+			}
+			err := k.expire(wait, folder)
+			if err == nil {
+				return
+			}
+			k.log.Warn("a sandbox that nobody has come for could not be ended", "folder", folder, "err", err)
 		}
 	})
+}
+
+// expire ends the sandbox of a folder, also one that could not be taken over so
+// far, unless a session has it.
+func (k *Keeper) expire(ctx context.Context, folder string) error {
+	dir := filepath.Join(k.cfg.Dir, folder)
+	p := k.enter(folder)
+	defer k.leave(folder, p)
+	if p.held != nil {
+		return nil
+	}
+	if p.sb == nil {
+		rec, err := ReadRecord(dir)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err == nil {
+			err = k.takeOver(ctx, p, dir, rec)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return k.end(ctx, p, dir)
 }
 
 // takeOver gives a place the sandbox of its folder's record; none, and no error,

@@ -3,8 +3,11 @@ package sandbox_test
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"slices"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/berthdev/berth/internal/sandbox"
 	"github.com/berthdev/berth/internal/sandbox/mock"
@@ -81,4 +84,46 @@ func TestASecondSandboxIsNotStarted(t *testing.T) {
 	if err := k.Stop(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// TestWhatCouldNotBeTakenOverIsEnded when nobody comes for it, and what its
+// session left is kept.
+func TestWhatCouldNotBeTakenOverIsEnded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &shy{stubborn: &stubborn{Driver: mock.New(mock.Knobs{})}}
+		dir := t.TempDir()
+		var kept []string
+		begin := func() *sandbox.Keeper {
+			t.Helper()
+			k, err := sandbox.NewKeeper(sandbox.KeeperConfig{Driver: d, Dir: dir, Ended: func(_ context.Context, session, _ string) error {
+				kept = append(kept, session)
+				return nil
+			}})
+			if err == nil {
+				err = k.Start(t.Context())
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			return k
+		}
+		open(t, begin(), "sesn_1", false) // a worker that is killed
+		d.shy = errors.New("too many open files")
+		k := begin()
+		time.Sleep(sandbox.DefaultOrphanTTL + time.Second)
+		d.shy, d.stop = nil, errors.New("the disk is full")
+		time.Sleep(sandbox.DefaultOrphanTTL)
+		if len(kept) > 0 || d.Live() != 1 {
+			t.Errorf("kept %v; %d live", kept, d.Live())
+		}
+		d.stop = nil
+		time.Sleep(sandbox.DefaultOrphanTTL)
+		synctest.Wait()
+		if _, err := sandbox.ReadRecord(k.Dir("sesn_1")); !errors.Is(err, fs.ErrNotExist) || !slices.Equal(kept, []string{"sesn_1"}) || d.Live() != 0 {
+			t.Errorf("kept %v; %d live; the record: %v", kept, d.Live(), err)
+		}
+		if err := k.Stop(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
 }
