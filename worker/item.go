@@ -181,85 +181,92 @@ func DecodeSecret(s string) (api.WorkSecret, error) {
 // hold keeps the lease while the session is served, and until all of it is
 // cleaned up; then it stops the item, unless it is somebody else's.
 func (h *held) hold(take, work context.Context, secret api.WorkSecret) (End, error) {
-	take, stopTaking := context.WithCancelCause(take)
-	work, cancelWork := context.WithCancelCause(work)
-	defer cancelWork(nil)
-	defer stopTaking(nil)
-
-	owned, lose := context.WithCancelCause(context.WithoutCancel(work))
-	defer lose(nil)
-	h.owned = owned
+	g := &grip{log: h.log}
+	take, g.stopTaking = context.WithCancelCause(take)
+	work, g.cancelWork = context.WithCancelCause(work)
+	h.owned, g.lose = context.WithCancelCause(context.WithoutCancel(work))
+	defer g.lose(nil)
+	defer g.cancelWork(nil)
+	defer g.stopTaking(nil)
 	beating, stopBeating := context.WithCancel(context.WithoutCancel(work))
-	var lost, refused atomic.Bool
-	firstBeat := make(chan struct{})
-	h.asks, h.beaten = make(chan chan struct{}), make(chan struct{})
-	l := &lease{
-		asks: h.asks,
-		last: h.item.LastHeartbeat,
-		from: h.item.BeatAt,
-		log:  h.log,
-		send: h.sendBeat(firstBeat),
-		tell: func(n LeaseNews) {
-			h.log.Info("news of the lease", "state", n)
-			switch n {
-			case LeaseStopping:
-				stopTaking(stopCause(EndStopping))
-			case LeaseLost:
-				lost.Store(true)
-				cancelWork(stopCause(EndLost))
-				lose(stopCause(EndLost))
-			case LeaseRefused:
-				refused.Store(true)
-				cancelWork(stopCause(EndFailed))
-			default:
-				cancelWork(stopCause(EndStopped))
-			}
-		},
-	}
-	go func() {
-		defer close(h.beaten)
-		if !h.item.LeaseKept {
-			l.run(beating)
-		}
-	}()
+	first := h.beat(beating, g)
 
-	var end End
-	var err error
-	if h.resumed() { // whoever had it before may not have it any more
-		select {
-		case <-firstBeat:
-		case <-h.beaten:
-		case <-work.Done():
-		}
-	}
-	if lost.Load() {
-		end = EndLost
-	} else if h.item.Work.Data.Type == "session" {
-		end, err = h.session(take, work, secret)
-	} else {
-		select {
-		case <-firstBeat:
-		case <-h.beaten:
-		case <-work.Done():
-		}
-		end = EndIdle
-	}
+	end, err := h.serve(take, work, secret, g, first)
 	defer h.worker.gate.enter()()
 	stopBeating()
 	<-h.beaten
 	<-h.noted
 	h.worker.release(h.item.Work.ID)
 	h.worker.cfg.At(PointReleased)
-	if lost.Load() {
+	if g.lost.Load() {
 		return EndLost, err
 	}
 	if !h.item.LeaseKept {
 		stop(work, h.stopper(), h.item.Work, true, h.log)
 	}
-	if refused.Load() {
+	if g.refused.Load() {
 		return EndFailed, errors.New("the control plane refuses this item's lease: its credential or its ids are not good for it")
 	}
 	return end, err
+}
+
+// grip is what the news of an item's lease do to its session.
+type grip struct {
+	stopTaking, cancelWork context.CancelCauseFunc
+	lose                   context.CancelCauseFunc // of what must not outlive the lease
+	lost, refused          atomic.Bool
+	log                    *slog.Logger
+}
+
+func (g *grip) tell(n LeaseNews) {
+	g.log.Info("news of the lease", "state", n)
+	switch n {
+	case LeaseStopping:
+		g.stopTaking(stopCause(EndStopping))
+	case LeaseLost:
+		g.lost.Store(true)
+		g.cancelWork(stopCause(EndLost))
+		g.lose(stopCause(EndLost))
+	case LeaseRefused:
+		g.refused.Store(true)
+		g.cancelWork(stopCause(EndFailed))
+	default:
+		g.cancelWork(stopCause(EndStopped))
+	}
+}
+
+// beat keeps the item's lease until ctx ends, unless somebody else does; first
+// closes with the first answer.
+func (h *held) beat(ctx context.Context, g *grip) (first <-chan struct{}) {
+	answered := make(chan struct{})
+	h.asks, h.beaten = make(chan chan struct{}), make(chan struct{})
+	l := &lease{asks: h.asks, last: h.item.LastHeartbeat, from: h.item.BeatAt, log: h.log, send: h.sendBeat(answered), tell: g.tell}
+	go func() {
+		defer close(h.beaten)
+		if !h.item.LeaseKept {
+			l.run(ctx)
+		}
+	}()
+	return answered
+}
+
+// serve serves what the item is about; first is the first beat's answer.
+func (h *held) serve(take, work context.Context, secret api.WorkSecret, g *grip, first <-chan struct{}) (End, error) {
+	session := h.item.Work.Data.Type == "session"
+	if h.resumed() || !session { // whoever had it before may not have it any more
+		select {
+		case <-first:
+		case <-h.beaten:
+		case <-work.Done():
+		}
+	}
+	switch {
+	case g.lost.Load():
+		return EndLost, nil
+	case session:
+		return h.session(take, work, secret)
+	}
+	return EndIdle, nil
 }
 
 // resumed says that the lease began before this worker had the item.

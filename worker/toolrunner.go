@@ -185,13 +185,8 @@ func newRun(c *client.Client, session string, log *slog.Logger) *run {
 
 // loop is Run of ToolRunner.
 func (r *run) loop(take, work context.Context) (end End, err error) {
-	in := make(chan reading)
-	readCtx, stopReading := context.WithCancel(work)
-	readerGone := make(chan struct{})
-	go func() {
-		defer close(readerGone)
-		(&reader{client: r.client.WithRetries(0), session: r.session, log: r.log, out: in, resync: r.resync, counted: r.counters.Reconnected}).run(readCtx)
-	}()
+	reading, stopReading := context.WithCancel(work)
+	in, readerGone := r.startReader(reading)
 	done := make(chan callDone, 1)
 	r.idle = time.NewTimer(time.Hour)
 	r.idle.Stop()
@@ -210,70 +205,97 @@ func (r *run) loop(take, work context.Context) (end End, err error) {
 		<-readerGone
 	}()
 
-	taking := take.Done()
-	var limit <-chan time.Time // of what is left to do once closing
+	w := waits{in: in, done: done, taking: take.Done()}
 	for {
 		switch {
 		case work.Err() != nil:
 			return r.cancelled(work), nil
-		case taking != nil && take.Err() != nil:
-			taking = nil
+		case w.taking != nil && take.Err() != nil:
+			w.taking = nil
 			r.close(endOf(take, EndDrained))
 			t := time.NewTimer(r.drainLimit)
 			defer t.Stop()
-			limit = t.C
+			w.limit = t.C
 		}
 		r.settle(work, done)
 		if r.closing != "" && r.running == nil {
 			return r.closing, nil
 		}
-		var granted, evicted <-chan struct{}
-		if r.slot != nil && !closed(r.slot) {
-			granted = r.slot
-		}
-		if r.parking != nil && r.leaving == "" {
-			evicted = r.parking.evict
-		}
-		select {
-		case x := <-in:
-			if err := r.take(x); err != nil {
-				return r.failed(work, err)
-			}
-			if r.closing == EndTerminated {
-				return EndTerminated, nil
-			}
-		case d := <-done:
-			r.finished(d)
-			if d.state == callUnsent {
-				r.look()
-			}
-			r.listen()
-		case <-granted:
-		case <-evicted:
-			r.leave(EndRoom)
-		case <-r.idle.C:
-			r.leave(EndIdle)
-		case <-r.unsaid.C:
-			r.log.Warn("the session's history does not say whether more is to come; letting the session go")
-			r.depart()
-		case <-r.quiet.C:
-			r.looks++
-			r.look()
-			r.listen()
-		case <-taking:
-		case <-limit:
-			r.log.Warn("a call ran longer than the drain may last; cancelling it")
-			r.cutRun(stopCause(EndDrained))
-		case <-r.overdue:
-			err := fmt.Errorf("the call %s goes on %v after it was cancelled", r.running.ID, cutPatience)
-			if r.closing == "" {
-				return r.failed(work, err)
-			}
-			r.log.Error("the session is let go amid a call", "error", err)
-			return r.closing, nil
-		case <-work.Done():
+		if end, err = r.next(work, w); end != "" {
+			return end, err
 		}
 	}
+}
+
+// startReader reads the session's events until ctx ends; gone is closed when
+// it has ended.
+func (r *run) startReader(ctx context.Context) (in <-chan reading, gone <-chan struct{}) {
+	out, ended := make(chan reading), make(chan struct{})
+	go func() {
+		defer close(ended)
+		(&reader{client: r.client.WithRetries(0), session: r.session, log: r.log, out: out, resync: r.resync, counted: r.counters.Reconnected}).run(ctx)
+	}()
+	return out, ended
+}
+
+// waits is what a loop waits for beside its run's own.
+type waits struct {
+	in     <-chan reading
+	done   <-chan callDone
+	taking <-chan struct{}  // nil once it has ended
+	limit  <-chan time.Time // of what is left to do since then
+}
+
+// next waits for one thing and does what follows from it. The end is set when
+// that is the session's.
+func (r *run) next(work context.Context, w waits) (End, error) {
+	var granted, evicted <-chan struct{}
+	if r.slot != nil && !closed(r.slot) {
+		granted = r.slot
+	}
+	if r.parking != nil && r.leaving == "" {
+		evicted = r.parking.evict
+	}
+	select {
+	case x := <-w.in:
+		if err := r.take(x); err != nil {
+			return r.failed(work, err)
+		}
+		if r.closing == EndTerminated {
+			return EndTerminated, nil
+		}
+	case d := <-w.done:
+		r.finished(d)
+		if d.state == callUnsent {
+			r.look()
+		}
+		r.listen()
+	case <-granted:
+	case <-evicted:
+		r.leave(EndRoom)
+	case <-r.idle.C:
+		r.leave(EndIdle)
+	case <-r.unsaid.C:
+		r.log.Warn("the session's history does not say whether more is to come; letting the session go")
+		r.depart()
+	case <-r.quiet.C:
+		r.looks++
+		r.look()
+		r.listen()
+	case <-w.taking:
+	case <-w.limit:
+		r.log.Warn("a call ran longer than the drain may last; cancelling it")
+		r.cutRun(stopCause(EndDrained))
+	case <-r.overdue:
+		err := fmt.Errorf("the call %s goes on %v after it was cancelled", r.running.ID, cutPatience)
+		if r.closing == "" {
+			return r.failed(work, err)
+		}
+		r.log.Error("the session is let go amid a call", "error", err)
+		return r.closing, nil
+	case <-work.Done():
+	}
+	return "", nil
 }
 
 // cutRun cancels the running call. One that does not end then ends the session,
