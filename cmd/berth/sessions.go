@@ -303,6 +303,10 @@ func follow(ctx context.Context, t *term, cl *client.Client, r remote, id string
 		return ok && untilIdle && idle.StopReason.Type != api.StopRequiresAction
 	})
 	tr.endLine()
+	if tr.Stop == "terminated" || tr.Stop == "deleted" {
+		tr.block()
+		tr.line(yellow, "the session is "+tr.Stop)
+	}
 	if ctx.Err() != nil {
 		return nil // whoever stops a stream has seen enough
 	}
