@@ -135,7 +135,7 @@ var arrows = []struct {
 	{"internal/mcp", []string{"api", "toolset"}},
 	{"internal/tools", []string{"api", "toolset", "worker", "internal/mcp"}},
 	{"internal/skills", []string{"api", "client", "worker", "internal/archive"}},
-	{"internal/outputs", []string{"api", "toolset"}},
+	{"internal/outputs", []string{"api", "toolset", "internal/sandbox/removal"}},
 	{"internal/child", []string{"internal/agentwire", "internal/child"}},
 	{"internal/config", []string{"api", "internal/plane"}},
 	{"internal/app", []string{"api", "client", "worker", "toolset", "internal/"}},

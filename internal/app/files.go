@@ -15,6 +15,7 @@ import (
 	"github.com/berthdev/berth/internal/config"
 	"github.com/berthdev/berth/internal/outputs"
 	"github.com/berthdev/berth/internal/sandbox"
+	"github.com/berthdev/berth/internal/sandbox/removal"
 	"github.com/berthdev/berth/internal/sandbox/tree"
 )
 
@@ -165,7 +166,7 @@ func forgetOutputs(state string, r sandbox.Retain, now time.Time, log *slog.Logg
 		log.Warn("it cannot be found out which outputs are kept too long", "err", err)
 	}
 	for _, folder := range past {
-		if err := os.RemoveAll(filepath.Join(dir, folder)); err != nil {
+		if err := removal.All(filepath.Join(dir, folder)); err != nil {
 			log.Warn("outputs that were kept long enough could not be removed", "folder", folder, "err", err)
 		}
 	}

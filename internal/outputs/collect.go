@@ -19,6 +19,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/berthdev/berth/internal/sandbox/removal"
 	"github.com/berthdev/berth/toolset"
 )
 
@@ -101,7 +102,7 @@ func (c *collector) begin() (err error) {
 // drop removes a collection that did not become the session's.
 func (c *collector) drop() {
 	if c.dir != "" {
-		_ = os.RemoveAll(c.dir) // the next keeper's start finds what is in the way
+		_ = removal.All(c.dir) // the next keeper's start finds what is in the way
 	}
 }
 

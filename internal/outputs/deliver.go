@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/berthdev/berth/internal/sandbox/removal"
 )
 
 // replaceInTwo is replace where two names cannot be exchanged: for a moment
@@ -18,7 +20,7 @@ func replaceInTwo(dir, to string) error {
 	if err := os.Rename(dir, to); err != nil {
 		return errors.Join(err, os.Rename(dir+".old", to))
 	}
-	return os.RemoveAll(dir + ".old")
+	return removal.All(dir + ".old")
 }
 
 // Deliver copies a file that was kept in a session's directory to a path of

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berthdev/berth/internal/sandbox/removal"
 )
 
 // replace puts a directory in another's place in one step, and removes the
@@ -17,7 +19,7 @@ func replace(dir, to string) error {
 	err := unix.Renameat2(unix.AT_FDCWD, dir, unix.AT_FDCWD, to, unix.RENAME_EXCHANGE)
 	switch {
 	case err == nil:
-		return os.RemoveAll(dir)
+		return removal.All(dir)
 	case errors.Is(err, unix.ENOENT):
 		return os.Rename(dir, to)
 	}

@@ -381,3 +381,20 @@ func (f manyNames) Walk(_ context.Context, _ string, fn func(string, toolset.Ent
 }
 
 func (e manyEntry) Open() (toolset.File, error) { return e.Files.Open(Dir + "/x") }
+
+// TestDeepOutputs are replaced with few descriptors: the other sessions need
+// some.
+func TestDeepOutputs(t *testing.T) {
+	w := newWorld(t)
+	path := w.put(strings.Repeat("d/", 900)+"f", "one", 0o644)
+	w.collect(Limits{})
+	must(t, os.WriteFile(path, []byte("two, longer"), 0o644))
+	var was syscall.Rlimit
+	must(t, syscall.Getrlimit(syscall.RLIMIT_NOFILE, &was))
+	few := was
+	few.Cur = 300
+	must(t, syscall.Setrlimit(syscall.RLIMIT_NOFILE, &few))
+	_, err := Collect(t.Context(), w.files, "sesn_1", w.to, Limits{})
+	must(t, syscall.Setrlimit(syscall.RLIMIT_NOFILE, &was))
+	must(t, err)
+}
