@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/berthdev/berth/internal/sandbox"
+	"github.com/berthdev/berth/internal/sandbox/removal"
 	"github.com/berthdev/berth/internal/sandbox/tree"
 	"github.com/berthdev/berth/toolset"
 )
@@ -72,13 +73,13 @@ func fetchOutputs(ctx context.Context, spec sandbox.Spec, files *tree.Tree, limi
 		f.miss(".", "the far side cannot be looked at: "+err.Error())
 		return f.missing, nil
 	}
-	if err := root.RemoveAll(freshName); err != nil {
+	if err := removal.In(root, freshName); err != nil {
 		return nil, err
 	}
 	if err := root.MkdirAll(freshName, 0o755); err != nil {
 		return nil, err
 	}
-	defer root.RemoveAll(freshName)
+	defer removal.In(root, freshName)
 	if err := f.walk(ctx); err != nil {
 		return f.missing, err
 	}
@@ -208,7 +209,7 @@ func (f *fetch) publish() error {
 		return err
 	}
 	if len(f.missing) == 0 {
-		if err := f.root.RemoveAll(place); err != nil {
+		if err := removal.In(f.root, place); err != nil {
 			return err
 		}
 		return f.root.Rename(freshName, place)

@@ -1,10 +1,12 @@
 package command
 
 import (
+	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/berthdev/berth/toolset"
@@ -48,5 +50,33 @@ func TestImpossibleOutputs(t *testing.T) {
 	}
 	if _, err := root.Stat(freshName + "/c"); err != nil || len(f.missing) != 5 {
 		t.Errorf("%d missing: %+v %v", len(f.missing), f.missing, err)
+	}
+}
+
+// TestDeepOutputsAreReplaced with few descriptors: the other sessions need some.
+func TestDeepOutputsAreReplaced(t *testing.T) {
+	root, err := os.OpenRoot(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	if err := errors.Join(root.MkdirAll("mnt/session/outputs"+strings.Repeat("/d", 900), 0o755), root.Mkdir(freshName, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	var was syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &was); err != nil {
+		t.Fatal(err)
+	}
+	few := was
+	few.Cur = 300
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &few); err != nil {
+		t.Fatal(err)
+	}
+	err = (&fetch{root: root}).publish()
+	if e := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &was); e != nil {
+		t.Fatal(e)
+	}
+	if err != nil {
+		t.Error(err)
 	}
 }
