@@ -138,6 +138,35 @@ func TestKill(t *testing.T) {
 	})
 }
 
+// TestGroupsWithin: groups that a session has made in its own end with it, and
+// what is in them.
+func TestGroupsWithin(t *testing.T) {
+	each(t, func(t *testing.T, h *host) {
+		g := make1(t, h, sandbox.Limits{PIDs: 1000})
+		before := g.Settings()
+		var move strings.Builder
+		for _, dir := range g.Dirs.all() {
+			fmt.Fprintf(&move, "mkdir -p %[1]s/a/b %[1]s/c; echo $$ >%[1]s/a/b/cgroup.procs;", dir)
+		}
+		cmd, out := within(t, g, move.String()+"echo up; sleep 1000")
+		if line, err := out.ReadString('\n'); err != nil || line != "up\n" {
+			t.Fatal(line, err)
+		}
+		if g.Settings() == before {
+			t.Error("groups within are not noticed")
+		}
+		if err := g.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Wait(); cmd.ProcessState.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
+			t.Error(err)
+		}
+		if err := g.Remove(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func TestProcesses(t *testing.T) {
 	each(t, func(t *testing.T, h *host) {
 		if !slices.Contains(h.enforces(), sandbox.LimitPIDs) {

@@ -301,14 +301,15 @@ const (
 // Empty says that no process is in the group.
 func (g *Group) Empty() bool { return len(g.pids()) == 0 }
 
-// pids are the processes of the group, from the hierarchy that Kill goes by.
+// pids are the processes of the group and of those in it.
 func (g *Group) pids() []int {
 	var all []int
-	for _, dir := range g.Dirs.all() {
-		b, _ := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
-		for _, f := range strings.Fields(string(b)) {
-			if pid, err := strconv.Atoi(f); err == nil && !slices.Contains(all, pid) {
-				all = append(all, pid)
+	for _, top := range g.Dirs.all() {
+		for _, dir := range tree(top) {
+			for _, f := range words(filepath.Join(dir, "cgroup.procs")) {
+				if pid, err := strconv.Atoi(f); err == nil && !slices.Contains(all, pid) {
+					all = append(all, pid)
+				}
 			}
 		}
 	}
@@ -357,11 +358,35 @@ func (g *Group) Remove() error {
 func (g *Group) rmdir() error {
 	var errs []error
 	for _, dir := range g.Dirs.all() {
-		if err := unix.Rmdir(dir); err != nil && err != unix.ENOENT {
-			errs = append(errs, fmt.Errorf("cgroup: remove %s: %w", dir, err))
+		if err := unix.Rmdir(dir); err == nil || err == unix.ENOENT {
+			continue
+		}
+		// A session that is root may have made groups in its own.
+		for _, sub := range slices.Backward(tree(dir)) {
+			if err := unix.Rmdir(sub); err != nil && err != unix.ENOENT {
+				errs = append(errs, fmt.Errorf("cgroup: remove %s: %w", sub, err))
+			}
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// tree is a group's directory and those of all groups in it, each after the one
+// that it is in.
+func tree(dir string) []string {
+	dirs := []string{dir}
+	for at := 0; at < len(dirs); at++ {
+		if inner(dirs[at]) <= 0 {
+			continue
+		}
+		entries, _ := os.ReadDir(dirs[at])
+		for _, e := range entries {
+			if e.IsDir() {
+				dirs = append(dirs, filepath.Join(dirs[at], e.Name()))
+			}
+		}
+	}
+	return dirs
 }
 
 // Leftovers gives the groups here whose names begin with prefix: those in use,

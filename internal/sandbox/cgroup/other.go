@@ -63,6 +63,15 @@ func Leftovers(string) ([]*Group, error) { return nil, nil }
 // Held is empty.
 func (g *Group) Held(sandbox.Limits, int) ([]sandbox.Limit, bool) { return nil, false }
 
+// Settings are none.
+func (g *Group) Settings() string { return "" }
+
+// Only is false.
+func (g *Group) Only(int, int) bool { return false }
+
+// Shared is 0.
+func (g *Group) Shared() int64 { return 0 }
+
 // Stale is empty.
 func Stale(func(string) bool) ([]sandbox.Leftover, error) { return nil, nil }
 
