@@ -18,6 +18,7 @@ type agent struct {
 	boot   agentwire.Boot
 	next   *agentwire.Boot // ends this one
 	host   place           // what a Boot that Renews begins from
+	bearer *bearer         // and what it must find
 	listen int             // -1 when nobody else can come
 	conn   int             // -1 when nobody is connected
 	reply  int             // where answers go; conn itself but for a pipe
@@ -73,7 +74,10 @@ func agentMain() int {
 // succession lives one Boot after the other.
 func (a *agent) succession() int {
 	var err error
-	if a.host, err = origin(); err != nil {
+	if a.host, err = origin(); err == nil {
+		a.bearer, err = newBearer()
+	}
+	if err != nil {
 		return a.fails(err)
 	}
 	calm()
@@ -83,8 +87,8 @@ func (a *agent) succession() int {
 			return code
 		}
 		a = &agent{
-			boot: *a.next, host: a.host, listen: a.listen, conn: a.conn, reply: a.reply, guard: a.guard, door: a.door, wake: a.wake,
-			out: a.out, buf: a.buf, seen: map[string]bool{},
+			boot: *a.next, host: a.host, bearer: a.bearer, listen: a.listen, conn: a.conn, reply: a.reply, guard: a.guard, door: a.door,
+			wake: a.wake, out: a.out, buf: a.buf, seen: map[string]bool{},
 		}
 	}
 }
@@ -119,9 +123,16 @@ func (a *agent) live(from stage) int {
 
 // clear leaves nothing to the next Boot, or fails.
 func (a *agent) clear() int {
-	if !a.alone() {
+	var err error
+	switch {
+	case !a.alone():
+		err = errors.New("what the last session has started does not end")
+	case !a.bearer.same():
+		err = errors.New("the last session has changed the agent's limits, priorities or control groups")
+	}
+	if err != nil {
 		a.next = nil
-		return a.fails(errors.New("what the last session has started does not end"))
+		return a.fails(err)
 	}
 	for _, fd := range a.drains {
 		unix.Close(fd)

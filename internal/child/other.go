@@ -33,6 +33,12 @@ func origin() (place, error) { return place{}, errLinux }
 
 func (place) apart() error { return errLinux }
 
+type bearer struct{}
+
+func newBearer() (*bearer, error) { return nil, errLinux }
+
+func (*bearer) same() bool { return false }
+
 func calm() {}
 
 // posture finds nothing: nothing is promised here.

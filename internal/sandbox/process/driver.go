@@ -10,7 +10,6 @@ import (
 	"os"
 	osuser "os/user"
 	"path/filepath"
-	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -206,7 +205,7 @@ func (d *Driver) box(live *agent.Live, files *tree.Tree, rec sandbox.Record, gro
 	case !d.mounts(): // the shell knows its directories by their paths on the host
 		return b
 	case renews:
-		return &renewable{mounted{b}, d, group, held}
+		return &renewable{mounted{b}, d, group, group.Settings(), held}
 	}
 	return &mounted{b}
 }
@@ -220,9 +219,10 @@ func (m *mounted) Assign(session, dir string) error { return m.Box.Assign(sessio
 // renewable is one whose agent and group another sandbox can have after it.
 type renewable struct {
 	mounted
-	driver *Driver
-	group  *cgroup.Group
-	held   []sandbox.Limit
+	driver   *Driver
+	group    *cgroup.Group
+	settings string // of the group, before any session
+	held     []sandbox.Limit
 }
 
 var (
@@ -268,12 +268,30 @@ func (r *renewable) renew(ctx context.Context, l *agent.Live, old sandbox.Record
 	}
 	undo.Add(func() error { live.Close(); return nil })
 	crash.At("process renewed")
-	// A session that is root may have changed what holds it.
-	held, in := r.group.Held(p.spec.Limits, live.Process().Handle.PID)
-	if !in || !slices.Equal(held, r.held) {
-		return nil, fmt.Errorf("its group is not what it was: held to %v of %v", held, r.held)
+	if err := r.clean(p.spec.Limits, live.Process().Handle.PID); err != nil {
+		return nil, err
 	}
-	return r.driver.box(live, p.files, rec, r.group, held, true), nil
+	return r.driver.box(live, p.files, rec, r.group, r.held, true), nil
+}
+
+// sharedPart is the part of its memory that a session may leave to the next in
+// files of the host that are in memory.
+const sharedPart = 32
+
+// clean says why the group is not one for another session: one that is root may
+// have changed what holds it, or have moved into it what does not descend from
+// the agent.
+func (r *renewable) clean(l sandbox.Limits, agent int) error {
+	const shell = 1
+	switch {
+	case r.group.Settings() != r.settings:
+		return errors.New("its group is not what it was")
+	case !r.group.Only(agent, shell):
+		return errors.New("its group has other processes than its own")
+	case l.Memory > 0 && r.group.Shared() > l.Memory/sharedPart:
+		return errors.New("files in memory that it has left count as its group's")
+	}
+	return nil
 }
 
 // mark is a variable that the sandbox's processes have and no other's.

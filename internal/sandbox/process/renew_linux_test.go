@@ -2,6 +2,7 @@ package process_test
 
 import (
 	"context"
+	"encoding/json"
 	"flag"
 	"fmt"
 	"io/fs"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/berthdev/berth/internal/crash"
 	"github.com/berthdev/berth/internal/sandbox"
+	"github.com/berthdev/berth/internal/sandbox/cgroup"
 	"github.com/berthdev/berth/internal/sandbox/process"
 	"github.com/berthdev/berth/internal/sandbox/sandboxtest"
 	"github.com/berthdev/berth/toolset"
@@ -79,6 +81,19 @@ func keeperOf(t *testing.T, w *sandboxtest.World) string {
 	return strings.TrimSpace(sandboxtest.Output(w.Do("echo $PPID")))
 }
 
+// group is the directory of a sandbox's cgroup that has a controller.
+func group(t *testing.T, w *sandboxtest.World, controller string) string {
+	t.Helper()
+	var h struct{ Group cgroup.Dirs }
+	if err := json.Unmarshal(w.Sandbox.Record().Handle, &h); err != nil {
+		t.Fatal(err)
+	}
+	if dir := h.Group.Legacy[controller]; dir != "" {
+		return dir
+	}
+	return h.Group.Unified
+}
+
 func limited(s *sandbox.Spec) {
 	s.Limits = sandbox.Limits{PIDs: 100, Memory: 256 << 20, OpenFiles: 200}
 }
@@ -121,18 +136,52 @@ func list(t *testing.T, dir string) []string {
 	return names
 }
 
-// TestNoRenewal: a sandbox whose agent cannot be renewed is still to be stopped,
-// and the one that it was to be is not there.
+// TestNoRenewal: a sandbox whose agent or group are not what they were is still
+// to be stopped, and the one that it was to be is not there.
 func TestNoRenewal(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("by design: an ordinary user's agent is renewed by no other session")
 	}
+	does := func(text string) func(*sandboxtest.World) {
+		return func(w *sandboxtest.World) {
+			w.Want("pids="+group(t, w, "pids")+"; "+text, "", toolset.Exited, 0)
+		}
+	}
 	for name, spoil := range map[string]func(*sandboxtest.World){
-		"dead":    func(w *sandboxtest.World) { w.Bash(t.Context(), toolset.Command{Text: "kill -9 $PPID"}) },
-		"stopped": func(w *sandboxtest.World) { pid, _ := strconv.Atoi(keeperOf(t, w)); syscall.Kill(pid, syscall.SIGSTOP) },
-		"moved":   func(w *sandboxtest.World) { os.Remove(sandbox.SocketPath(w.Spec.Dir)) },
-		"unbound": func(w *sandboxtest.World) {
-			w.Want(`for f in $(grep -E '^[0-9]+:(name=|pids|memory|)' /proc/self/cgroup | grep pids); do echo max >/sys/fs/cgroup/pids${f#*:*:}/pids.max; done`, "", toolset.Exited, 0)
+		"dead":       func(w *sandboxtest.World) { w.Bash(t.Context(), toolset.Command{Text: "kill -9 $PPID"}) },
+		"stopped":    func(w *sandboxtest.World) { pid, _ := strconv.Atoi(keeperOf(t, w)); syscall.Kill(pid, syscall.SIGSTOP) },
+		"moved":      func(w *sandboxtest.World) { os.Remove(sandbox.SocketPath(w.Spec.Dir)) },
+		"unbound":    does("echo max >$pids/pids.max"),
+		"bound":      does("echo 50 >$pids/pids.max"),
+		"divided":    does("mkdir -p $pids/in/in && echo $BASHPID >$pids/in/in/cgroup.procs"),
+		"elsewhere":  does("mkdir $pids/in && echo $PPID >$pids/in/cgroup.procs && rmdir $pids/in 2>&- || :"),
+		"limited":    does("prlimit --pid $PPID --nofile=100:100"),
+		"nice":       does("renice -n 5 -p $PPID >/dev/null"),
+		"idle":       does("chrt -i -p 0 $PPID"),
+		"idle disk":  does("ionice -c 3 -p $PPID"),
+		"bound to 0": does("taskset -p 1 $PPID >/dev/null"),
+		"preferred":  does("echo 1000 >/proc/$PPID/oom_score_adj"),
+		"late":       does("echo 5000000 >/proc/$PPID/timerslack_ns"),
+		"full": func(w *sandboxtest.World) {
+			name := filepath.Join("/dev/shm", filepath.Base(group(t, w, "pids")))
+			t.Cleanup(func() { os.Remove(name) })
+			w.Want("head -c 100M /dev/zero >"+name, "", toolset.Exited, 0)
+		},
+		"shared": func(w *sandboxtest.World) {
+			outside := exec.Command("unshare", "--pid", "--fork", "--kill-child", "sh", "-c", "echo; exec sleep 986544")
+			out, err := outside.StdoutPipe()
+			if err == nil {
+				err = outside.Start()
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { outside.Process.Kill(); outside.Wait() })
+			if _, err := out.Read(make([]byte, 1)); err != nil {
+				t.Fatal(err)
+			}
+			// What is left to the first process of a namespace is not left to the agent.
+			w.Want(fmt.Sprintf("nsenter -t $(pgrep -P %d) -p sh -c 'setsid sleep 986543 & echo'", outside.Process.Pid), "\n", toolset.Exited, 0)
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -155,6 +204,9 @@ func TestNoRenewal(t *testing.T) {
 			}
 			if left := list(t, w.Spec.Dir); len(left) != 1 || left[0] != "tree" {
 				t.Errorf("left of the first: %v", left)
+			}
+			if out, err := exec.Command("pgrep", "-fx", "sleep 986543").Output(); err == nil {
+				t.Errorf("still running: %s", out)
 			}
 		})
 	}
