@@ -13,7 +13,7 @@ import (
 )
 
 // agent is the whole state. Everything but the signal forwarder happens in
-// one loop on one thread.
+// one loop, on one thread unless all are alike (see seal).
 type agent struct {
 	boot   agentwire.Boot
 	next   *agentwire.Boot // ends this one
@@ -26,6 +26,7 @@ type agent struct {
 	door   int             // the socket's directory, where the agent made the socket
 	home   string          // goes with the agent, "" for none
 	wake   int             // readable after a signal
+	nap    *nap            // nil where system calls are cheap
 
 	in  []byte // from the connection, not yet a frame
 	out []byte // to the connection, not yet written
@@ -104,6 +105,13 @@ func (a *agent) live(from stage) int {
 	}
 	if err != nil {
 		return a.fails(err)
+	}
+	if a.boot.OwnKernel {
+		if a.nap, err = newNap(); err != nil {
+			return a.fails(err)
+		}
+		a.settle()
+		runtime.UnlockOSThread() // they are all sealed
 	}
 	a.began = time.Now()
 	a.now, a.heard, a.orphanAt = a.began, a.began, a.began.Add(a.boot.OrphanTTL)

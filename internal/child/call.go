@@ -33,7 +33,7 @@ type call struct {
 	quiet    time.Time // until then its output stays where it is, unless it is streamed
 	got      *collector
 	began    time.Time
-	ticks    uint64 // boot time in clock ticks when it began
+	ticks    uint64 // boot time in clock ticks when it began, or nothing ran before
 	deadline time.Time
 }
 
@@ -48,7 +48,10 @@ func (a *agent) start(r agentwire.Run) error {
 	}
 	a.call = &call{
 		id: r.ID, limit: r.Limit, nonce: nonce, text: r.Text, stream: r.Stream, out: -1, got: newCollector(a.boot.OutputBytes),
-		began: a.now, ticks: bootTicks(), deadline: a.now.Add(r.Limit),
+		began: a.now, deadline: a.now.Add(r.Limit),
+	}
+	if k := a.shell.keeps; k == nil || !k.alone { // else all that runs, from now on, is the command's
+		a.call.ticks = bootTicks()
 	}
 	if bytes.IndexByte([]byte(r.Text), 0) >= 0 {
 		a.call.got.write([]byte("the command contains a NUL byte"))
@@ -64,8 +67,9 @@ func (a *agent) start(r agentwire.Run) error {
 
 // evaluate has bash run the command.
 func (a *agent) evaluate() error {
-	a.shell.keeps.heed(a.call.text)
-	lonely := a.shell.keeps != nil && a.lonely()
+	k := a.shell.keeps
+	k.heed(a.call.text)
+	lonely := k != nil && (k.alone || a.lonely())
 	out, err := a.shell.takeOutput(a.turn, lonely, a.room())
 	if err != nil {
 		return err
@@ -78,7 +82,7 @@ func (a *agent) evaluate() error {
 // collect reads once from the running command's output.
 func (a *agent) collect() {
 	c := a.call
-	n, err := unix.Read(a.shell.out[c.out].fd, a.room())
+	n, err := quickRead(a.shell.out[c.out].fd, a.room())
 	if n > 0 {
 		if c.got.total == 0 || n >= 64<<10 {
 			if n >= 32<<10 {
@@ -136,6 +140,7 @@ func (a *agent) readReport() error {
 	if err != nil {
 		return nil
 	}
+	a.settle()
 	a.readRest()
 	a.finish("exited", code)
 	return nil
@@ -162,7 +167,7 @@ func (a *agent) readRest() {
 		return
 	}
 	for range maxRest {
-		n, err := unix.Read(a.shell.out[c.out].fd, a.room())
+		n, err := quickRead(a.shell.out[c.out].fd, a.room())
 		if err == unix.EINTR {
 			continue
 		}

@@ -27,6 +27,7 @@ func (a *agent) accept() error {
 		unix.Close(a.conn)
 	}
 	a.conn, a.reply, a.in, a.out = fd, fd, nil, nil
+	a.nap.changed()
 	if a.shell != nil {
 		a.send(agentwire.KindReady, agentwire.EncodeReady(unix.Getpid()))
 	}
@@ -46,8 +47,11 @@ func (a *agent) hangUp() {
 
 // receive reads once. false means that the connection is gone.
 func (a *agent) receive() bool {
-	n, err := unix.Read(a.conn, a.room())
+	n, err := quickRead(a.conn, a.room())
 	if n > 0 {
+		if n == len(a.buf) {
+			a.nap.again()
+		}
 		a.heard = a.now
 		a.in = append(a.in, a.buf[:n]...)
 		return true
@@ -89,7 +93,7 @@ func (a *agent) flush() {
 
 func (a *agent) write() (int, error) {
 	if a.reply == a.conn {
-		return writeConn(a.conn, a.out)
+		return quickSend(a.conn, a.out)
 	}
 	return unix.Write(a.reply, a.out) // a pipe
 }

@@ -22,6 +22,8 @@ type keeps struct {
 	out   int    // the place of the output that bash has to have, -1 for none
 	has   bool   // and it has it
 	ran   bool   // bash has run a command
+	alone bool   // no job runs, and none can come before the next command
+	more  bool   // there may be more reports than were read
 	flags string // $- after the last command
 	traps bool   // a command may have set a trap that runs with each of bash's commands, ours too
 	made  string // the last report, "" when it is removed
@@ -65,14 +67,17 @@ func (k *keeps) close() {
 	}
 }
 
-// reportOf makes a file, by a redirection of nothing.
+// reportOf makes a file, by a redirection of nothing. What follows is a
+// redirection, too: between the two no trap can start anything.
 func (k *keeps) reportOf(status, nonce string) string {
-	return "3>|" + quote(k.dir+endedDir+"/") + `"` + status + ` $- ` + nonce + `"; `
+	return "3>|" + quote(k.dir+endedDir+"/") + `"` + status + ` $- ` + nonce + `" `
 }
 
 // reports looks for the report with a nonce and gives it as a report FIFO would.
 func (k *keeps) reports(buf []byte, nonce string) (report []byte) {
-	n, _ := unix.Read(k.seen, buf[:4096])
+	const room = 4096
+	n, _ := quickRead(k.seen, buf[:room])
+	k.more = n > room/2
 	for b := buf[:max(n, 0)]; len(b) >= unix.SizeofInotifyEvent; {
 		size := min(int(binary.NativeEndian.Uint32(b[12:])), len(b)-unix.SizeofInotifyEvent)
 		name := string(bytes.TrimRight(b[unix.SizeofInotifyEvent:][:size], "\x00"))
@@ -90,7 +95,7 @@ func (k *keeps) reports(buf []byte, nonce string) (report []byte) {
 // tidy removes the last report.
 func (k *keeps) tidy() {
 	if k.made != "" {
-		_ = unix.Unlink(k.dir + endedDir + "/" + k.made)
+		quickUnlink(k.dir + endedDir + "/" + k.made)
 		k.made = ""
 	}
 }
@@ -141,10 +146,17 @@ func (a *agent) lonely() bool {
 	return now == a.idle && len(a.programs) == 0
 }
 
+// settle notes whether the command that has ended left a job.
+func (a *agent) settle() {
+	if k := a.shell.keeps; k != nil {
+		k.alone = a.lonely()
+	}
+}
+
 // tasks is how many processes and threads the kernel has.
 func tasks() int {
 	var si unix.Sysinfo_t
-	if unix.Sysinfo(&si) != nil {
+	if quickSysinfo(&si) != nil {
 		return 0
 	}
 	return int(si.Procs)
@@ -152,6 +164,6 @@ func tasks() int {
 
 func linkIs(dir, fd int, path string) bool {
 	var b [256]byte
-	n, err := unix.Readlinkat(dir, strconv.Itoa(fd), b[:])
+	n, err := quickReadlinkat(dir, strconv.Itoa(fd), b[:])
 	return err == nil && string(b[:n]) == path
 }

@@ -35,7 +35,7 @@ func (a *agent) loop() error {
 		}
 		a.forward.tend(now)
 		a.watch(now)
-		_, err := unix.Poll(a.polls, a.patience(now))
+		err := a.pause(now)
 		a.now = a.began.Add(time.Since(a.began)) // asks one clock, and not two
 		if err != nil && err != unix.EINTR {
 			return err
@@ -88,7 +88,7 @@ func (a *agent) watch(now time.Time) {
 		reply)
 	for i, o := range a.shell.out {
 		fd := o.fd
-		if o.busy && a.call != nil && a.call.out == i && a.leaves(now) {
+		if o.busy && a.call != nil && a.call.out == i && a.leaves(now) || a.shell.deserted(i) {
 			fd = -1
 		}
 		a.polls = append(a.polls, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
@@ -174,7 +174,7 @@ func (a *agent) serve() (end bool, err error) {
 // drain throws away what a job of an earlier command has written. false
 // means that nobody writes any more.
 func (a *agent) drain(fd int) bool {
-	n, err := unix.Read(fd, a.room())
+	n, err := quickRead(fd, a.room())
 	return n > 0 || err == unix.EAGAIN || err == unix.EINTR
 }
 

@@ -77,6 +77,9 @@ func (a *agent) startProgram(m agentwire.Start) {
 		return
 	}
 	a.programs = append(a.programs, p)
+	if k := a.shell.keeps; k != nil {
+		k.alone = false
+	}
 }
 
 func (a *agent) spawnProgram(m agentwire.Start) (p *program, err error) {

@@ -36,6 +36,7 @@ func (a *agent) freshShell() error {
 		s, err := startShell(a.boot)
 		if err == nil {
 			a.shell = s
+			a.nap.changed()
 			return nil
 		}
 		if err != errCrowded || try == crowdedTries {

@@ -37,7 +37,7 @@ func (a *agent) seal() error {
 	if err := a.part("rlimits", a.limit); err != nil {
 		return err
 	}
-	if err := a.part("bounding set", dropBounding); err != nil {
+	if err := a.part("bounding set", a.dropBounding); err != nil {
 		return err
 	}
 	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
@@ -113,15 +113,26 @@ func (a *agent) limit() error {
 }
 
 // dropBounding empties the bounding set. One that is empty already needs no
-// privilege to be so.
-func dropBounding() error {
+// privilege to be so. Where more threads than this one are to make children, it
+// is all of them's: the sandbox has a kernel of its own, and few capabilities.
+func (a *agent) dropBounding() error {
+	drop := func(c uintptr) error { return unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0) }
+	if a.boot.OwnKernel {
+		drop = func(c uintptr) error {
+			err := allThreads(unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, c, 0)
+			if errors.Is(err, errors.ErrUnsupported) {
+				return unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0)
+			}
+			return err
+		}
+	}
 	for c := uintptr(0); c <= 63; c++ {
 		has, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, c, 0, 0, 0)
 		if err == unix.EINVAL && c > 0 {
 			break // the kernel knows no more
 		}
 		if err == nil && has != 0 {
-			err = unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0)
+			err = drop(c)
 		}
 		if err != nil {
 			return fail("drop the bounding set", err)

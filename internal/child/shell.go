@@ -3,6 +3,7 @@ package child
 import (
 	"bytes"
 	"errors"
+	"io"
 	"strconv"
 	"strings"
 	"syscall"
@@ -138,7 +139,7 @@ func (s *shell) preamble(workdir string) string {
 // turns, so that the one waited at is never still open from the last time. A
 // job that ends tears some bash out of it.
 func (s *shell) await(at int) string {
-	wait := "3<" + quote(s.wakePath(at))
+	wait := "4<" + quote(s.wakePath(at))
 	return wait + " || " + wait + " || " + wait + "\n"
 }
 
@@ -154,7 +155,7 @@ func (s *shell) wake() (err error) {
 // tidy clears away what the last report has left.
 func (s *shell) tidy() {
 	if s.awake >= 0 {
-		unix.Close(s.awake)
+		quickClose(s.awake)
 		s.awake = -1
 	}
 	if s.keeps != nil {
@@ -187,31 +188,28 @@ func (s *shell) fifo(name string) error {
 // openFIFO opens a FIFO so that neither this nor a later read or write of
 // ours waits for the other side.
 func openFIFO(path string) (int, error) {
-	fd, err := unix.Open(path, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return -1, fail("open "+path, err)
-	}
-	return fd, nil
+	fd, err := quickOpen(path, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC)
+	return fd, fail("open "+path, err)
 }
 
-// write writes a file from a place on.
-func write(fd int, text string, at int64) error {
+// write goes on writing a file.
+func write(fd int, text string) error {
 	for b := []byte(text); len(b) > 0; {
-		n, err := unix.Pwrite(fd, b, at)
+		n, err := quickWrite(fd, b)
 		if err == unix.EINTR {
 			continue
 		}
 		if err != nil {
 			return fail("write for bash", err)
 		}
-		b, at = b[n:], at+int64(n)
+		b = b[n:]
 	}
 	return nil
 }
 
 // append adds to the script.
 func (s *shell) append(script string) error {
-	if err := write(s.script, script, s.end); err != nil {
+	if err := write(s.script, script); err != nil {
 		return err
 	}
 	s.end += int64(len(script))
@@ -312,7 +310,10 @@ func (s *shell) word(text string) (word, before string, err error) {
 	if err := unix.Ftruncate(s.text, 0); err != nil {
 		return "", "", fail("write the command", err)
 	}
-	return `"$__berth"`, "builtin unset -v __berth; IFS= builtin read -rd '' __berth <" + quote(s.dir+"/text") + "\n", write(s.text, text+"\x00", 0)
+	if _, err := unix.Seek(s.text, 0, io.SeekStart); err != nil {
+		return "", "", fail("write the command", err)
+	}
+	return `"$__berth"`, "builtin unset -v __berth; IFS= builtin read -rd '' __berth <" + quote(s.dir+"/text") + "\n", write(s.text, text+"\x00")
 }
 
 // check asks bash whether a text is a whole command, without running it. What
@@ -351,11 +352,12 @@ func (s *shell) takeOutput(turn int, lonely bool, buf []byte) (out int, err erro
 	if k == nil {
 		return s.newOutput(turn)
 	}
+	empty := k.alone
+	k.alone = false
 	if k.has = k.still(s, lonely); k.has {
-		for range maxRest {
-			if n, err := unix.Read(s.out[k.out].fd, buf); n < len(buf) && err != unix.EINTR {
-				break
-			}
+		for i := 0; i < maxRest && !empty; i++ {
+			n, err := unix.Read(s.out[k.out].fd, buf)
+			empty = n < len(buf) && err != unix.EINTR
 		}
 		s.out[k.out].busy = true
 		return k.out, nil
@@ -365,6 +367,11 @@ func (s *shell) takeOutput(turn int, lonely bool, buf []byte) (out int, err erro
 		k.out = -1
 	}
 	return out, err
+}
+
+// deserted says of an output that nothing comes there until the next command.
+func (s *shell) deserted(i int) bool {
+	return s.keeps != nil && s.keeps.alone && s.keeps.out == i && !s.out[i].busy
 }
 
 // newOutput makes a FIFO for a command; the place of the oldest job is taken

@@ -56,11 +56,6 @@ func waiting(fd int) int {
 // widen makes a busy pipe larger where the user's pipe budget allows.
 func widen(fd int) { _, _ = unix.FcntlInt(uintptr(fd), unix.F_SETPIPE_SZ, 1<<20) }
 
-// writeConn writes to a socket without a SIGPIPE.
-func writeConn(fd int, b []byte) (int, error) {
-	return unix.SendmsgN(fd, b, nil, nil, unix.MSG_NOSIGNAL)
-}
-
 // keepFrom keeps every descriptor from the first on to this process. None is
 // closed: an agent that is a whole berth has descriptors of its runtime there.
 func keepFrom(first int) { _ = unix.CloseRange(uint(first), 1<<31, unix.CLOSE_RANGE_CLOEXEC) }

@@ -103,3 +103,36 @@ func BenchmarkSessions(b *testing.B) { sandboxtest.BenchmarkSessions(b, newDrive
 func TestKilledWhileStarting(t *testing.T) {
 	sandboxtest.KilledWhileStarting(t, newDriver, func(label string) []string { return []string{gvisor.StateDir(label)} }, "gvisor record", "gvisor root", "gvisor group", "gvisor runsc", "gvisor entered", "gvisor started", "gvisor handle")
 }
+
+// TestEveryThreadIsSealed looks at all of the agent's threads: any of them may
+// start the next shell.
+func TestEveryThreadIsSealed(t *testing.T) {
+	d := newDriver()
+	if p := d.Probe(t.Context()); !p.OK {
+		t.Skipf("gvisor cannot run here: %s (%s)", p.Reason, p.Cure)
+	}
+	w := sandboxtest.Start(t, d, nil)
+	r := w.Do("cat /proc/1/task/*/status")
+	threads := strings.Count(string(r.Head), "\nPid:")
+	for _, sealed := range []string{"CapInh:\t0000000000000000", "CapPrm:\t0000000000000000", "CapEff:\t0000000000000000", "CapBnd:\t0000000000000000", "Seccomp:\t2"} {
+		if n := strings.Count(string(r.Head), "\n"+sealed+"\n"); n != threads {
+			t.Errorf("%d of the agent's %d threads have %q", n, threads, sealed)
+		}
+	}
+	if threads < 2 {
+		t.Errorf("there are %d threads:\n%s", threads, r.Head)
+	}
+}
+
+// TestAJobOfATrap has a trap start a job as bash comes to wait for the next
+// command: what the job writes is no output of that.
+func TestAJobOfATrap(t *testing.T) {
+	d := newDriver()
+	if p := d.Probe(t.Context()); !p.OK {
+		t.Skipf("gvisor cannot run here: %s (%s)", p.Reason, p.Cure)
+	}
+	w := sandboxtest.Start(t, d, nil)
+	w.Want("mkfifo gate; job() { for ((i = 0; i < 50000; i++)); do :; done; { read <gate; echo late; echo >done; } & }", "", toolset.Exited, 0)
+	w.Want(`trap '[[ $BASH_COMMAND == *wake* && -z $once ]] && { once=1; job; }' ${_+DEB}UG`, "", toolset.Exited, 0)
+	w.Want("echo >gate; while [ ! -e done ]; do sleep 0.01; done; echo mine", "mine\n", toolset.Exited, 0)
+}
