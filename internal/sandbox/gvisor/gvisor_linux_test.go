@@ -124,8 +124,9 @@ func TestEveryThreadIsSealed(t *testing.T) {
 	}
 }
 
-// TestAJobOfATrap has a trap start a job as bash comes to wait for the next
-// command: what the job writes is no output of that.
+// TestAJobOfATrap has a trap, which the agent does not see in the text, start a
+// job as bash comes to wait for the next command: what the job writes is no
+// output of that.
 func TestAJobOfATrap(t *testing.T) {
 	d := newDriver()
 	if p := d.Probe(t.Context()); !p.OK {
@@ -133,6 +134,6 @@ func TestAJobOfATrap(t *testing.T) {
 	}
 	w := sandboxtest.Start(t, d, nil)
 	w.Want("mkfifo gate; job() { for ((i = 0; i < 50000; i++)); do :; done; { read <gate; echo late; echo >done; } & }", "", toolset.Exited, 0)
-	w.Want(`trap '[[ $BASH_COMMAND == *wake* && -z $once ]] && { once=1; job; }' ${_+DEB}UG`, "", toolset.Exited, 0)
+	w.Want(`kind=DEB; trap '[[ $BASH_COMMAND == *wake* && -z $once ]] && { once=1; job; }' ${kind}UG`, "", toolset.Exited, 0)
 	w.Want("echo >gate; while [ ! -e done ]; do sleep 0.01; done; echo mine", "mine\n", toolset.Exited, 0)
 }
