@@ -213,6 +213,7 @@ func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (_ sandbox.Sandbo
 	if err != nil {
 		return nil, err
 	}
+	allowLate(sentry)
 	return d.box(live, files, rec, h, group, held), nil
 }
 

@@ -1,9 +1,12 @@
 package gvisor_test
 
 import (
+	"encoding/json"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -136,4 +139,25 @@ func TestAJobOfATrap(t *testing.T) {
 	w.Want("mkfifo gate; job() { for ((i = 0; i < 50000; i++)); do :; done; { read <gate; echo late; echo >done; } & }", "", toolset.Exited, 0)
 	w.Want(`kind=DEB; trap '[[ $BASH_COMMAND == *wake* && -z $once ]] && { once=1; job; }' ${kind}UG`, "", toolset.Exited, 0)
 	w.Want("echo >gate; while [ ! -e done ]; do sleep 0.01; done; echo mine", "mine\n", toolset.Exited, 0)
+}
+
+// TestSentrysTimersMayBeLate reads it of Go's sysmon, the second thread there is.
+func TestSentrysTimersMayBeLate(t *testing.T) {
+	d := newDriver()
+	if p := d.Probe(t.Context()); !p.OK {
+		t.Skipf("gvisor cannot run here: %s (%s)", p.Reason, p.Cure)
+	}
+	var h struct{ PID int }
+	if err := json.Unmarshal(sandboxtest.Start(t, d, nil).Sandbox.Record().Handle, &h); err != nil {
+		t.Fatal(err)
+	}
+	threads, err := os.ReadDir("/proc/" + strconv.Itoa(h.PID) + "/task")
+	if err != nil || len(threads) < 2 {
+		t.Fatal(threads, err)
+	}
+	slices.SortStableFunc(threads, func(a, b os.DirEntry) int { return len(a.Name()) - len(b.Name()) })
+	b, err := os.ReadFile("/proc/" + threads[1].Name() + "/timerslack_ns")
+	if err != nil || string(b) != "1000000\n" {
+		t.Errorf("%q %v", b, err)
+	}
 }
