@@ -3,7 +3,6 @@ package child
 import (
 	"bytes"
 	"encoding/binary"
-	"os"
 	"strconv"
 	"strings"
 
@@ -34,10 +33,16 @@ const endedDir = "/ended"
 // keep makes an output for bash to begin with, and gives the end for writing.
 func (s *shell) keep() (fd int, err error) {
 	dir := s.dir + endedDir
-	if err := os.RemoveAll(dir); err != nil { // of an earlier shell, or of a session that put something in its place
-		return -1, err
+	err = unix.Mkdir(dir, 0o700)
+	if err == unix.EEXIST { // of an earlier shell, unless a session has put something in its place
+		var st unix.Stat_t
+		if unix.Lstat(dir, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR {
+			err = unix.Chmod(dir, 0o700)
+		} else if err = unix.Unlink(dir); err == nil {
+			err = unix.Mkdir(dir, 0o700)
+		}
 	}
-	if err := unix.Mkdir(dir, 0o700); err != nil {
+	if err != nil {
 		return -1, fail("mkdir "+dir, err)
 	}
 	k := &keeps{dir: s.dir, seen: -1, links: -1}
