@@ -217,7 +217,7 @@ func sleep(ctx context.Context, d time.Duration) bool {
 // waves, so there may be twice as many ready as were asked for.
 func (p *pool) renew(ctx context.Context, sb Sandbox, kind string) bool {
 	r, ok := sb.(Renewable)
-	if !ok || kind != p.key {
+	if !ok || kind != p.key || alive(sb) != nil {
 		return false
 	}
 	p.mu.Lock()
@@ -327,8 +327,8 @@ func (p *pool) give(w warm, spec Spec) error {
 	return w.sb.(Assignable).Assign(spec.SessionID, spec.Dir)
 }
 
-// alive looks whether a sandbox is there. Nothing has run in it since it was
-// proven, so what is there works.
+// alive looks whether a sandbox is there. One in which nothing has run since it
+// was proven works if it is.
 func alive(sb Sandbox) error {
 	a, ok := sb.(interface{ Alive() error })
 	if !ok {

@@ -16,7 +16,9 @@ import (
 // renewing is a driver whose sandboxes can be renewed, unless fail is set.
 type renewing struct {
 	*mock.Driver
-	fail bool
+	fail  bool
+	dead  bool // all of its sandboxes
+	tried int
 }
 
 func (d *renewing) Start(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox, error) {
@@ -33,7 +35,15 @@ type renewed struct {
 	driver *renewing
 }
 
+func (r *renewed) Alive() error {
+	if r.driver.dead {
+		return sandbox.ErrGone
+	}
+	return nil
+}
+
 func (r *renewed) Renew(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox, error) {
+	r.driver.tried++
 	if r.driver.fail {
 		return nil, errors.New("not this one")
 	}
@@ -104,8 +114,15 @@ func TestWhatCannotBeRenewedIsStopped(t *testing.T) {
 		k := pooled(t, d, dir, 1)
 		h := open(t, k, "sesn_1", false)
 		closed(t, h, true)
-		if !slices.Contains(d.Log(), "stop sesn_1") {
-			t.Errorf("%q", d.Log())
+		if !slices.Contains(d.Log(), "stop sesn_1") || d.tried != 1 {
+			t.Errorf("%d tried, %q", d.tried, d.Log())
+		}
+		h = open(t, k, "sesn_2", false)
+		d.dead = true // as one whose time is over
+		closed(t, h, true)
+		d.dead = false
+		if d.tried != 1 {
+			t.Error("a dead one was to be renewed")
 		}
 		if warm, rest := folders(t, dir); len(warm) != k.Ready() || len(rest) != 0 {
 			t.Errorf("folders: %v %v", warm, rest)
