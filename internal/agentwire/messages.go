@@ -75,11 +75,12 @@ const (
 	StepOverlay                      // and now it does: the root is both, read-only
 	StepDisk                         // Target is a tmpfs that programs run from; Data holds mount options
 	StepEnter                        // the agent is in Target from then on, and its children are not; after Pivot
+	StepSlave                        // as StepPrivate, and what is mounted or unmounted outside is so here
 )
 
 // String names a kind.
 func (k StepKind) String() string {
-	names := []string{"", "private", "root", "dir", "file", "link", "bind", "self", "proc", "pts", "freeze", "pivot", "loopback", "hostname", "plain", "no users", "memory", "unmount", "image", "overlay", "disk", "enter"}
+	names := []string{"", "private", "root", "dir", "file", "link", "bind", "self", "proc", "pts", "freeze", "pivot", "loopback", "hostname", "plain", "no users", "memory", "unmount", "image", "overlay", "disk", "enter", "slave"}
 	if int(k) < len(names) {
 		return names[k]
 	}

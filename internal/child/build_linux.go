@@ -94,6 +94,8 @@ func (b *builder) step(i int, s agentwire.Step) error {
 	switch s.Kind {
 	case agentwire.StepPrivate:
 		return fail("make mounts private", unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
+	case agentwire.StepSlave:
+		return fail("make mounts followers", unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""))
 	case agentwire.StepRoot:
 		return b.root(string(s.Data))
 	case agentwire.StepDir:

@@ -93,7 +93,7 @@ func mountPlan(spec sandbox.Spec) ([]agentwire.Step, error) {
 	if spec.Share != "" {
 		places[spec.Workdir] = spec.Share
 	}
-	steps := []agentwire.Step{{Kind: agentwire.StepPrivate}, {Kind: agentwire.StepRoot, Data: []byte("mode=0755,size=64m")}}
+	steps := []agentwire.Step{{Kind: agentwire.StepSlave}, {Kind: agentwire.StepRoot, Data: []byte("mode=0755,size=64m")}}
 	if err := compose(&steps, "/", places); err != nil {
 		return nil, err
 	}
