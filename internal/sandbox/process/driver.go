@@ -132,7 +132,11 @@ func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (_ sandbox.Sandbo
 	if err != nil {
 		return nil, err
 	}
-	return d.box(live, p.files, rec, group, held, p.boot.Renews), nil
+	h := hold{group: group, limits: held}
+	if p.boot.Renews {
+		h.settings = group.Settings()
+	}
+	return d.box(live, p.files, rec, h), nil
 }
 
 // place is a session's files and what an agent has to make of them.
@@ -197,15 +201,22 @@ func (d *Driver) renews(spec sandbox.Spec) bool {
 	return d.cfg.User == 0 && mayReturn() && spec.Limits.Disk == 0 && spec.View == ""
 }
 
+// hold is what holds a sandbox.
+type hold struct {
+	group    *cgroup.Group
+	limits   []sandbox.Limit // that hold
+	settings string          // of the group before any session; "" where there will be one only
+}
+
 // box is a sandbox of this driver, held to its limits.
-func (d *Driver) box(live *agent.Live, files *tree.Tree, rec sandbox.Record, group *cgroup.Group, held []sandbox.Limit, renews bool) sandbox.Sandbox {
-	b := agent.NewBox(live, files, rec, end(group, mark(rec.Label)))
-	b.Bound(agent.Bounds{Enforced: append(held, sandbox.LimitOpenFiles), OOMs: group.OOMs})
+func (d *Driver) box(live *agent.Live, files *tree.Tree, rec sandbox.Record, h hold) sandbox.Sandbox {
+	b := agent.NewBox(live, files, rec, end(h.group, mark(rec.Label)))
+	b.Bound(agent.Bounds{Enforced: append([]sandbox.Limit{sandbox.LimitOpenFiles}, h.limits...), OOMs: h.group.OOMs})
 	switch {
 	case !d.mounts(): // the shell knows its directories by their paths on the host
 		return b
-	case renews:
-		return &renewable{mounted{b}, d, group, group.Settings(), held}
+	case h.settings != "":
+		return &renewable{mounted{b}, d, h}
 	}
 	return &mounted{b}
 }
@@ -219,10 +230,8 @@ func (m *mounted) Assign(session, dir string) error { return m.Box.Assign(sessio
 // renewable is one whose agent and group another sandbox can have after it.
 type renewable struct {
 	mounted
-	driver   *Driver
-	group    *cgroup.Group
-	settings string // of the group, before any session
-	held     []sandbox.Limit
+	driver *Driver
+	hold
 }
 
 var (
@@ -271,7 +280,7 @@ func (r *renewable) renew(ctx context.Context, l *agent.Live, old sandbox.Record
 	if err := r.clean(p.spec.Limits, live.Process().Handle.PID); err != nil {
 		return nil, err
 	}
-	return r.driver.box(live, p.files, rec, r.group, r.held, true), nil
+	return r.driver.box(live, p.files, rec, r.hold), nil
 }
 
 // sharedPart is the part of its memory that a session may leave to the next in
@@ -316,7 +325,7 @@ func (d *Driver) Recover(ctx context.Context, rec sandbox.Record) (sandbox.Sandb
 		return nil, err
 	}
 	held, _ := group.Held(rec.Spec.Limits, h.PID)
-	return d.box(live, files, rec, group, held, false), nil
+	return d.box(live, files, rec, hold{group: group, limits: held}), nil
 }
 
 // end has the agent kill what it adopted, and then kills the cgroup, which
