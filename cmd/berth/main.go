@@ -11,6 +11,7 @@ import (
 	"github.com/berthdev/berth/internal/child"
 	"github.com/berthdev/berth/internal/config"
 	"github.com/berthdev/berth/internal/entry"
+	"github.com/berthdev/berth/internal/slack"
 )
 
 func main() {
@@ -20,6 +21,7 @@ func main() {
 			fmt.Fprintln(os.Stderr, "berth:", err)
 			os.Exit(1)
 		}
+		slack.Allow(os.Getpid(), 0)
 	}
 	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }

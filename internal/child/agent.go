@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berthdev/berth/internal/agentwire"
+	"github.com/berthdev/berth/internal/slack"
 )
 
 // agent is the whole state. Everything but the signal forwarder happens in
@@ -56,6 +57,7 @@ func agentMain() int {
 	// Credentials belong to threads, and children get those of the thread
 	// that makes them: everything that matters happens on this one.
 	runtime.LockOSThread()
+	slack.Reset() // the tools' is not the worker's
 	a := &agent{listen: -1, conn: -1, reply: -1, wake: -1, seen: map[string]bool{}}
 	stage, err := a.begin()
 	if a.home != "" {

@@ -6,6 +6,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berthdev/berth/internal/slack"
 )
 
 var comm = [16]byte(append([]byte(AgentName), 0, 0, 0, 0, 0))
@@ -60,30 +62,8 @@ func widen(fd int) { _, _ = unix.FcntlInt(uintptr(fd), unix.F_SETPIPE_SZ, 1<<20)
 // closed: an agent that is a whole berth has descriptors of its runtime there.
 func keepFrom(first int) { _ = unix.CloseRange(uint(first), 1<<31, unix.CLOSE_RANGE_CLOEXEC) }
 
-// slack is by how much the runtime's own timers may be late, in nanoseconds.
-const slack = "1000000"
-
-// calm has the timers of the other threads be late, where this process may ask
-// for that: while the agent does anything, the runtime's sysmon looks at it every
-// 20 µs, which was a fifth of what an agent cost. What waits for sysmon, the
-// news of a child's end, comes a millisecond later.
-func calm() {
-	tasks, err := os.Open("/proc/self/task")
-	if err != nil {
-		return
-	}
-	defer tasks.Close()
-	names, _ := tasks.Readdirnames(-1)
-	for _, name := range names {
-		if name == strconv.Itoa(unix.Gettid()) { // its children have its slack
-			continue
-		}
-		if fd, err := unix.Open("/proc/"+name+"/timerslack_ns", unix.O_WRONLY|unix.O_CLOEXEC, 0); err == nil {
-			_, _ = unix.Write(fd, []byte(slack))
-			unix.Close(fd)
-		}
-	}
-}
+// calm has the timers of the runtime's own threads be late.
+func calm() { slack.Allow(os.Getpid(), unix.Gettid()) }
 
 // neighbour says that who connects has a number among the processes seen here:
 // the supervisor, which is outside, has none.

@@ -179,21 +179,6 @@ func gather(group *cgroup.Group, sentry, gofer int) error {
 	return nil
 }
 
-// lateness is how late a sentry's timers may be, in nanoseconds, a session's
-// sleeps among them. The thread of Go's that watches its others (sysmon) sleeps
-// for 20 µs at a time while anything runs, and waking it was a third of a
-// sentry's part of a command.
-const lateness = "1000000"
-
-// allowLate lets a sentry's timers be late. A kernel that has no such setting
-// costs a little processor.
-func allowLate(sentry int) {
-	threads, _ := os.ReadDir("/proc/" + strconv.Itoa(sentry) + "/task")
-	for _, t := range threads { // those to come have it from them
-		_ = os.WriteFile("/proc/"+t.Name()+"/timerslack_ns", []byte(lateness), 0)
-	}
-}
-
 func descendants(pid int) []int {
 	threads, _ := filepath.Glob("/proc/" + strconv.Itoa(pid) + "/task/*/children")
 	var all []int
