@@ -247,21 +247,28 @@ func TestAnUnsentResultIsPostedByTheNextHistoryPass(t *testing.T) {
 	}
 }
 
+// acked takes the plane's item as another program would.
+func acked(t *testing.T, p *workertest.Plane) (*client.Client, *api.Work) {
+	t.Helper()
+	c := client.New(p.URL, client.Bearer(workertest.EnvironmentKey), nil)
+	t.Cleanup(c.CloseIdleConnections)
+	w, err := c.Poll(t.Context(), workertest.EnvironmentID, client.Poll{})
+	if err != nil || w == nil {
+		t.Fatal(w, err)
+	}
+	if _, err := c.Ack(t.Context(), w.EnvironmentID, w.ID); err != nil {
+		t.Fatal(err)
+	}
+	return c, w
+}
+
 func TestHandleItem(t *testing.T) {
 	t.Parallel()
 	t.Run("with the secret alone", func(t *testing.T) {
 		t.Parallel()
 		p := workertest.New(t)
 		s := p.Session(workertest.Calls("a"))
-		c := client.New(p.URL, client.Bearer(workertest.EnvironmentKey), nil)
-		defer c.CloseIdleConnections()
-		w, err := c.Poll(t.Context(), workertest.EnvironmentID, client.Poll{})
-		if err != nil || w == nil {
-			t.Fatal(w, err)
-		}
-		if _, err := c.Ack(t.Context(), w.EnvironmentID, w.ID); err != nil {
-			t.Fatal(err)
-		}
+		_, w := acked(t, p)
 		l := newLab(t, p, func(c *worker.Config) { c.EnvironmentKey = ""; c.MaxIdle = 10 * time.Millisecond })
 		end, err := l.w.HandleItem(t.Context(), t.Context(), worker.Item{Work: *w, Acked: true})
 		if end != worker.EndIdle || err != nil {
@@ -278,15 +285,7 @@ func TestHandleItem(t *testing.T) {
 		t.Parallel()
 		p := workertest.New(t)
 		s := p.Session(workertest.Calls("a"))
-		c := client.New(p.URL, client.Bearer(workertest.EnvironmentKey), nil)
-		defer c.CloseIdleConnections()
-		w, err := c.Poll(t.Context(), workertest.EnvironmentID, client.Poll{})
-		if err != nil || w == nil {
-			t.Fatal(w, err)
-		}
-		if _, err := c.Ack(t.Context(), w.EnvironmentID, w.ID); err != nil {
-			t.Fatal(err)
-		}
+		c, w := acked(t, p)
 		hb, err := c.Beat(t.Context(), w.EnvironmentID, w.ID, api.NoHeartbeat, 0)
 		if err != nil {
 			t.Fatal(err)
