@@ -392,7 +392,7 @@ func (t *tx) InsertSession(s plane.Session) error {
 	if err != nil {
 		return err
 	}
-	profile, err := record.Profile(&s)
+	profile, err := record.Profile(&s, "")
 	if err != nil {
 		return err
 	}
@@ -438,7 +438,7 @@ func (t *tx) UpdateSession(s plane.Session) error {
 	if err != nil {
 		return err
 	}
-	profile, err := record.Profile(&s)
+	profile, err := record.Profile(&s, t.profiles[s.ID])
 	if err != nil {
 		return err
 	}

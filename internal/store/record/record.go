@@ -70,8 +70,9 @@ func KeyValues(k plane.Key) []any {
 
 // Environment: body.
 func Environment(r Row) (e plane.Environment, err error) {
-	err = json.Unmarshal(r.Bytes(), &e.Environment)
-	e.Config.Networking, e.Config.Packages = raw(e.Config.Networking), raw(e.Config.Packages)
+	e.Environment, err = environments.decode(r.Text(), func(e *api.Environment) {
+		e.Config.Networking, e.Config.Packages = raw(e.Config.Networking), raw(e.Config.Packages)
+	})
 	return e, err
 }
 

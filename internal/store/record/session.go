@@ -2,6 +2,7 @@ package record
 
 import (
 	"encoding/json"
+	"reflect"
 
 	"github.com/berthdev/berth/api"
 	"github.com/berthdev/berth/internal/plane"
@@ -40,34 +41,43 @@ func SessionAndProfile(r Row) (s plane.Session, text string, err error) {
 	s.Type = "session"
 	s.ID, s.EnvironmentID, s.Status = r.Text(), r.Text(), api.SessionStatus(r.Text())
 	s.CreatedAt, s.UpdatedAt, s.ArchivedAt = r.Time(), r.Time(), r.TimePtr()
-	numbers := r.Bytes()
+	sums := r.Text()
 	s.ThreadID, s.Pos, s.Emit, s.LastProcessedAt = r.Text(), r.Int(), r.Int(), r.Time()
 	s.Turn, s.TurnOwner, s.TurnFence = plane.TurnState(r.Text()), r.Text(), r.Int()
 	s.TurnUntil, s.TurnSince = r.Time(), r.TimePtr()
 	s.StopReason, s.HasInput, s.LastInputAt = r.Text(), r.Bool(), r.TimePtr()
-	stored := r.Bytes()
+	text = r.Text()
 
-	if len(numbers) > 0 {
-		var c counts
-		if err := json.Unmarshal(numbers, &c); err != nil {
+	if sums != "" {
+		c, err := numbers.decode(sums, (*counts).tidy)
+		if err != nil {
 			return s, "", err
 		}
 		s.Stats, s.Usage = c.Stats, c.Usage
 	}
-	p, err := decodeProfile(stored)
+	p, err := profiles.decode(text, (*profile).tidy)
 	if err != nil {
 		return s, "", err
 	}
 	s.Title, s.Agent, s.Resources, s.Metadata, s.VaultIDs = p.Title, p.Agent, p.Resources, p.Metadata, p.VaultIDs
-	s.OutcomeEvaluations, s.Budget, s.DeploymentID = p.OutcomeEvaluations, raw(p.Budget), p.DeploymentID
-	s.Agent.Multiagent = raw(s.Agent.Multiagent)
-	s.Usage.ListCost, s.Usage.ServerToolUse = raw(s.Usage.ListCost), raw(s.Usage.ServerToolUse)
-	return s, string(stored), nil
+	s.OutcomeEvaluations, s.Budget, s.DeploymentID = p.OutcomeEvaluations, p.Budget, p.DeploymentID
+	return s, text, nil
 }
 
-// Profile is the text of a session's profile.
-func Profile(s *plane.Session) (string, error) {
-	return text(profile{s.Title, s.Agent, s.Resources, s.Metadata, s.VaultIDs, s.OutcomeEvaluations, s.Budget, s.DeploymentID})
+func (p *profile) tidy() { p.Budget, p.Agent.Multiagent = raw(p.Budget), raw(p.Agent.Multiagent) }
+
+func (c *counts) tidy() {
+	c.Usage.ListCost, c.Usage.ServerToolUse = raw(c.Usage.ListCost), raw(c.Usage.ServerToolUse)
+}
+
+// Profile is the text of a session's profile: was, the stored one or "", if
+// that says the same.
+func Profile(s *plane.Session, was string) (string, error) {
+	p := profile{s.Title, s.Agent, s.Resources, s.Metadata, s.VaultIDs, s.OutcomeEvaluations, s.Budget, s.DeploymentID}
+	if known, ok := profiles.find(was); ok && reflect.DeepEqual(known, p) {
+		return was, nil
+	}
+	return text(p)
 }
 
 // SessionValues: id, environment_id, status, created_at, updated_at,
@@ -75,16 +85,19 @@ func Profile(s *plane.Session) (string, error) {
 // turn_owner, turn_fence, turn_until, turn_since, stop_reason, has_input,
 // last_input_at, agent_id, agent_version.
 func SessionValues(s *plane.Session) ([]any, error) {
-	numbers := ""
+	sums := ""
 	c := counts{s.Stats, s.Usage}
 	if c.Stats != (api.SessionStats{}) || !unused(c.Usage) {
 		var err error
-		if numbers, err = text(c); err != nil {
+		if sums, err = text(c); err != nil {
 			return nil, err
+		}
+		if c.Usage.ListCost == nil && c.Usage.ServerToolUse == nil {
+			numbers.note(sums, c)
 		}
 	}
 	return []any{
-		s.ID, s.EnvironmentID, string(s.Status), s.CreatedAt, s.UpdatedAt, s.ArchivedAt, numbers,
+		s.ID, s.EnvironmentID, string(s.Status), s.CreatedAt, s.UpdatedAt, s.ArchivedAt, sums,
 		s.ThreadID, s.Pos, s.Emit, s.LastProcessedAt, string(s.Turn), s.TurnOwner, s.TurnFence, s.TurnUntil, s.TurnSince,
 		s.StopReason, s.HasInput, s.LastInputAt, s.Agent.ID, int64(s.Agent.Version),
 	}, nil

@@ -173,7 +173,7 @@ func (t *tx) InsertSession(s plane.Session) error {
 	if err != nil {
 		return err
 	}
-	profile, err := record.Profile(&s)
+	profile, err := record.Profile(&s, "")
 	if err != nil {
 		return err
 	}
@@ -197,12 +197,13 @@ func (t *tx) UpdateSession(s plane.Session) error {
 	if err != nil {
 		return err
 	}
-	profile, err := record.Profile(&s)
+	m := t.s.memory.sessions
+	old, err := t.row(m, "session", s.ID, record.SessionByID)
 	if err != nil {
 		return err
 	}
-	m := t.s.memory.sessions
-	old, err := t.row(m, "session", s.ID, record.SessionByID)
+	was, _ := old[len(sessionNames)].(string)
+	profile, err := record.Profile(&s, was)
 	if err != nil {
 		return err
 	}
@@ -210,7 +211,7 @@ func (t *tx) UpdateSession(s plane.Session) error {
 	if err != nil {
 		return err
 	}
-	if now[len(sessionNames)] != profile {
+	if was != profile {
 		if err := t.update("session", `UPDATE session_profiles SET profile = ? WHERE session_id = ?`, profile, s.ID); err != nil {
 			return err
 		}
