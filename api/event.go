@@ -3,7 +3,11 @@ package api
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+
+	xjson "github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 )
 
 // Event is one entry of a session's log: a pointer to one of the types in
@@ -135,6 +139,13 @@ var events = map[string]func() Event{
 // KnownEventType says whether this package has a type for the name.
 func KnownEventType(name string) bool { return events[name] != nil }
 
+// asClient reads what a server has sent: what it repeats and what is no UTF-8
+// passes, too.
+var asClient = xjson.JoinOptions(jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
+
+// DecodeAnswer reads what a server has sent: unknown members pass.
+func DecodeAnswer(raw []byte, into any) error { return xjson.Unmarshal(raw, into, asClient) }
+
 // DecodeEvent reads one event as a client does: unknown members pass and an
 // unknown type becomes an *UnknownEvent.
 func DecodeEvent(raw []byte) (Event, error) { return DecodeEventAs(raw, nil) }
@@ -157,22 +168,22 @@ func DecodeEventAs(raw []byte, as func(kind string) Event) (Event, error) {
 	// over the event; what was decoded says whether that was right.
 	if _, rest, ok := bytes.Cut(raw, []byte(`"type":"`)); ok {
 		name, _, _ := bytes.Cut(rest, []byte{'"'})
-		if e := empty(string(name)); e != nil && json.Unmarshal(raw, e) == nil && e.Head().Type == string(name) {
+		if e := empty(string(name)); e != nil && DecodeAnswer(raw, e) == nil && e.Head().Type == string(name) {
 			return e, nil
 		}
 	}
 	var head struct {
 		Type string `json:"type"`
 	}
-	if err := json.Unmarshal(raw, &head); err != nil {
+	if err := DecodeAnswer(raw, &head); err != nil {
 		return nil, fmt.Errorf("decode event: %w", err)
 	}
 	e := empty(head.Type)
 	if e == nil {
 		u := &UnknownEvent{Raw: append(json.RawMessage(nil), raw...)}
-		return u, json.Unmarshal(raw, &u.EventHead)
+		return u, DecodeAnswer(raw, &u.EventHead)
 	}
-	if err := json.Unmarshal(raw, e); err != nil {
+	if err := DecodeAnswer(raw, e); err != nil {
 		return nil, fmt.Errorf("decode %s event: %w", head.Type, err)
 	}
 	return e, nil
@@ -189,20 +200,34 @@ func (e *UnknownEvent) MarshalJSON() ([]byte, error) { return e.Raw, nil }
 // EventList is a list of events of any type on the wire.
 type EventList []Event
 
-func (l *EventList) UnmarshalJSON(b []byte) error {
-	var raws []json.RawMessage
-	if err := json.Unmarshal(b, &raws); err != nil {
+func (l *EventList) UnmarshalJSON(b []byte) error { return DecodeAnswer(b, l) }
+
+func (l *EventList) UnmarshalJSONFrom(dec *jsontext.Decoder) error {
+	*l = EventList{}
+	switch dec.PeekKind() {
+	case 'n':
+		*l = nil
+		return dec.SkipValue()
+	case '[':
+	default:
+		return errors.New("a list of events is none")
+	}
+	if _, err := dec.ReadToken(); err != nil {
 		return err
 	}
-	*l = make(EventList, len(raws))
-	for i, raw := range raws {
+	for dec.PeekKind() != ']' {
+		raw, err := dec.ReadValue()
+		if err != nil {
+			return err
+		}
 		e, err := DecodeEvent(raw)
 		if err != nil {
 			return err
 		}
-		(*l)[i] = e
+		*l = append(*l, e)
 	}
-	return nil
+	_, err := dec.ReadToken()
+	return err
 }
 
 // Sent by clients.

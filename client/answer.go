@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +12,8 @@ import (
 	"net/url"
 	"strings"
 	"unicode"
+
+	"github.com/berthdev/berth/api"
 )
 
 // What is read of answers, in bytes, after decompression.
@@ -47,7 +48,7 @@ func (c *Client) decode(r request, raw []byte, header http.Header, out any) (ok 
 	if len(raw) == 0 || bytes.Equal(raw, []byte("null")) {
 		return false, nil
 	}
-	if err := json.Unmarshal(raw, out); err != nil {
+	if err := api.DecodeAnswer(raw, out); err != nil {
 		return false, &unexpected{r.name(), c.notJSON(header, err)}
 	}
 	return true, nil

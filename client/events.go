@@ -86,7 +86,7 @@ func (c *Client) SendRaw(ctx context.Context, session string, events ...json.Raw
 
 // Append is SendRaw without the stored events.
 func (c *Client) Append(ctx context.Context, session string, events ...json.RawMessage) error {
-	_, err := must[struct{ Data json.RawMessage }](ctx, c, request{
+	_, err := must[struct{}](ctx, c, request{
 		method: http.MethodPost, path: []string{"sessions", session, "events"}, body: api.SendEvents{Events: events},
 	})
 	return err
