@@ -1,54 +1,91 @@
 package app
 
 import (
+	"runtime"
 	"runtime/debug"
+	"runtime/metrics"
 	"sync"
 )
 
-// collectAt has this process collect its garbage when that is so many percent
-// of what is in use. GOGC, when the operator sets it, counts instead: then it
-// says no.
-func collectAt(percent int) bool {
-	const goDefault = 100
-	if was := debug.SetGCPercent(percent); was != goDefault {
-		debug.SetGCPercent(was)
-		return false
-	}
-	return true
-}
-
-// What a control plane holds is mostly its open streams, which stay and make
-// little garbage: with many of them it collects earlier, which costs little.
+// Percentages of what is in use that may lie about as garbage. Of what a
+// worker's calls need little stays. What a control plane holds is mostly its
+// open streams, which stay and make little garbage: with many of them it
+// collects earlier, which costs little.
 const (
-	usualPercent = 80
-	fullPercent  = 40
-	manyStreams  = 256 // and half as many are few again
+	workerPercent = 300
+	planePercent  = 80
+	fullPercent   = 40
+	manyStreams   = 256 // and half as many are few again
 )
 
-// collector has garbage collected by how many streams are open. Safe for
-// concurrent use.
+// litter is how much garbage may lie about in any case, but with many streams:
+// a process that holds little need not collect all the time.
+const (
+	litter   = 16 << 20 // bytes
+	leastUse = 4 << 20  // bytes in use that a process is thought to have
+)
+
+// collector says when this process collects its garbage, anew after each time.
+// GOGC, when the operator sets it, counts instead. Safe for concurrent use.
 type collector struct {
-	ours bool // the operator leaves it to us
+	usual int
 
 	mu   sync.Mutex
 	many bool
+	now  uint64 // per cent, as it has been left; 0 when somebody else has set it
 }
 
-func newCollector() *collector { return &collector{ours: collectAt(usualPercent)} }
+func newCollector(usual int) *collector {
+	const goDefault = 100
+	c := &collector{usual: usual, now: goDefault}
+	c.adjust()
+	c.follow()
+	return c
+}
+
+// follow adjusts after each collection.
+func (c *collector) follow() {
+	runtime.AddCleanup(new(*collector), func(c *collector) {
+		c.adjust()
+		c.follow()
+	}, c)
+}
 
 // streams takes how many are open.
 func (c *collector) streams(open int) {
-	if !c.ours || open > manyStreams/2 && open < manyStreams {
+	if open > manyStreams/2 && open < manyStreams {
 		return
 	}
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if many := open >= manyStreams; many != c.many {
-		c.many = many
-		percent := usualPercent
-		if many {
-			percent = fullPercent
-		}
-		debug.SetGCPercent(percent)
+	changed := c.many != (open >= manyStreams)
+	c.many = open >= manyStreams
+	c.mu.Unlock()
+	if changed {
+		c.adjust()
 	}
+}
+
+// adjust sets the percentage for what is in use, if nobody else has set one.
+func (c *collector) adjust() {
+	state := []metrics.Sample{{Name: "/gc/gogc:percent"}, {Name: "/gc/heap/live:bytes"}}
+	metrics.Read(state)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if state[0].Value.Uint64() != c.now {
+		c.now = 0
+		return
+	}
+	if p := c.percent(state[1].Value.Uint64()); p != c.now {
+		debug.SetGCPercent(int(p))
+		c.now = p
+	}
+}
+
+// percent needs mu. Its steps are coarse, for to set it stops the program.
+func (c *collector) percent(used uint64) uint64 {
+	const step = 20
+	if c.many {
+		return fullPercent
+	}
+	return max(uint64(c.usual), 100*litter/max(used, leastUse)/step*step)
 }

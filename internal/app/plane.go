@@ -38,7 +38,7 @@ type planeConfig struct {
 // startPlane locks the data directory, opens the store and starts the loops.
 // What stop leaves behind is what is durable.
 func startPlane(ctx context.Context, c planeConfig) (_ *controlPlane, err error) {
-	garbage := newCollector()
+	garbage := newCollector(planePercent)
 	if err := checkProvider(ctx, c.Provider); err != nil {
 		return nil, err
 	}

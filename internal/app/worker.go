@@ -297,7 +297,7 @@ func WorkerPoll(taking, working context.Context, c WorkerConfig) error {
 	if err := c.enter(taking); err != nil {
 		return err
 	}
-	collectAt(300) // little stays of what a call needs
+	newCollector(workerPercent)
 	if c.OnWork.Script() != "" {
 		return onWork(taking, working, c)
 	}
