@@ -406,7 +406,7 @@ func (a *accepting) takeUp() error {
 	if err := a.save(); err != nil {
 		return err
 	}
-	a.taken = &taken{claimed: claimed{s: *a.s, span: span}, after: a.after, rows: a.stored}
+	a.taken = &taken{claimed: claimed{s: *a.s, span: span}, after: a.after, said: a.said}
 	return nil
 }
 

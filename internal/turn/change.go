@@ -16,8 +16,15 @@ type change struct {
 	s      *plane.Session
 	now    time.Time
 	events []api.Event
-	stored []plane.StoredEvent // appended so far
+	said   []said // appended so far
 	dirty  bool
+}
+
+// said is an event as it was before it was encoded, in so many bytes. What it
+// holds is shared and not changed.
+type said struct {
+	event api.Event
+	bytes int
 }
 
 func (r *Runner) change(tx store.Tx, s *plane.Session) *change {
@@ -35,7 +42,10 @@ func (c *change) flush() ([]plane.StoredEvent, error) {
 		return nil, nil
 	}
 	stored, err := c.r.cfg.Log.Append(c.tx, c.s, c.events...)
-	c.events, c.stored = nil, append(c.stored, stored...)
+	for i, row := range stored {
+		c.said = append(c.said, said{c.events[i], len(row.Body)})
+	}
+	c.events = nil
 	return stored, err
 }
 

@@ -112,8 +112,15 @@ func (h *history) event(row plane.StoredEvent) error {
 	if err != nil {
 		return fmt.Errorf("history of %s: %w", h.session, err)
 	}
-	h.bytes += int64(len(row.Body))
-	switch e := e.(type) {
+	h.said(said{e, len(row.Body)})
+	return nil
+}
+
+// said adds an event, if it is part of the conversation.
+func (h *history) said(s said) {
+	switch e := s.event.(type) {
+	default:
+		return
 	case *api.UserMessage:
 		h.msgs = append(h.msgs, model.Message{Role: model.User, Content: e.Content})
 	case *api.UserToolResult:
@@ -123,7 +130,7 @@ func (h *history) event(row plane.StoredEvent) error {
 	case *api.AgentToolResult:
 		h.result(e.ToolUseID, e.Content, e.IsError)
 	}
-	return nil
+	h.bytes += int64(s.bytes)
 }
 
 // answered adds a model's answer, and room for the results of its calls: until

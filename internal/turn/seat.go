@@ -1,11 +1,6 @@
 package turn
 
-import (
-	"context"
-	"slices"
-
-	"github.com/berthdev/berth/internal/plane"
-)
+import "context"
 
 // seat is room for a model request, kept by a transition that may begin one:
 // the turn is taken up where it becomes wanted, which saves a transaction and
@@ -19,8 +14,8 @@ type seat struct {
 // taken is a turn as such a transition took it up.
 type taken struct {
 	claimed
-	after int64               // the log's end before it
-	rows  []plane.StoredEvent // what it appended
+	after int64  // the log's end before it
+	said  []said // what it appended
 }
 
 // seat gives nil when there is no room at once; then the turn is claimed as
@@ -84,9 +79,8 @@ func (r *Runner) catchUp(ctx context.Context, h *history, t *taken) error {
 			return err
 		}
 	} else {
-		told := slices.DeleteFunc(t.rows, func(e plane.StoredEvent) bool { return !slices.Contains(told, e.Type) })
-		if err := h.take(batch{rows: told}); err != nil {
-			return err
+		for _, s := range t.said {
+			h.said(s)
 		}
 	}
 	h.pos, h.attempts = max(h.pos, t.s.Pos), 0

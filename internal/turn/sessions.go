@@ -71,7 +71,7 @@ func (r *Runner) Create(ctx context.Context, n NewSession) (plane.Session, error
 		if err := c.save(); err != nil {
 			return err
 		}
-		t = &taken{claimed: claimed{s: s, span: span}, rows: c.stored}
+		t = &taken{claimed: claimed{s: s, span: span}, said: c.said}
 		return nil
 	})
 	if err != nil {
