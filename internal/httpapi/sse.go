@@ -168,6 +168,13 @@ func (s *stream) drain(ctx context.Context, sub *events.Subscription) (last bool
 				return false, err
 			}
 		}
+		size := 0
+		for _, f := range frames {
+			size += len(f.Body)
+		}
+		if err := s.deadline(size); err != nil {
+			return false, gone{err}
+		}
 		for _, f := range frames {
 			last := f.Type == api.TypeSessionStatusTerminated || f.Type == api.TypeSessionDeleted
 			if farewell && !last {
@@ -218,8 +225,8 @@ func (s *stream) end(err error) error {
 	return nil
 }
 
-// frame writes one frame and leaves flushing to the caller. The body is shared
-// with other streams and goes out as it is.
+// frame writes one frame and leaves its time and flushing to the caller. The
+// body is shared with other streams and goes out as it is.
 func (s *stream) frame(f *events.Frame) error {
 	name := f.Type
 	if s.c.s.cfg.MessageFrames {
@@ -230,9 +237,6 @@ func (s *stream) frame(f *events.Frame) error {
 		s.buf = strconv.AppendInt(append(s.buf, "\nid: "...), f.Emit, 10)
 	}
 	s.buf = append(s.buf, "\ndata: "...)
-	if err := s.deadline(len(f.Body)); err != nil {
-		return err
-	}
 	for _, part := range [][]byte{s.buf, f.Body, frameEnd} {
 		if _, err := s.c.w.Write(part); err != nil {
 			return err
