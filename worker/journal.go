@@ -21,13 +21,14 @@ type Journal interface {
 }
 
 // Ledger remembers the items that a worker holds, for the worker that comes
-// after it on this host. A record is durable when the method returns. Safe for
+// after it on this host. What Hold takes is durable when it returns. Safe for
 // concurrent use.
 type Ledger interface {
 	// Hold notes an item: when it was acked, and each accepted beat but the
 	// first.
 	Hold(ctx context.Context, h HeldItem) error
-	// Release forgets an item.
+	// Release forgets an item. It may come undone by a crash: the item's lease
+	// then tells that it is over.
 	Release(ctx context.Context, work string) error
 	// Items gives the items noted, by this worker or a former one.
 	Items(ctx context.Context) ([]HeldItem, error)

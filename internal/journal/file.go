@@ -54,8 +54,8 @@ type File struct {
 	writes  chan *write
 	writing sync.WaitGroup
 
-	lazy   sync.Mutex
-	posted []worker.CallKey // to be written with the next write
+	lazy  sync.Mutex
+	later []func() error // to be done with the next write
 }
 
 var (
@@ -126,7 +126,7 @@ func (f *File) Close() error {
 	close(f.writes)
 	f.mu.Unlock()
 	f.writing.Wait()
-	err := f.transact(nil) // what was posted last
+	err := f.transact(nil) // what was left for later
 	return errors.Join(err, f.db.Close())
 }
 
@@ -212,15 +212,17 @@ func (f *File) transact(group []*write) (err error) {
 	if _, err := f.exec("BEGIN IMMEDIATE"); err != nil {
 		return err
 	}
-	posted := f.takePosted()
+	later := f.takeLater()
 	defer func() {
 		if err != nil {
-			f.putPosted(posted)
+			f.putLater(later)
 			_, _ = f.exec("ROLLBACK") // what it says is no news
 		}
 	}()
-	if err := f.writePosted(posted); err != nil {
-		return err
+	for _, do := range later {
+		if err := do(); err != nil {
+			return err
+		}
 	}
 	for _, w := range group {
 		if err := w.do(); err != nil {
@@ -284,40 +286,38 @@ func (f *File) Finished(ctx context.Context, c worker.CallKey, result []byte) er
 	})
 }
 
-// Posted drops a call's result and remembers for a week that it was there. It
-// costs no sync of its own: it goes with the next write, and when a crash
-// comes before that, the result is posted again.
+// Posted drops a call's result and remembers for a week that it was there. When
+// a crash comes before the next write, the result is posted again.
 func (f *File) Posted(_ context.Context, c worker.CallKey) error {
-	f.lazy.Lock()
-	defer f.lazy.Unlock()
-	f.posted = append(f.posted, c)
-	return nil
-}
-
-// takePosted gives what is to be written, putPosted what was not.
-func (f *File) takePosted() []worker.CallKey {
-	f.lazy.Lock()
-	defer f.lazy.Unlock()
-	posted := f.posted
-	f.posted = nil
-	return posted
-}
-
-func (f *File) putPosted(posted []worker.CallKey) {
-	f.lazy.Lock()
-	defer f.lazy.Unlock()
-	f.posted = append(posted, f.posted...)
-}
-
-func (f *File) writePosted(posted []worker.CallKey) error {
-	for _, c := range posted {
-		if _, err := f.exec(`INSERT INTO calls (session, call, state, at) VALUES (?, ?, 'posted', ?)
+	f.postpone(func() error {
+		_, err := f.exec(`INSERT INTO calls (session, call, state, at) VALUES (?, ?, 'posted', ?)
 			ON CONFLICT DO UPDATE SET state = excluded.state, result = NULL, at = excluded.at WHERE state <> 'posted'`,
-			c.Session, c.Call, time.Now().UnixMicro()); err != nil {
-			return err
-		}
-	}
+			c.Session, c.Call, time.Now().UnixMicro())
+		return err
+	})
 	return nil
+}
+
+// postpone leaves for the next write what needs no sync of its own.
+func (f *File) postpone(do func() error) {
+	f.lazy.Lock()
+	defer f.lazy.Unlock()
+	f.later = append(f.later, do)
+}
+
+// takeLater gives what is to be done, putLater what was not.
+func (f *File) takeLater() []func() error {
+	f.lazy.Lock()
+	defer f.lazy.Unlock()
+	later := f.later
+	f.later = nil
+	return later
+}
+
+func (f *File) putLater(later []func() error) {
+	f.lazy.Lock()
+	defer f.lazy.Unlock()
+	f.later = append(later, f.later...)
 }
 
 // Hold notes an item and its last beat.
@@ -334,12 +334,14 @@ func (f *File) Hold(ctx context.Context, h worker.HeldItem) error {
 	})
 }
 
-// Release forgets an item.
-func (f *File) Release(ctx context.Context, work string) error {
-	return f.update(ctx, "forget an item", func() error {
+// Release forgets an item. When a crash comes before the next write, whoever
+// comes after is told by the control plane that it is over.
+func (f *File) Release(_ context.Context, work string) error {
+	f.postpone(func() error {
 		_, err := f.exec("DELETE FROM items WHERE work = ?", work)
 		return err
 	})
+	return nil
 }
 
 // Items gives the items that are held, the oldest beat first. Those whose
