@@ -212,33 +212,33 @@ func (c *Client) newRequest(ctx context.Context, r request, body []byte) (*http.
 	return req, nil
 }
 
-// call does r and decodes the answer. There is no answer (ok is false) when
-// the server sent none: 204, an empty body or JSON null.
-func call[T any](ctx context.Context, c *Client, r request) (out T, ok bool, err error) {
+// call does r and decodes the answer into out. ok is false when the server sent
+// none: 204, an empty body or JSON null.
+func (c *Client) call(ctx context.Context, r request, out any) (ok bool, err error) {
 	var body []byte
 	if r.body != nil {
 		if body, err = json.Marshal(r.body); err != nil {
-			return out, false, fmt.Errorf("encode the request: %w", err)
+			return false, fmt.Errorf("encode the request: %w", err)
 		}
 	}
 	raw, header, err := c.do(ctx, r, body)
 	if err != nil {
-		return out, false, err
+		return false, err
 	}
-	ok, err = c.decode(r, raw, header, &out)
-	return out, ok, err
+	return c.decode(r, raw, header, out)
 }
 
 // must is call for an answer that has to be there.
 func must[T any](ctx context.Context, c *Client, r request) (*T, error) {
-	out, ok, err := call[T](ctx, c, r)
-	if err != nil {
+	out := new(T)
+	ok, err := c.call(ctx, r, out)
+	switch {
+	case err != nil:
 		return nil, err
-	}
-	if !ok {
+	case !ok:
 		return nil, &unexpected{r.name(), "it is empty"}
 	}
-	return &out, nil
+	return out, nil
 }
 
 // do tries r until it succeeds, fails for good or has been tried enough.

@@ -76,6 +76,6 @@ func (c *Client) DeleteMemory(ctx context.Context, store, id, expected string) e
 	if expected != "" {
 		r.query = url.Values{"expected_content_sha256": {expected}}
 	}
-	_, _, err := call[api.Deleted](ctx, c, r)
+	_, err := c.call(ctx, r, &api.Deleted{})
 	return err
 }

@@ -42,7 +42,7 @@ func (c *Client) ArchiveEnvironment(ctx context.Context, id string) (*api.Enviro
 }
 
 func (c *Client) DeleteEnvironment(ctx context.Context, id string) error {
-	_, _, err := call[api.Deleted](ctx, c, request{method: http.MethodDelete, path: []string{"environments", id}})
+	_, err := c.call(ctx, request{method: http.MethodDelete, path: []string{"environments", id}}, &api.Deleted{})
 	return err
 }
 
@@ -145,7 +145,7 @@ func (c *Client) ArchiveSession(ctx context.Context, id string) (*api.Session, e
 }
 
 func (c *Client) DeleteSession(ctx context.Context, id string) error {
-	_, _, err := call[api.Deleted](ctx, c, request{method: http.MethodDelete, path: []string{"sessions", id}})
+	_, err := c.call(ctx, request{method: http.MethodDelete, path: []string{"sessions", id}}, &api.Deleted{})
 	return err
 }
 
@@ -216,6 +216,6 @@ func (c *Client) Keys(ctx context.Context, environment string) (*api.Page[api.Ke
 
 // RevokeKey ends a key at once. Berth only.
 func (c *Client) RevokeKey(ctx context.Context, id string) error {
-	_, _, err := call[api.Deleted](ctx, c, request{method: http.MethodDelete, path: []string{"berth", "keys", id}})
+	_, err := c.call(ctx, request{method: http.MethodDelete, path: []string{"berth", "keys", id}}, &api.Deleted{})
 	return err
 }

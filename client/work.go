@@ -31,11 +31,11 @@ func (c *Client) Poll(ctx context.Context, environment string, p Poll) (*api.Wor
 	if p.WorkerID != "" {
 		r.header = http.Header{"Anthropic-Worker-Id": {p.WorkerID}}
 	}
-	w, ok, err := call[api.Work](ctx, c, r)
-	if err != nil || !ok || w.ID == "" {
+	w := &api.Work{}
+	if ok, err := c.call(ctx, r, w); err != nil || !ok || w.ID == "" {
 		return nil, err
 	}
-	return &w, nil
+	return w, nil
 }
 
 // Ack takes a polled item off the queue.
@@ -61,13 +61,14 @@ func (c *Client) Beat(ctx context.Context, environment, work, expected string, t
 // Stop ends an item: gracefully, by asking its holder, or by force. The item
 // is nil when the server answers without one.
 func (c *Client) Stop(ctx context.Context, environment, work string, force bool) (*api.Work, error) {
-	w, ok, err := call[api.Work](ctx, c, request{
+	w := &api.Work{}
+	ok, err := c.call(ctx, request{
 		method: http.MethodPost, path: []string{"environments", environment, "work", work, "stop"}, body: api.StopWork{Force: force},
-	})
+	}, w)
 	if err != nil || !ok {
 		return nil, err
 	}
-	return &w, nil
+	return w, nil
 }
 
 // Work gets an item.

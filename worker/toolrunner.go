@@ -123,6 +123,7 @@ type run struct {
 	queue     []*pending
 	kept      int64 // bytes of calls that are open
 	running   *pending
+	jobs      chan job // calls to be served
 	cancelRun context.CancelCauseFunc
 	overdue   <-chan time.Time // by then the running call should have ended, nil while it is not cut off
 	verdicts  map[string]string
@@ -188,6 +189,8 @@ func (r *run) loop(take, work context.Context) (end End, err error) {
 	reading, stopReading := context.WithCancel(work)
 	in, readerGone := r.startReader(reading)
 	done := make(chan callDone, 1)
+	r.jobs = make(chan job, 1)
+	go r.work(done)
 	r.idle = time.NewTimer(time.Hour)
 	r.idle.Stop()
 	r.quiet = time.NewTimer(time.Hour)
@@ -202,6 +205,7 @@ func (r *run) loop(take, work context.Context) (end End, err error) {
 		r.quiet.Stop()
 		r.unsaid.Stop()
 		r.leaveSlots()
+		close(r.jobs)
 		<-readerGone
 	}()
 
@@ -217,13 +221,27 @@ func (r *run) loop(take, work context.Context) (end End, err error) {
 			defer t.Stop()
 			w.limit = t.C
 		}
-		r.settle(work, done)
+		r.settle(work)
 		if r.closing != "" && r.running == nil {
 			return r.closing, nil
 		}
 		if end, err = r.next(work, w); end != "" {
 			return end, err
 		}
+	}
+}
+
+// job is a call to be served; ctx is serve's.
+type job struct {
+	ctx  context.Context
+	call *pending
+}
+
+// work serves one job after the other until there are no more. A goroutine for
+// each would have its stack grow anew.
+func (r *run) work(done chan<- callDone) {
+	for j := range r.jobs {
+		done <- r.serve(j.ctx, j.call)
 	}
 }
 
@@ -381,7 +399,7 @@ func (r *run) finished(d callDone) {
 
 // settle does what follows from the state: takes or gives the slot, begins
 // the next call, sets the idle clock.
-func (r *run) settle(work context.Context, done chan<- callDone) {
+func (r *run) settle(work context.Context) {
 	r.settleSlot()
 	if r.read && (len(r.queue) > 0 || r.turn == api.TypeSessionStatusRunning) {
 		r.wanted()
@@ -393,7 +411,7 @@ func (r *run) settle(work context.Context, done chan<- callDone) {
 		var ctx context.Context
 		ctx, r.cancelRun = context.WithCancelCause(work)
 		r.running = c
-		go func() { done <- r.serve(ctx, c) }()
+		r.jobs <- job{ctx, c}
 	}
 	if !r.idles() || r.leaving != "" || r.maxIdle < 0 {
 		r.idle.Stop()
