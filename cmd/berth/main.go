@@ -21,7 +21,7 @@ func main() {
 			fmt.Fprintln(os.Stderr, "berth:", err)
 			os.Exit(1)
 		}
-		slack.Allow(os.Getpid(), 0)
+		slack.Allow(os.Getpid(), 0, slack.Late)
 	}
 	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }

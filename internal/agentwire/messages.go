@@ -88,7 +88,8 @@ func (k StepKind) String() string {
 }
 
 // Step is one step. FD is the number of an inherited descriptor of a detached
-// mount, or 0.
+// mount, or 0. The Mode of a StepBind is the source's kind (S_IFMT) where that is
+// known, else 0.
 type Step struct {
 	Kind     StepKind
 	Source   string

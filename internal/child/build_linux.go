@@ -17,7 +17,7 @@ var bases = []string{"/tmp", "/mnt", "/run", "/var"}
 type builder struct {
 	base string // where the fresh root is, "" when there is none
 	over string // what lies over an image, once it does
-	open []int  // per step: the source's descriptor, or -1
+	open []int  // per step: the source's mount, detached, or -1
 }
 
 // place is a root directory in a mount namespace.
@@ -50,14 +50,35 @@ func (p place) apart() error {
 	return fail("unshare the mounts", err)
 }
 
-// build does the steps in order. Sources are opened first, because the fresh
-// root may cover them.
+// build does the steps in order.
 func build(steps []agentwire.Step) error {
 	unix.Umask(0)
 	defer unix.Umask(0o022)
 	b := &builder{open: make([]int, len(steps))}
-	for i, s := range steps {
+	for i := range b.open {
 		b.open[i] = -1
+	}
+	defer b.close()
+	taken := false
+	for i, s := range steps {
+		if apart := s.Kind == agentwire.StepPrivate || s.Kind == agentwire.StepSlave; !apart && !taken {
+			if err := b.take(steps); err != nil {
+				return err
+			}
+			taken = true
+		}
+		if err := b.step(i, s); err != nil && !s.Optional {
+			return err
+		}
+	}
+	return nil
+}
+
+// take clones all sources, before the fresh root may cover one and after mounts
+// are apart from those outside: a clone is what its source was.
+func (b *builder) take(steps []agentwire.Step) error {
+	const flags = unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC | unix.AT_RECURSIVE | unix.AT_NO_AUTOMOUNT
+	for i, s := range steps {
 		if s.Kind != agentwire.StepBind && s.Kind != agentwire.StepImage {
 			continue
 		}
@@ -66,27 +87,23 @@ func build(steps []agentwire.Step) error {
 			unix.CloseOnExec(s.FD)
 			continue
 		}
-		fd, err := unix.Open(s.Source, unix.O_PATH|unix.O_CLOEXEC, 0)
+		fd, err := unix.OpenTree(unix.AT_FDCWD, s.Source, flags)
 		if err != nil && !s.Optional {
-			return fail("open "+s.Source, err)
+			return fail("clone "+s.Source, err)
 		}
 		if err == nil {
 			b.open[i] = fd
 		}
 	}
-	defer func() {
-		for _, fd := range b.open {
-			if fd >= 0 {
-				unix.Close(fd)
-			}
-		}
-	}()
-	for i, s := range steps {
-		if err := b.step(i, s); err != nil && !s.Optional {
-			return err
+	return nil
+}
+
+func (b *builder) close() {
+	for _, fd := range b.open {
+		if fd >= 0 {
+			unix.Close(fd)
 		}
 	}
-	return nil
 }
 
 func (b *builder) step(i int, s agentwire.Step) error {
@@ -204,24 +221,20 @@ func (b *builder) bind(i int, s agentwire.Step, at string) error {
 	if fd < 0 {
 		return unix.ENOENT
 	}
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return fail("stat "+s.Source, err)
+	kind := s.Mode & unix.S_IFMT
+	if kind == 0 {
+		var st unix.Stat_t
+		if err := unix.Fstat(fd, &st); err != nil {
+			return fail("stat "+s.Source, err)
+		}
+		kind = st.Mode & unix.S_IFMT
 	}
-	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+	if kind == unix.S_IFDIR {
 		if err := makeDirs(at, 0o755); err != nil {
 			return err
 		}
 	} else if err := writeFile(at, nil, 0o644); err != nil {
 		return err
-	}
-	if s.FD == 0 {
-		clone, err := unix.OpenTree(fd, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE|unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
-		if err != nil {
-			return fail("clone "+s.Source, err)
-		}
-		defer unix.Close(clone)
-		fd = clone
 	}
 	var attr uint64
 	if s.ReadOnly {

@@ -19,19 +19,16 @@ import (
 func (a *agent) posture(q agentwire.Probe) agentwire.Posture {
 	var p agentwire.Posture
 	credentials(&p)
-	a.statusOf(a.shell.pid, &p)
+	if !a.statusOf(a.shell.pid, &p) {
+		sets(&p)
+	}
 	for _, r := range []uint32{unix.RLIMIT_CORE, unix.RLIMIT_NPROC, unix.RLIMIT_NOFILE} {
 		var l unix.Rlimit
 		if unix.Prlimit(a.shell.pid, int(r), nil, &l) == nil {
 			p.Rlimits = append(p.Rlimits, agentwire.Rlimit{Resource: r, Max: l.Max})
 		}
 	}
-	for _, name := range []string{"cgroup", "ipc", "mnt", "net", "pid", "user", "uts"} {
-		var st unix.Stat_t
-		if unix.Stat("/proc/thread-self/ns/"+name, &st) == nil || unix.Stat("/proc/self/ns/"+name, &st) == nil {
-			p.Namespaces = append(p.Namespaces, agentwire.Namespace{Name: name, Inode: st.Ino})
-		}
-	}
+	namespaces(&p)
 	a.inherited(&p)
 	var u unix.Utsname
 	if unix.Uname(&u) == nil {
@@ -78,6 +75,16 @@ func credentials(p *agentwire.Posture) {
 	p.Inheritable = both(caps[0].Inheritable, caps[1].Inheritable)
 	p.Permitted = both(caps[0].Permitted, caps[1].Permitted)
 	p.Effective = both(caps[0].Effective, caps[1].Effective)
+	none, err := unix.PrctlRetInt(unix.PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0)
+	p.NoNewPrivs = err == nil && none == 1
+	if mode, err := unix.PrctlRetInt(unix.PR_GET_SECCOMP, 0, 0, 0, 0); err == nil {
+		p.Seccomp = uint32(mode)
+	}
+}
+
+// sets asks for the bounding and the ambient set of this thread, a call for each
+// capability.
+func sets(p *agentwire.Posture) {
 	for c := uintptr(0); c < 64; c++ {
 		has, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, c, 0, 0, 0)
 		if err != nil {
@@ -90,40 +97,72 @@ func credentials(p *agentwire.Posture) {
 			p.Ambient |= 1 << c
 		}
 	}
-	none, err := unix.PrctlRetInt(unix.PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0)
-	p.NoNewPrivs = err == nil && none == 1
-	if mode, err := unix.PrctlRetInt(unix.PR_GET_SECCOMP, 0, 0, 0, 0); err == nil {
-		p.Seccomp = uint32(mode)
+}
+
+// namespaces are those of this thread, or where /proc knows no threads of this
+// process.
+func namespaces(p *agentwire.Posture) {
+	const flags = unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC
+	dir, err := unix.Open("/proc/thread-self/ns", flags, 0)
+	if err != nil {
+		dir, err = unix.Open("/proc/self/ns", flags, 0)
+	}
+	if err != nil {
+		return
+	}
+	defer unix.Close(dir)
+	for _, name := range []string{"cgroup", "ipc", "mnt", "net", "pid", "user", "uts"} {
+		var st unix.Stat_t
+		if unix.Fstatat(dir, name, &st, 0) == nil {
+			p.Namespaces = append(p.Namespaces, agentwire.Namespace{Name: name, Inode: st.Ino})
+		}
 	}
 }
 
 // statusOf puts what a process's status says in the place of what this
-// thread says.
-func (a *agent) statusOf(pid int, p *agentwire.Posture) {
+// thread says. all says that the bounding and the ambient set were there.
+func (a *agent) statusOf(pid int, p *agentwire.Posture) (all bool) {
+	found := 0
 	for line := range bytes.Lines(a.file("/proc/" + strconv.Itoa(pid) + "/status")) {
 		key, value, _ := bytes.Cut(line, []byte(":"))
 		f := bytes.Fields(value)
 		if len(f) == 0 {
 			continue
 		}
-		set := map[string]*uint64{"CapInh": &p.Inheritable, "CapPrm": &p.Permitted, "CapEff": &p.Effective, "CapBnd": &p.Bounding, "CapAmb": &p.Ambient}[string(key)]
-		switch {
-		case set != nil:
-			if v, err := strconv.ParseUint(string(f[0]), 16, 64); err == nil {
-				*set = v
-			}
-		case string(key) == "Uid":
+		switch string(key) {
+		case "CapInh":
+			set(&p.Inheritable, f[0])
+		case "CapPrm":
+			set(&p.Permitted, f[0])
+		case "CapEff":
+			set(&p.Effective, f[0])
+		case "CapBnd":
+			found += set(&p.Bounding, f[0])
+		case "CapAmb":
+			found += set(&p.Ambient, f[0])
+		case "Uid":
 			ids(&p.UIDs, f)
-		case string(key) == "Gid":
+		case "Gid":
 			ids(&p.GIDs, f)
-		case string(key) == "NoNewPrivs":
+		case "NoNewPrivs":
 			p.NoNewPrivs = string(f[0]) == "1"
-		case string(key) == "Seccomp":
+		case "Seccomp":
 			p.Seccomp = number(f[0])
-		case string(key) == "Seccomp_filters":
+		case "Seccomp_filters":
 			p.Filters = number(f[0])
 		}
 	}
+	return found == 2
+}
+
+// set reads a set of capabilities; it gives how many it could read.
+func set(to *uint64, b []byte) int {
+	v, err := strconv.ParseUint(string(b), 16, 64)
+	if err != nil {
+		return 0
+	}
+	*to = v
+	return 1
 }
 
 func ids(to *[4]uint32, f [][]byte) {
@@ -190,13 +229,7 @@ func (a *agent) mounts(p *agentwire.Posture) {
 // inherited lists the descriptors that an exec does not close. The shell gets
 // its first three anew.
 func (a *agent) inherited(p *agentwire.Posture) {
-	d, err := os.Open("/proc/self/fd")
-	if err != nil {
-		p.Cut = true
-		return
-	}
-	defer d.Close()
-	names, err := d.Readdirnames(-1)
+	names, err := entries("/proc/self/fd")
 	if err != nil {
 		p.Cut = true
 	}
@@ -241,12 +274,7 @@ func (a *agent) interfaces(p *agentwire.Posture) {
 
 // visible counts the processes that can be seen.
 func visible() (n uint32) {
-	d, err := os.Open("/proc")
-	if err != nil {
-		return 0
-	}
-	defer d.Close()
-	names, _ := d.Readdirnames(-1)
+	names, _ := entries("/proc")
 	for _, name := range names {
 		if name[0] >= '1' && name[0] <= '9' {
 			n++

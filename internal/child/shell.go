@@ -21,6 +21,7 @@ const outputs = 8
 // shell is one bash. Only the loop touches it.
 type shell struct {
 	dir    string // holds the FIFOs and the files
+	bare   bool   // nothing can be in dir that we have not made
 	pid    int
 	script int    // the script file
 	end    int64  // of the script
@@ -55,9 +56,9 @@ func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + 
 
 // startShell starts bash in a directory of its own. The FIFOs are made anew:
 // what an earlier shell or its jobs hold is of no use to this one.
-func startShell(boot agentwire.Boot) (s *shell, err error) {
+func startShell(boot agentwire.Boot) (_ *shell, err error) {
 	dir := boot.RunDir
-	s = &shell{dir: dir, script: -1, awake: -1, report: -1, text: -1}
+	s := &shell{dir: dir, script: -1, awake: -1, report: -1, text: -1}
 	for i := range s.out {
 		s.out[i].fd = -1
 	}
@@ -66,7 +67,8 @@ func startShell(boot agentwire.Boot) (s *shell, err error) {
 			s.close()
 		}
 	}()
-	if err := unix.Mkdir(dir, 0o700); err != nil && err != unix.EEXIST {
+	err = unix.Mkdir(dir, 0o700)
+	if s.bare = err == nil; err != nil && err != unix.EEXIST {
 		return nil, fail("mkdir "+dir, err)
 	}
 	for _, name := range []string{"wake0", "wake1"} {
@@ -103,8 +105,8 @@ func startShell(boot agentwire.Boot) (s *shell, err error) {
 		}
 		defer unix.Close(out)
 	}
-	s.pid, err = syscall.ForkExec(boot.Bash, []string{"bash", "--noprofile", "--norc", "bash"}, &syscall.ProcAttr{
-		Dir:   dir, // the script is called "bash", and so is the shell in its messages
+	s.pid, err = syscall.ForkExec(boot.Bash, []string{boot.Bash, "--noprofile", "--norc", "bash"}, &syscall.ProcAttr{
+		Dir:   dir, // the script is called "bash", and so is the shell in its messages; a program with a path is not looked for
 		Env:   boot.Env,
 		Files: []uintptr{uintptr(null), uintptr(out), uintptr(out)},
 		Sys:   &syscall.SysProcAttr{Setsid: true},
@@ -115,6 +117,7 @@ func startShell(boot agentwire.Boot) (s *shell, err error) {
 	if err != nil {
 		return nil, fail("start "+boot.Bash, err)
 	}
+	s.bare = false
 	// It starts nothing before it is woken.
 	if err = bindShell(s.pid, boot.OpenFiles); err != nil {
 		kill(s.pid)
@@ -163,11 +166,23 @@ func (s *shell) tidy() {
 	}
 }
 
+// clear makes room for what is to have a path.
+func (s *shell) clear(path string) error {
+	if s.bare {
+		return nil
+	}
+	err := unix.Unlink(path)
+	if err == unix.ENOENT {
+		return nil
+	}
+	return fail("unlink "+path, err)
+}
+
 // file makes a file anew: nobody can have put a link in its place.
 func (s *shell) file(name string) (int, error) {
 	path := s.dir + "/" + name
-	if err := unix.Unlink(path); err != nil && err != unix.ENOENT {
-		return -1, fail("unlink "+path, err)
+	if err := s.clear(path); err != nil {
+		return -1, err
 	}
 	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, 0o600)
 	if err != nil {
@@ -179,8 +194,8 @@ func (s *shell) file(name string) (int, error) {
 // fifo makes a FIFO in the place of whatever has its name.
 func (s *shell) fifo(name string) error {
 	path := s.dir + "/" + name
-	if err := unix.Unlink(path); err != nil && err != unix.ENOENT {
-		return fail("unlink "+path, err)
+	if err := s.clear(path); err != nil {
+		return err
 	}
 	return fail("mkfifo "+path, unix.Mkfifo(path, 0o600))
 }

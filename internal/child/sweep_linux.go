@@ -101,12 +101,7 @@ func descends(table map[int]process, pid, root int) bool {
 
 // processes reads /proc.
 func processes() map[int]process {
-	d, err := os.Open("/proc")
-	if err != nil {
-		return nil
-	}
-	defer d.Close()
-	names, err := d.Readdirnames(-1)
+	names, err := entries("/proc")
 	if err != nil {
 		return nil
 	}
@@ -131,6 +126,25 @@ func processes() map[int]process {
 		}
 	}
 	return table
+}
+
+// entries gives the names in a directory, as many as it could read. It is no
+// os.File's work: with the first of those Go's runtime begins to poll, and wakes
+// threads to do so for as long as the agent lives.
+func entries(dir string) (names []string, err error) {
+	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	var buf [8 << 10]byte
+	for {
+		n, err := unix.ReadDirent(fd, buf[:])
+		if n <= 0 || err != nil {
+			return names, err
+		}
+		_, _, names = unix.ParseDirent(buf[:n], -1, names)
+	}
 }
 
 // parseStat reads a /proc/PID/stat line. The name in parentheses may hold

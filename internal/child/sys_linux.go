@@ -3,6 +3,7 @@ package child
 import (
 	"os"
 	"strconv"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -62,8 +63,12 @@ func widen(fd int) { _, _ = unix.FcntlInt(uintptr(fd), unix.F_SETPIPE_SZ, 1<<20)
 // closed: an agent that is a whole berth has descriptors of its runtime there.
 func keepFrom(first int) { _ = unix.CloseRange(uint(first), 1<<31, unix.CLOSE_RANGE_CLOEXEC) }
 
-// calm has the timers of the runtime's own threads be late.
-func calm() { slack.Allow(os.Getpid(), unix.Gettid()) }
+// idleLate is how late the timers of the runtime's own threads may be: next to
+// nothing waits for another goroutine here.
+const idleLate = 20 * time.Millisecond
+
+// calm has them be late.
+func calm() { slack.Allow(os.Getpid(), unix.Gettid(), idleLate) }
 
 // neighbour says that who connects has a number among the processes seen here:
 // the supervisor, which is outside, has none.

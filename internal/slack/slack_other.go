@@ -2,8 +2,10 @@
 
 package slack
 
+import "time"
+
 // Allow does nothing: only Linux has it.
-func Allow(int, int) {}
+func Allow(int, int, time.Duration) {}
 
 // Reset does nothing.
 func Reset() {}

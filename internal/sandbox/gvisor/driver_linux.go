@@ -214,7 +214,7 @@ func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (_ sandbox.Sandbo
 	if err != nil {
 		return nil, err
 	}
-	slack.Allow(sentry, 0) // a session's sleeps among its timers
+	slack.Allow(sentry, 0, slack.Late) // a session's sleeps among its timers
 	return d.box(live, files, rec, h, group, held), nil
 }
 

@@ -131,7 +131,11 @@ func compose(steps *[]agentwire.Step, dir string, places map[string]string) erro
 				return err
 			}
 		default:
-			*steps = append(*steps, agentwire.Step{Kind: agentwire.StepBind, Source: name, Target: name, Devices: true, Setuid: true, Optional: true})
+			s := agentwire.Step{Kind: agentwire.StepBind, Source: name, Target: name, Devices: true, Setuid: true, Optional: true}
+			if e.IsDir() {
+				s.Mode = unix.S_IFDIR
+			}
+			*steps = append(*steps, s)
 		}
 	}
 	return nil
