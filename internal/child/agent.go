@@ -18,7 +18,7 @@ import (
 type agent struct {
 	boot   agentwire.Boot
 	next   *agentwire.Boot // ends this one
-	host   place           // what a Boot that Renews begins from
+	ground *ground         // what a Boot that Renews begins from
 	bearer *bearer         // and what it must find
 	listen int             // -1 when nobody else can come
 	conn   int             // -1 when nobody is connected
@@ -77,20 +77,20 @@ func agentMain() int {
 // succession lives one Boot after the other.
 func (a *agent) succession() int {
 	var err error
-	if a.host, err = origin(); err == nil {
-		a.bearer, err = newBearer()
+	calm()
+	if a.bearer, err = newBearer(); err == nil {
+		a.ground, err = newGround() // where there is no /proc
 	}
 	if err != nil {
 		return a.fails(err)
 	}
-	calm()
 	for {
 		code := a.live(bootStage)
 		if a.next == nil {
 			return code
 		}
 		a = &agent{
-			boot: *a.next, host: a.host, bearer: a.bearer, listen: a.listen, conn: a.conn, reply: a.reply, guard: a.guard, door: a.door,
+			boot: *a.next, ground: a.ground, bearer: a.bearer, listen: a.listen, conn: a.conn, reply: a.reply, guard: a.guard, door: a.door,
 			wake: a.wake, out: a.out, buf: a.buf, seen: map[string]bool{},
 		}
 	}
@@ -218,12 +218,12 @@ func (a *agent) begin() (stage, error) {
 
 // steps does those of the Boot, and seals.
 func (a *agent) steps() error {
-	if a.boot.Renews {
-		if err := a.host.apart(); err != nil {
+	if a.ground != nil {
+		if err := a.ground.stand(); err != nil {
 			return err
 		}
 	}
-	if err := build(a.boot.Steps); err != nil {
+	if err := build(a.boot.Steps, a.ground); err != nil {
 		return err
 	}
 	if a.boot.Seal {

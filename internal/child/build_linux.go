@@ -18,56 +18,42 @@ type builder struct {
 	base string // where the fresh root is, "" when there is none
 	over string // what lies over an image, once it does
 	open []int  // per step: the source's mount, detached, or -1
+
+	ground *ground // nil where the mounts are this process's already
+	kind   uint64  // with a ground: how clones are apart from their sources
 }
 
-// place is a root directory in a mount namespace.
-type place struct{ mounts, root int }
-
-// origin is this thread's.
-func origin() (p place, err error) {
-	if p.mounts, err = unix.Open("/proc/thread-self/ns/mnt", unix.O_RDONLY|unix.O_CLOEXEC, 0); err == nil {
-		p.root, err = unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	}
-	return p, fail("hold the host's mounts", err)
-}
-
-// apart takes this thread there, and gives it and what it starts mounts of their
-// own that are the same. Where it was is nobody's then.
-func (p place) apart() error {
-	err := unix.Unshare(unix.CLONE_FS)
-	if err == nil {
-		err = unix.Setns(p.mounts, unix.CLONE_NEWNS)
-	}
-	if err == nil {
-		err = unix.Fchdir(p.root)
-	}
-	if err == nil {
-		err = unix.Chroot(".")
-	}
-	if err == nil {
-		err = unix.Unshare(unix.CLONE_NEWNS)
-	}
-	return fail("unshare the mounts", err)
-}
-
-// build does the steps in order.
-func build(steps []agentwire.Step) error {
+// build does the steps in order. With a ground, on which this thread stands, it
+// is left when the sources are taken: what is built is in a namespace of its own.
+func build(steps []agentwire.Step, g *ground) error {
 	unix.Umask(0)
 	defer unix.Umask(0o022)
-	b := &builder{open: make([]int, len(steps))}
+	b := &builder{open: make([]int, len(steps)), ground: g, kind: unix.MS_PRIVATE}
 	for i := range b.open {
 		b.open[i] = -1
 	}
 	defer b.close()
-	taken := false
-	for i, s := range steps {
-		if apart := s.Kind == agentwire.StepPrivate || s.Kind == agentwire.StepSlave; !apart && !taken {
-			if err := b.take(steps); err != nil {
-				return err
-			}
-			taken = true
+	apart := 0
+	for apart < len(steps) && (steps[apart].Kind == agentwire.StepPrivate || steps[apart].Kind == agentwire.StepSlave) {
+		apart++
+	}
+	if err := b.all(steps, 0, apart); err != nil {
+		return err
+	}
+	if err := b.take(steps); err != nil {
+		return err
+	}
+	if g != nil {
+		if err := g.leave(); err != nil {
+			return err
 		}
-		if err := b.step(i, s); err != nil && !s.Optional {
+	}
+	return b.all(steps, apart, len(steps))
+}
+
+func (b *builder) all(steps []agentwire.Step, from, to int) error {
+	for i := from; i < to; i++ {
+		if err := b.step(i, steps[i]); err != nil && !steps[i].Optional {
 			return err
 		}
 	}
@@ -88,11 +74,16 @@ func (b *builder) take(steps []agentwire.Step) error {
 			continue
 		}
 		fd, err := unix.OpenTree(unix.AT_FDCWD, s.Source, flags)
-		if err != nil && !s.Optional {
-			return fail("clone "+s.Source, err)
-		}
 		if err == nil {
 			b.open[i] = fd
+			if b.ground != nil {
+				err = unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &unix.MountAttr{Propagation: b.kind})
+			}
+		} else if s.Optional {
+			continue
+		}
+		if err != nil {
+			return fail("clone "+s.Source, err)
 		}
 	}
 	return nil
@@ -110,8 +101,16 @@ func (b *builder) step(i int, s agentwire.Step) error {
 	at := b.base + s.Target
 	switch s.Kind {
 	case agentwire.StepPrivate:
+		if b.ground != nil {
+			b.kind = unix.MS_PRIVATE
+			return nil
+		}
 		return fail("make mounts private", unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
 	case agentwire.StepSlave:
+		if b.ground != nil {
+			b.kind = unix.MS_SLAVE
+			return nil
+		}
 		return fail("make mounts followers", unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""))
 	case agentwire.StepRoot:
 		return b.root(string(s.Data))
@@ -161,6 +160,9 @@ func (b *builder) step(i int, s agentwire.Step) error {
 	case agentwire.StepFreeze:
 		return fail("make the root read-only", setAttr(unix.AT_FDCWD, b.base, 0, unix.MOUNT_ATTR_RDONLY))
 	case agentwire.StepPivot:
+		if b.ground != nil {
+			return b.rise()
+		}
 		return b.pivot()
 	case agentwire.StepLoopback:
 		return loopback()
@@ -176,7 +178,11 @@ func (b *builder) step(i int, s agentwire.Step) error {
 
 func (b *builder) root(options string) error {
 	var err error
-	for _, base := range bases {
+	at := bases
+	if b.ground != nil {
+		at = []string{freshDir}
+	}
+	for _, base := range at {
 		if err = unix.Mount("root", base, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, options); err == nil {
 			b.base = base
 			return nil

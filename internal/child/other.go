@@ -18,7 +18,7 @@ import (
 
 var errLinux = errors.New("isolation needs Linux")
 
-func build(steps []agentwire.Step) error {
+func build(steps []agentwire.Step, _ *ground) error {
 	if len(steps) > 0 {
 		return errLinux
 	}
@@ -27,11 +27,11 @@ func build(steps []agentwire.Step) error {
 
 func (a *agent) seal() error { return errLinux }
 
-type place struct{}
+type ground struct{}
 
-func origin() (place, error) { return place{}, errLinux }
+func newGround() (*ground, error) { return nil, errLinux }
 
-func (place) apart() error { return errLinux }
+func (*ground) stand() error { return errLinux }
 
 type bearer struct{}
 
