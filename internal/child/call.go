@@ -194,11 +194,11 @@ func (a *agent) finish(end string, code int) {
 		ID: c.id, End: end, ExitCode: code, Head: head, Dropped: dropped, Tail: tail,
 		Elapsed: a.now.Sub(c.began),
 	}
-	if c.out >= 0 {
-		a.shell.out[c.out].busy = false // drained from now on
-	}
 	a.call = nil
 	a.send(agentwire.KindResult, a.last.Encode())
+	if c.out >= 0 {
+		a.shell.leave(c.out, a.room())
+	}
 }
 
 // cut ends the running command by force: everything it started is killed, and

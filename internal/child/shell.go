@@ -32,6 +32,7 @@ type shell struct {
 	report int    // the report FIFO; where bash keeps its output, a file for what is wrong with a text
 	text   int    // the file that a long text is put in
 	out    [outputs]output
+	spare  int    // the output that the last command had and nobody writes to any more, or -1
 	keeps  *keeps // nil where bash gets its outputs anew for each command
 }
 
@@ -47,8 +48,10 @@ const (
 
 // output is the read end of an output FIFO.
 type output struct {
-	fd   int  // -1 when nobody can be writing
-	busy bool // it belongs to the running command
+	fd    int  // -1 when nobody can be writing
+	busy  bool // it belongs to the running command
+	guard int  // a write end of ours while a second command has it, else 0
+	id    [2]uint64
 }
 
 // quote makes one word of a path.
@@ -58,7 +61,7 @@ func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + 
 // what an earlier shell or its jobs hold is of no use to this one.
 func startShell(boot agentwire.Boot) (_ *shell, err error) {
 	dir := boot.RunDir
-	s := &shell{dir: dir, script: -1, awake: -1, report: -1, text: -1}
+	s := &shell{dir: dir, script: -1, awake: -1, report: -1, text: -1, spare: -1}
 	for i := range s.out {
 		s.out[i].fd = -1
 	}
@@ -365,6 +368,9 @@ func (s *shell) run(text, nonce string) error {
 func (s *shell) takeOutput(turn int, lonely bool, buf []byte) (out int, err error) {
 	k := s.keeps
 	if k == nil {
+		if out = s.again(buf); out >= 0 {
+			return out, nil
+		}
 		return s.newOutput(turn)
 	}
 	empty := k.alone
@@ -384,9 +390,51 @@ func (s *shell) takeOutput(turn int, lonely bool, buf []byte) (out int, err erro
 	return out, err
 }
 
+// again gives the spare output to a command, unless it is not spare any more or
+// what has its name is another file by now. A FIFO that has had a writer is at its
+// end until the next one comes: that bash does not have it yet would look as if
+// nobody had it any more.
+func (s *shell) again(buf []byte) int {
+	i := s.spare
+	if s.spare = -1; i < 0 {
+		return -1
+	}
+	o := &s.out[i]
+	if n, err := quickRead(o.fd, buf); n != 0 || err != nil {
+		return -1
+	}
+	guard, err := quickOpen(s.dir+"/out", unix.O_WRONLY|unix.O_NONBLOCK|unix.O_CLOEXEC)
+	if err != nil {
+		return -1
+	}
+	if id, err := identity(guard); err != nil || id != o.id {
+		quickClose(guard)
+		return -1
+	}
+	o.busy, o.guard = true, guard
+	return i
+}
+
+// leave takes the output from the command that has ended. What comes there from
+// now on is a job's, and nobody's.
+func (s *shell) leave(i int, buf []byte) {
+	o := &s.out[i]
+	o.busy = false
+	if s.keeps != nil {
+		return
+	}
+	if o.guard > 0 {
+		quickClose(o.guard)
+		o.guard = 0
+	}
+	if n, err := quickRead(o.fd, buf); n == 0 && err == nil {
+		s.spare = i
+	}
+}
+
 // deserted says of an output that nothing comes there until the next command.
 func (s *shell) deserted(i int) bool {
-	return s.keeps != nil && s.keeps.alone && s.keeps.out == i && !s.out[i].busy
+	return s.spare == i || s.keeps != nil && s.keeps.alone && s.keeps.out == i && !s.out[i].busy
 }
 
 // newOutput makes a FIFO for a command; the place of the oldest job is taken
@@ -413,13 +461,30 @@ func (s *shell) newOutput(turn int) (int, error) {
 	if err != nil {
 		return -1, fail("open an output", err)
 	}
-	s.out[pick] = output{fd: fd, busy: true}
+	o := output{fd: fd, busy: true}
+	if s.keeps == nil {
+		if o.id, err = identity(fd); err != nil {
+			unix.Close(fd)
+			return -1, fail("look at an output", err)
+		}
+	}
+	s.out[pick] = o
 	return pick, nil
+}
+
+// identity tells a file from all others.
+func identity(fd int) (id [2]uint64, err error) {
+	var st unix.Stat_t
+	err = unix.Fstat(fd, &st)
+	return [2]uint64{uint64(st.Dev), st.Ino}, err
 }
 
 func (s *shell) dropOutput(i int) {
 	if s.out[i].fd >= 0 {
 		unix.Close(s.out[i].fd)
+	}
+	if s.out[i].guard > 0 {
+		unix.Close(s.out[i].guard)
 	}
 	s.out[i] = output{fd: -1}
 }
