@@ -63,9 +63,14 @@ func New(st store.Store) *Keys {
 	}
 }
 
-// NewToken makes a sessions token: the token itself, the public id that finds
-// it and the hash that proves it.
-func NewToken() (token, publicID string, hash [32]byte) { return newSecret(PrefixSessions) }
+// NewTokenID makes the public id by which a sessions token is found.
+func NewTokenID() string { return random(6, publicLen) }
+
+// NewToken makes a sessions token of a public id, and the hash that proves it.
+func NewToken(publicID string) (token string, hash [32]byte) {
+	token = PrefixSessions + publicID + random(32, secretLen)
+	return token, sha256.Sum256([]byte(token))
+}
 
 // Create makes a key and gives its secret, which is not kept. environment is
 // set for an environment key and "" for an API key.

@@ -34,7 +34,7 @@ func TestKeysLookAsTheyShould(t *testing.T) {
 	for prefix, make := range map[string]func() string{
 		PrefixAPI:         func() string { s, _, _ := newSecret(PrefixAPI); return s },
 		PrefixEnvironment: func() string { s, _, _ := newSecret(PrefixEnvironment); return s },
-		PrefixSessions:    func() string { s, _, _ := NewToken(); return s },
+		PrefixSessions:    func() string { s, _ := NewToken(NewTokenID()); return s },
 	} {
 		shape := regexp.MustCompile("^" + prefix + "[0-9A-Za-z]{51}$")
 		seen := map[string]bool{}
@@ -46,7 +46,8 @@ func TestKeysLookAsTheyShould(t *testing.T) {
 			seen[s] = true
 		}
 	}
-	token, id, hash := NewToken()
+	id := NewTokenID()
+	token, hash := NewToken(id)
 	if !strings.HasPrefix(token, PrefixSessions+id) || hash != sha256.Sum256([]byte(token)) {
 		t.Error("a token's id and hash are not its own")
 	}
@@ -224,8 +225,9 @@ func TestTokenStanding(t *testing.T) {
 
 func TestCheckToken(t *testing.T) {
 	each(t, func(t *testing.T, k *Keys, st store.Store) {
-		token, id, hash := NewToken()
-		other, _, _ := NewToken()
+		id := NewTokenID()
+		token, hash := NewToken(id)
+		other, _ := NewToken(NewTokenID())
 		now := time.Now().UTC().Truncate(time.Microsecond)
 		update(t, st, func(tx store.Tx) error {
 			if err := tx.InsertSession(storetest.Session("sesn_1", "env_1", now)); err != nil {
@@ -260,7 +262,7 @@ func TestCheckToken(t *testing.T) {
 func TestKindByLooks(t *testing.T) {
 	apiKey, _, _ := newSecret(PrefixAPI)
 	envKey, _, _ := newSecret(PrefixEnvironment)
-	token, _, _ := NewToken()
+	token, _ := NewToken(NewTokenID())
 	for presented, want := range map[string]plane.CallerKind{apiKey: plane.CallerAPI, envKey: plane.CallerEnvironment, token: plane.CallerSessions} {
 		if got, ok := Kind(presented); !ok || got != want {
 			t.Errorf("%s: %s %v", presented[:14], got, ok)

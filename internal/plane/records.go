@@ -143,8 +143,8 @@ type WorkItem struct {
 	Metadata      api.Metadata
 	HasInput      bool // its session has input: offered before those that have none
 
-	TokenID   string   // public id of its sessions token, "" before delivery
-	TokenHash [32]byte // SHA-256 of the token
+	TokenID   string   // public id of its sessions token
+	TokenHash [32]byte // SHA-256 of the token, zero before delivery
 
 	CreatedAt       time.Time // kept when the item is offered again under a new id
 	NotBefore       time.Time // not offered before

@@ -101,7 +101,7 @@ func runModel(rt *rapid.T, w *world) {
 			if it.State != api.WorkStopped {
 				live[it.SessionID]++
 			}
-			if it.TokenID != "" && it.TokenStanding(w.clock.Now()) == plane.Live {
+			if it.TokenHash != [32]byte{} && it.TokenStanding(w.clock.Now()) == plane.Live {
 				tokens[it.SessionID]++
 			}
 			if it.Tries > w.q.cfg.MaxTries {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/berthdev/berth/api"
+	"github.com/berthdev/berth/internal/auth"
 	"github.com/berthdev/berth/internal/plane"
 	"github.com/berthdev/berth/internal/store"
 )
@@ -107,7 +108,7 @@ func item(s *plane.Session, now time.Time) plane.WorkItem {
 	}
 	return plane.WorkItem{
 		ID: plane.NewID(plane.PrefixWork), EnvironmentID: s.EnvironmentID, SessionID: s.ID,
-		State: api.WorkQueued, Metadata: md, HasInput: s.HasInput, CreatedAt: now,
+		State: api.WorkQueued, Metadata: md, HasInput: s.HasInput, TokenID: auth.NewTokenID(), CreatedAt: now,
 	}
 }
 
@@ -340,7 +341,7 @@ func (q *Queue) prefer(w *plane.WorkItem, last plane.WorkItem, now time.Time) {
 func succession(old plane.WorkItem, calls open) plane.WorkItem {
 	return plane.WorkItem{
 		ID: plane.NewID(plane.PrefixWork), EnvironmentID: old.EnvironmentID, SessionID: old.SessionID,
-		State: api.WorkQueued, Metadata: old.Metadata, HasInput: old.HasInput,
+		State: api.WorkQueued, Metadata: old.Metadata, HasInput: old.HasInput, TokenID: auth.NewTokenID(),
 		CreatedAt: old.CreatedAt, Tries: old.Tries, PossiblyStarted: calls.begunBy(old),
 	}
 }

@@ -111,7 +111,10 @@ func (q *Queue) deliver(ctx context.Context, environment, worker string, reclaim
 
 // spentError names an unacked item that is not to be delivered once more: it
 // has been too often, or its session is gone.
-type spentError struct{ id, token string }
+type spentError struct {
+	id    string
+	token [32]byte // hash of that of its last delivery
+}
 
 func (e *spentError) Error() string { return "not to be delivered again: " + e.id }
 
@@ -140,14 +143,14 @@ func (q *Queue) claim(ctx context.Context, environment, worker string, reclaim t
 		fresh := w.DeliveredAt == nil
 		if !fresh {
 			if w.Tries >= q.cfg.MaxTries {
-				return &spentError{w.ID, w.TokenID}
+				return &spentError{w.ID, w.TokenHash}
 			}
 			old := w
 			var calls open
 			if w.Streamed || len(w.PossiblyStarted) > 0 {
 				s, err := tx.Session(w.SessionID)
 				if notFound(err) {
-					return &spentError{w.ID, w.TokenID}
+					return &spentError{w.ID, w.TokenHash}
 				}
 				if err != nil {
 					return err
@@ -165,7 +168,10 @@ func (q *Queue) claim(ctx context.Context, environment, worker string, reclaim t
 		}
 		w.DeliveredAt, w.DeliveredTo = &now, worker
 		w.Tries++
-		token, w.TokenID, w.TokenHash = auth.NewToken()
+		if w.TokenID == "" { // of an earlier version
+			w.TokenID = auth.NewTokenID()
+		}
+		token, w.TokenHash = auth.NewToken(w.TokenID)
 		got = w
 		if tell {
 			if err := tx.SawWorker(environment, worker, now); err != nil {
@@ -195,10 +201,10 @@ func (q *Queue) giveBack(ctx context.Context, got plane.WorkItem) {
 		if err != nil {
 			return err
 		}
-		if w.State != api.WorkQueued || w.TokenID != got.TokenID {
+		if w.State != api.WorkQueued || w.TokenHash != got.TokenHash {
 			return errNothing
 		}
-		w.DeliveredAt, w.DeliveredTo, w.TokenID, w.TokenHash = nil, "", "", [32]byte{}
+		w.DeliveredAt, w.DeliveredTo, w.TokenHash = nil, "", [32]byte{}
 		w.Tries = max(w.Tries-1, 0)
 		tx.Notify(store.Note{Environment: w.EnvironmentID})
 		return tx.UpdateWork(w)

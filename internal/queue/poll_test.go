@@ -198,7 +198,7 @@ func TestAPollThatLeaves(t *testing.T) {
 			t.Errorf("got %+v %v", work, err)
 		}
 		w.q.st = w.st
-		if it := w.live(s); it.DeliveredAt != nil || it.TokenID != "" || it.Tries != 0 || it.DeliveredTo != "" {
+		if it := w.live(s); it.DeliveredAt != nil || it.TokenHash != [32]byte{} || it.Tries != 0 || it.DeliveredTo != "" {
 			t.Errorf("given back as %+v", it)
 		}
 		w.must("next", s)

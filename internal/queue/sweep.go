@@ -174,7 +174,7 @@ func (q *Queue) settle(ctx context.Context, id string) error {
 // moved on.
 func (q *Queue) exhaust(ctx context.Context, spent *spentError) error {
 	return q.withBoth(ctx, spent.id, func(tx store.Tx, w plane.WorkItem, s plane.Session) error {
-		if w.State != api.WorkQueued || w.TokenID != spent.token {
+		if w.State != api.WorkQueued || w.TokenHash != spent.token {
 			return errNothing
 		}
 		now := q.now()
