@@ -217,32 +217,18 @@ func (l *lane) together(group []*job) {
 		}
 		return
 	}
-	passed := make([]*job, 0, len(group))
-	var later []*job // alone, when this group holds nothing any more
+	var passed, later, left []*job // later: alone, when this group holds nothing any more
 	defer func() { l.eachAlone(later) }()
-	for i, j := range group {
-		if err := j.ctx.Err(); err != nil {
-			j.finish(err)
-			continue
-		}
-		tx.Mark()
-		err := call(j, tx)
-		blocked := tx.Blocked()
-		switch {
-		case tx.Err() == nil && err == nil && blocked == nil:
-			passed = append(passed, j)
-		case tx.Err() != nil || !tx.Undo():
-			tx.Rollback()
-			tx.Close()
-			l.eachAlone(append(passed, group[i:]...))
-			return
-		case blocked == Busy:
-			later = append(later, j)
-		case blocked != nil:
-			l.postpone(j, blocked)
-		default:
-			j.finish(err)
-		}
+	if joint, ok := tx.(Joint); ok {
+		passed, later, left = l.beside(group, joint)
+	} else {
+		passed, later, left = l.oneByOne(group, tx)
+	}
+	if len(left) > 0 {
+		tx.Rollback()
+		tx.Close()
+		l.eachAlone(left)
+		return
 	}
 	if len(passed) == 0 {
 		tx.Rollback()
@@ -267,6 +253,32 @@ func (l *lane) together(group []*job) {
 	for _, j := range passed {
 		j.finish(nil)
 	}
+}
+
+// oneByOne is beside for an attempt that is not Joint.
+func (l *lane) oneByOne(group []*job, tx Attempt) (passed, later, left []*job) {
+	for i, j := range group {
+		if err := j.ctx.Err(); err != nil {
+			j.finish(err)
+			continue
+		}
+		tx.Mark()
+		err := call(j, tx)
+		blocked := tx.Blocked()
+		switch {
+		case tx.Err() == nil && err == nil && blocked == nil:
+			passed = append(passed, j)
+		case tx.Err() != nil || !tx.Undo():
+			return nil, later, append(passed, group[i:]...)
+		case blocked == Busy:
+			later = append(later, j)
+		case blocked != nil:
+			l.postpone(j, blocked)
+		default:
+			j.finish(err)
+		}
+	}
+	return passed, later, nil
 }
 
 func (l *lane) eachAlone(group []*job) {

@@ -94,6 +94,15 @@ func numbered(sql string) string {
 }
 
 func (c *conn) call(sql string, values []any) (call, error) {
+	encoded, err := encode(values)
+	if err != nil {
+		return call{}, err
+	}
+	return c.encoded(sql, encoded)
+}
+
+// encoded is call with values as encode gives them.
+func (c *conn) encoded(sql string, values [][]byte) (call, error) {
 	st, err := c.prepare(sql)
 	if err != nil {
 		return call{}, err
@@ -101,16 +110,35 @@ func (c *conn) call(sql string, values []any) (call, error) {
 	if len(values) != len(st.ParamOIDs) {
 		return call{}, fmt.Errorf("statement %q takes %d values, not %d", sql, len(st.ParamOIDs), len(values))
 	}
+	for i, oid := range st.ParamOIDs {
+		if oid == oidInt4 && len(values[i]) == 8 {
+			values[i] = values[i][4:]
+		}
+	}
+	return call{st: st, values: values}, nil
+}
+
+// encode gives values the binary form that columns of their kind have too; nil
+// is NULL.
+func encode(values []any) ([][]byte, error) {
 	out := make([][]byte, len(values))
-	var numbers []byte
+	size := 0
+	for _, v := range values {
+		if s, ok := v.(string); ok {
+			size += len(s)
+		} else {
+			size += 8
+		}
+	}
+	all := make([]byte, 0, size)
 	for i, v := range values {
+		start := len(all)
 		switch x := v.(type) {
 		case string:
 			if !record.Storable(x) {
-				return call{}, errNotStorable
+				return nil, errNotStorable
 			}
-			out[i] = append([]byte{}, x...)
-			continue
+			all = append(all, x...)
 		case []byte:
 			out[i] = x
 			continue
@@ -118,37 +146,31 @@ func (c *conn) call(sql string, values []any) (call, error) {
 			if x == nil {
 				continue
 			}
-			v = x.UnixMicro() - epoch
+			all = appendInt(all, x.UnixMicro()-epoch)
 		case time.Time:
 			if x.IsZero() {
 				continue
 			}
-			v = x.UnixMicro() - epoch
+			all = appendInt(all, x.UnixMicro()-epoch)
 		case int:
-			v = int64(x)
+			all = appendInt(all, int64(x))
+		case int64:
+			all = appendInt(all, x)
 		case bool:
 			b := byte(0)
 			if x {
 				b = 1
 			}
-			numbers = append(numbers, b)
-			out[i] = numbers[len(numbers)-1 : len(numbers) : len(numbers)]
-			continue
+			all = append(all, b)
+		default:
+			return nil, fmt.Errorf("value %d has type %T", i+1, v)
 		}
-		n, ok := v.(int64)
-		if !ok {
-			return call{}, fmt.Errorf("value %d of %q has type %T", i+1, sql, v)
-		}
-		start := len(numbers)
-		if st.ParamOIDs[i] == oidInt4 {
-			numbers = binary.BigEndian.AppendUint32(numbers, uint32(n))
-		} else {
-			numbers = binary.BigEndian.AppendUint64(numbers, uint64(n))
-		}
-		out[i] = numbers[start:len(numbers):len(numbers)]
+		out[i] = all[start:len(all):len(all)]
 	}
-	return call{st: st, values: out}, nil
+	return out, nil
 }
+
+func appendInt(b []byte, n int64) []byte { return binary.BigEndian.AppendUint64(b, uint64(n)) }
 
 var binaryFormat = []int16{1}
 

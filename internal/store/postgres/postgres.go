@@ -322,7 +322,7 @@ func (l *lane) Begin(alone bool) (fold.Attempt, error) {
 		pause(time.Duration(try) * 50 * time.Millisecond)
 	}
 	l.c.pg.Conn().SetDeadline(time.Now().Add(roundTripLimit))
-	return newTx(l.c, l.s.self, l.s.keys.Begin(), alone), nil
+	return newAttempt(l.c, l.s.self, l.s.keys.Begin(), alone), nil
 }
 
 // Retry: another process was in the way, or the connection was lost before

@@ -1,12 +1,9 @@
 package postgres
 
 import (
-	"cmp"
 	"encoding/json"
-	"errors"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -17,62 +14,59 @@ import (
 	"github.com/berthdev/berth/internal/store/record"
 )
 
-// tx is a fold.Attempt. What is written waits here and goes out with the next
-// question, or with the commit: a transition costs as many round trips as it
-// asks questions.
+// attempt is a fold.Joint. It is the tx of a transition alone, and of a group
+// it holds what parts that are over wrote.
+type attempt struct{ tx }
+
+// tx is a transition's store.Tx. What is written waits here and goes out with
+// the next question, or with the commit.
 type tx struct {
 	record.Reader
-	c        *conn
-	self     string // of notes
-	begun    bool
-	waiting  []call
-	asking   []call            // locks that go out with the next question
-	sent     int               // writes that left
-	profiles map[string]string // of sessions read here, as they are stored
-	notes    []store.Note
-	saw      []sight
-	err      error
-
-	alone   bool       // one transition, as opposed to a group
-	hold    *fold.Hold // of rows this writes or locks
-	blocked *fold.Ticket
-
-	marked struct{ writes, notes, saw int }
+	*shared
+	part
+	waiting   []call
+	questions []call // that go out next, in one round trip
+	notes     []store.Note
+	saw       []sight
+	blocked   *fold.Ticket
 }
 
-// sight is a worker that polled.
-type sight struct {
-	EnvironmentID string    `json:"environment_id"`
-	Worker        string    `json:"worker"`
-	SeenAt        time.Time `json:"seen_at"`
+// shared is what the transitions of an attempt share.
+type shared struct {
+	c     *conn
+	self  string // of notes
+	begun bool
+	sent  int // writes that left
+	known known
+	err   error
+
+	alone bool       // one transition, as opposed to a group
+	hold  *fold.Hold // of rows this writes or locks
+
+	whole  *tx            // the attempt's own
+	asking []*tx          // parts that wait for an answer
+	claims []*claims      // among what they ask
+	round  int            // how often they were answered
+	owner  map[string]*tx // the last part that had a row
 }
 
-func newTx(c *conn, self string, hold *fold.Hold, alone bool) *tx {
-	t := &tx{c: c, self: self, hold: hold, alone: alone}
-	t.Reader = reader(t.ask)
-	return t
+func newAttempt(c *conn, self string, hold *fold.Hold, alone bool) *attempt {
+	a := &attempt{tx{shared: &shared{c: c, self: self, hold: hold, alone: alone}}}
+	a.whole = &a.tx
+	a.Reader = reader(a.tx.ask)
+	return a
 }
 
-func (t *tx) Mark() {
-	t.marked.writes, t.marked.notes, t.marked.saw = t.sent+len(t.waiting), len(t.notes), len(t.saw)
-	t.blocked = nil
-}
+// Mark and Undo: a transition alone is all of its attempt.
+func (a *attempt) Mark() { a.blocked = nil }
 
-func (t *tx) Undo() bool {
-	t.notes, t.saw = t.notes[:t.marked.notes], t.saw[:min(t.marked.saw, len(t.saw))]
-	if t.err != nil || t.sent > t.marked.writes {
-		return false
-	}
-	t.waiting = t.waiting[:t.marked.writes-t.sent]
-	t.profiles = nil
-	return true
-}
+func (a *attempt) Undo() bool { return false }
 
-func (t *tx) Err() error { return t.err }
+func (a *attempt) Err() error { return a.err }
+
+func (a *attempt) Close() { a.hold.End() }
 
 func (t *tx) Blocked() *fold.Ticket { return t.blocked }
-
-func (t *tx) Close() { t.hold.End() }
 
 // lock reads and locks one row. In a group that may hold something it does not
 // wait: a row that another process has is Busy.
@@ -85,7 +79,7 @@ func lock[T any](t *tx, what string, read func(record.Row) (T, error), sql strin
 // locking is how a question locks the row it asks for, and what its failure
 // means.
 func (t *tx) locking() (how string, missed func(error) error) {
-	if t.alone || !t.begun && len(t.waiting) == 0 {
+	if t.alone || !t.begun && len(t.waiting)+len(t.whole.waiting)+len(t.asking) == 0 {
 		return ` FOR NO KEY UPDATE`, func(err error) error { return err }
 	}
 	return ` FOR NO KEY UPDATE SKIP LOCKED`, func(err error) error {
@@ -100,40 +94,73 @@ func (t *tx) locking() (how string, missed func(error) error) {
 // errElsewhere ends a transition that is put off. Nobody hears it.
 var errElsewhere = plane.Errorf(plane.Unavailable, "another transition has this row")
 
-// take claims a row for this attempt among the lanes of this process.
+// take claims a row for this transition, among the lanes of this process and
+// the parts of its group.
 func (t *tx) take(kind, id string) error {
+	key := kind + id
+	for t.wait != nil && t.blocked == nil {
+		other := t.owner[key]
+		if other == nil || other == t || other.over {
+			break
+		}
+		t.after, t.ready = other, false
+		t.wait()
+		if t.err != nil {
+			return t.err
+		}
+	}
 	if t.blocked == nil {
-		t.blocked = t.hold.Take(kind + id)
+		t.blocked = t.hold.Take(key)
 	}
 	if t.blocked != nil {
 		return errElsewhere
 	}
+	if t.wait != nil {
+		t.owner[key] = t
+	}
 	return nil
 }
 
-// flush sends what waits, and last in one round trip.
+// flush sends what waits, and last in one round trip; a part's with those of
+// the others.
 func (t *tx) flush(last call) error {
 	if t.err != nil {
 		return t.err
 	}
-	calls := make([]call, 0, len(t.waiting)+len(t.asking)+2)
-	if !t.begun {
-		begin, err := t.c.call("BEGIN", nil)
+	t.questions = append(t.questions, last)
+	return t.asks()
+}
+
+// asks returns when the questions are answered.
+func (t *tx) asks() error {
+	if t.wait == nil {
+		t.send([]*tx{t})
+		return t.err
+	}
+	t.asking, t.ready, t.after = append(t.asking, t), false, nil
+	t.wait()
+	return t.err
+}
+
+// send sends what each of them has waiting, and their questions.
+func (a *shared) send(all []*tx) {
+	var calls []call
+	if !a.begun {
+		begin, err := a.c.call("BEGIN", nil)
 		if err != nil {
-			t.err = err
-			return err
+			a.err = err
+			return
 		}
 		calls = append(calls, begin)
-		t.begun = true
+		a.begun = true
 	}
-	calls = append(append(append(calls, t.waiting...), t.asking...), last)
-	t.sent += len(t.waiting)
-	t.waiting, t.asking = t.waiting[:0], nil
-	if err := t.c.send(calls...); err != nil {
-		t.err = err
-		return err
+	for _, t := range all {
+		calls = append(append(calls, t.waiting...), t.questions...)
+		a.sent += len(t.waiting)
+		t.wrote = t.wrote || len(t.waiting) > 0
+		t.waiting, t.questions = t.waiting[:0], nil
 	}
-	return nil
+	a.err = a.c.send(calls...)
 }
 
 func (t *tx) ask(sql string, values []any, read func(*pgconn.ResultReader) error) error {
@@ -147,13 +174,22 @@ func (t *tx) ask(sql string, values []any, read func(*pgconn.ResultReader) error
 
 // call is conn.call; all it can fail with but one loses the transaction.
 func (t *tx) call(sql string, values []any) (call, error) {
+	encoded, err := encode(values)
+	if err != nil {
+		if err != errNotStorable && t.err == nil {
+			t.err = err
+		}
+		return call{}, err
+	}
+	return t.encoded(sql, encoded)
+}
+
+func (t *tx) encoded(sql string, values [][]byte) (call, error) {
 	if t.err != nil {
 		return call{}, t.err
 	}
-	k, err := t.c.call(sql, values)
-	if err != nil && err != errNotStorable {
-		t.err = err
-	}
+	k, err := t.c.encoded(sql, values)
+	t.err = err
 	return k, err
 }
 
@@ -174,12 +210,7 @@ func (t *tx) insert(taken string, sql string, values ...any) error {
 }
 
 // update queues an UPDATE or DELETE of one row.
-func (t *tx) update(what string, sql string, values ...any) error {
-	return t.rewrite(what, "", sql, values...)
-}
-
-// rewrite is update of a row whose new values may break a rule.
-func (t *tx) rewrite(what, taken string, sql string, values ...any) error {
+func (t *tx) update(what, taken string, sql string, values ...any) error {
 	err := t.write(func(err error) error {
 		if err == nil {
 			return plane.Errorf(plane.NotFound, "%s not found", what)
@@ -202,7 +233,7 @@ func broken(err error, taken string) error {
 	return err
 }
 
-func (t *tx) Commit() ([]store.Note, error) {
+func (t *attempt) Commit() ([]store.Note, error) {
 	if t.sent == 0 && len(t.waiting) == 0 && len(t.notes) == 0 && len(t.saw) == 0 {
 		t.Rollback()
 		return nil, nil
@@ -244,7 +275,7 @@ func (t *tx) Commit() ([]store.Note, error) {
 	return nil, &fold.Unsure{Err: err}
 }
 
-func (t *tx) Rollback() {
+func (t *attempt) Rollback() {
 	if !t.begun || !t.c.usable() {
 		return
 	}
@@ -293,7 +324,7 @@ func (t *tx) UpdateKey(k plane.Key) error {
 	if err := t.take("key ", k.ID); err != nil {
 		return err
 	}
-	return t.update("key", `UPDATE keys SET name = $1, last_used_at = $2, revoked_at = coalesce(revoked_at, $3) WHERE id = $4`, k.Name, k.LastUsedAt, k.RevokedAt, k.ID)
+	return t.update("key", "", `UPDATE keys SET name = $1, last_used_at = $2, revoked_at = coalesce(revoked_at, $3) WHERE id = $4`, k.Name, k.LastUsedAt, k.RevokedAt, k.ID)
 }
 
 func (t *tx) InsertEnvironment(e plane.Environment) error {
@@ -319,7 +350,7 @@ func (t *tx) UpdateEnvironment(e plane.Environment) error {
 	if err != nil {
 		return err
 	}
-	return t.rewrite("environment", "an environment with this name exists", `UPDATE environments SET name = $1, archived_at = $2, body = $3 WHERE id = $4`, append(values[1:], e.ID)...)
+	return t.update("environment", "an environment with this name exists", `UPDATE environments SET name = $1, archived_at = $2, body = $3 WHERE id = $4`, append(values[1:], e.ID)...)
 }
 
 // DeleteEnvironment waits for those who add to the environment now, so that
@@ -342,7 +373,7 @@ func (t *tx) DeleteEnvironment(id string) error {
 	if live > 0 {
 		return plane.Errorf(plane.Conflict, "the environment has %d sessions that are neither archived nor terminated", live)
 	}
-	return t.update("environment", `DELETE FROM environments WHERE id = $1`, id)
+	return t.update("environment", "", `DELETE FROM environments WHERE id = $1`, id)
 }
 
 func (t *tx) InsertAgentVersion(a plane.AgentVersion) error {
@@ -354,7 +385,7 @@ func (t *tx) InsertAgentVersion(a plane.AgentVersion) error {
 		return err
 	}
 	if a.Version > 1 {
-		if err := t.update("agent", `UPDATE agents SET latest = false WHERE id = $1 AND latest`, a.ID); err != nil {
+		if err := t.update("agent", "", `UPDATE agents SET latest = false WHERE id = $1 AND latest`, a.ID); err != nil {
 			return err
 		}
 	}
@@ -381,7 +412,7 @@ func (t *tx) UpdateAgent(a plane.AgentVersion) error {
 	if err != nil {
 		return err
 	}
-	return t.update("agent", `UPDATE agents SET archived_at = $1, body = $2 WHERE id = $3 AND version = $4`, values[3], values[4], a.ID, a.Version)
+	return t.update("agent", "", `UPDATE agents SET archived_at = $1, body = $2 WHERE id = $3 AND version = $4`, values[3], values[4], a.ID, a.Version)
 }
 
 func (t *tx) InsertSession(s plane.Session) error {
@@ -401,66 +432,57 @@ func (t *tx) InsertSession(s plane.Session) error {
 		last_input_at, agent_id, agent_version) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)`, values...); err != nil {
 		return err
 	}
-	t.remember(s.ID, profile)
-	return t.insert("a session with this id exists", `INSERT INTO session_profiles (session_id, profile) VALUES ($1, $2)`, s.ID, profile)
+	if err := t.insert("a session with this id exists", `INSERT INTO session_profiles (session_id, profile) VALUES ($1, $2)`, s.ID, profile); err != nil {
+		return err
+	}
+	row, err := encode(append(values[:len(record.SessionNames):len(record.SessionNames)], profile))
+	if err == nil {
+		t.keep("session ", row)
+	}
+	return err
 }
 
 func (t *tx) LockSession(id string) (plane.Session, error) {
 	if err := t.take("session ", id); err != nil {
 		return plane.Session{}, err
 	}
-	type stored struct {
-		s       plane.Session
-		profile string
-	}
-	v, err := lock(t, "session", func(r record.Row) (v stored, err error) {
-		v.s, v.profile, err = record.SessionAndProfile(r)
-		return v, err
-	}, `SELECT `+record.SessionColumns+record.SessionTables+`WHERE s.id = $1`, id)
-	if err == nil {
-		t.remember(id, v.profile)
-	}
-	return v.s, err
-}
-
-func (t *tx) remember(session, profile string) {
-	if t.profiles == nil {
-		t.profiles = make(map[string]string)
-	}
-	t.profiles[session] = profile
+	return lock(t, "session", keeping(t, "session ", record.Session), `SELECT `+record.SessionColumns+record.SessionTables+`WHERE s.id = $1`, id)
 }
 
 func (t *tx) UpdateSession(s plane.Session) error {
 	if err := t.take("session ", s.ID); err != nil {
 		return err
 	}
-	v, err := record.SessionValues(&s)
+	values, err := record.SessionValues(&s)
 	if err != nil {
 		return err
 	}
-	profile, err := record.Profile(&s, t.profiles[s.ID])
+	row, last, was := t.known["session "+s.ID], len(record.SessionNames), ""
+	if row != nil {
+		was = string(row[last])
+	}
+	profile, err := record.Profile(&s, was)
 	if err != nil {
 		return err
 	}
-	if err := t.update("session", `UPDATE sessions SET status = $1, updated_at = $2, archived_at = $3, counts = $4, pos = $5, emit = $6,
-		last_processed_at = $7, turn = $8, turn_owner = $9, turn_fence = $10, turn_until = $11, turn_since = $12, stop_reason = $13, has_input = $14,
-		last_input_at = $15 WHERE id = $16`,
-		v[2], v[4], v[5], v[6], v[8], v[9], v[10], v[11], v[12], v[13], v[14], v[15], v[16], v[17], v[18], s.ID); err != nil {
+	if err := t.rewrite("session ", "sessions", "", record.SessionNames, values); err != nil {
 		return err
 	}
-	if was, known := t.profiles[s.ID]; known && was == profile {
-		return nil
+	if row != nil {
+		if profile == was {
+			return nil
+		}
+		row[last] = []byte(profile)
 	}
-	t.remember(s.ID, profile)
-	return t.update("session", `UPDATE session_profiles SET profile = $1 WHERE session_id = $2`, profile, s.ID)
+	return t.update("session", "", `UPDATE session_profiles SET profile = $1 WHERE session_id = $2`, profile, s.ID)
 }
 
 func (t *tx) DeleteSession(id string) error {
 	if err := t.take("session ", id); err != nil {
 		return err
 	}
-	delete(t.profiles, id)
-	return t.update("session", `DELETE FROM sessions WHERE id = $1`, id)
+	delete(t.known, "session "+id)
+	return t.update("session", "", `DELETE FROM sessions WHERE id = $1`, id)
 }
 
 func (t *tx) InsertEvents(events ...plane.StoredEvent) error {
@@ -474,7 +496,7 @@ func (t *tx) InsertEvents(events ...plane.StoredEvent) error {
 }
 
 func (t *tx) UpdateEvent(e plane.StoredEvent) error {
-	return t.update("event", `UPDATE events SET pos = $1, emit = $2, processed_at = $3, body = $4 WHERE session_id = $5 AND id = $6`,
+	return t.update("event", "", `UPDATE events SET pos = $1, emit = $2, processed_at = $3, body = $4 WHERE session_id = $5 AND id = $6`,
 		e.Pos, e.Emit, e.ProcessedAt, string(e.Body), e.SessionID, e.ID)
 }
 
@@ -490,7 +512,7 @@ func (t *tx) InsertCalls(calls ...plane.Call) error {
 
 func (t *tx) UpdateCall(c plane.Call) error {
 	v := record.CallValues(c)
-	return t.update("call", `UPDATE calls SET state = $1, answer_id = $2, answer_digest = $3 WHERE session_id = $4 AND id = $5`,
+	return t.update("call", "", `UPDATE calls SET state = $1, answer_id = $2, answer_digest = $3 WHERE session_id = $4 AND id = $5`,
 		v[4], v[7], v[8], c.SessionID, c.ID)
 }
 
@@ -512,122 +534,6 @@ func (t *tx) InsertSend(s plane.Send) error {
 
 func (t *tx) PruneSends(session string, before time.Time) error {
 	return t.write(nil, `DELETE FROM sends WHERE session_id = $1 AND at < $2`, session, before)
-}
-
-func (t *tx) InsertWork(w plane.WorkItem) error {
-	values, err := record.WorkValues(&w)
-	if err != nil {
-		return err
-	}
-	return t.insert("the session has a live work item", `INSERT INTO work (`+record.WorkColumns+`)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31)`, values...)
-}
-
-func (t *tx) LockWork(id string) (plane.WorkItem, error) {
-	if err := t.take("work ", id); err != nil {
-		return plane.WorkItem{}, err
-	}
-	return lock(t, "work item", record.Work, `SELECT `+record.WorkColumns+` FROM work WHERE id = $1`, id)
-}
-
-// LockWorkCalls asks both in one round trip; the second question is answered
-// once the first has its lock.
-func (t *tx) LockWorkCalls(id string) (w plane.WorkItem, open []plane.Call, err error) {
-	if err := t.take("work ", id); err != nil {
-		return w, nil, err
-	}
-	how, missed := t.locking()
-	k, err := t.call(record.WorkByID+how, []any{id})
-	if errors.Is(err, errNotStorable) { // so it is not stored
-		err = plane.Errorf(plane.NotFound, "work item not found")
-	}
-	if err != nil {
-		return w, nil, err
-	}
-	found := false
-	k.read = rows(func(r record.Row) (err error) {
-		w, err = record.Work(r)
-		found = true
-		return err
-	})
-	t.asking = append(t.asking, k)
-	open, err = record.All(t.Ask, record.Call, `SELECT `+record.CallColumns+` FROM calls
-		WHERE session_id = (SELECT session_id FROM work WHERE id = ?) AND state IN ('asked', 'open') ORDER BY pos`, id)
-	if err == nil && !found {
-		err = missed(plane.Errorf(plane.NotFound, "work item not found"))
-	}
-	return w, open, err
-}
-
-func (t *tx) UpdateWork(w plane.WorkItem) error {
-	if err := t.take("work ", w.ID); err != nil {
-		return err
-	}
-	v, err := record.WorkValues(&w)
-	if err != nil {
-		return err
-	}
-	values := append(append(v[3:8:8], v[9:]...), w.ID)
-	return t.rewrite("work item", "the session has a live work item", `UPDATE work SET state = $1, metadata = $2, has_input = $3, token_id = $4, token_hash = $5,
-		not_before = $6, prefer_worker = $7, prefer_until = $8, delivered_at = $9, delivered_to = $10, acked_at = $11, acked_by_key = $12, started_at = $13,
-		heartbeat_at = $14, last_heartbeat = $15, prev_expected = $16, beat_by_token = $17, ttl_seconds = $18, lease_until = $19, due_at = $20,
-		stop_requested_at = $21, stopped_at = $22, ended_by = $23, superseded_by = $24, streamed = $25, tries = $26, possibly_started = $27
-		WHERE id = $28`, values...)
-}
-
-func (t *tx) ClaimWork(c store.Claim) (plane.WorkItem, error) {
-	w, err := record.One(t.Ask, "work item", record.Work, `SELECT `+record.WorkColumns+` FROM work
-		WHERE environment_id = $1 AND state = 'queued' AND (not_before IS NULL OR not_before <= $2)
-			AND (delivered_at IS NULL OR delivered_at < $3)
-			AND (prefer_worker = '' OR prefer_worker = $4 OR prefer_until IS NULL OR prefer_until <= $5)
-		ORDER BY has_input DESC, created_at, id LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED`, c.Environment, c.Now, c.ReclaimBefore, c.Worker, c.Now)
-	if err != nil {
-		return w, err
-	}
-	return w, t.take("work ", w.ID)
-}
-
-// SawWorker waits for the commit: the sights of a group are one statement,
-// and in one order, so that lanes and processes do not cross.
-func (t *tx) SawWorker(environment, worker string, at time.Time) error {
-	if !record.Storable(worker) {
-		return errNotStorable
-	}
-	t.saw = append(t.saw, sight{environment, worker, at.UTC().Truncate(time.Microsecond)})
-	return nil
-}
-
-func (t *tx) writeSights() error {
-	if len(t.saw) == 0 {
-		return nil
-	}
-	slices.SortFunc(t.saw, func(a, b sight) int {
-		return cmp.Or(strings.Compare(a.EnvironmentID, b.EnvironmentID), strings.Compare(a.Worker, b.Worker), b.SeenAt.Compare(a.SeenAt))
-	})
-	latest := slices.CompactFunc(t.saw, func(a, b sight) bool { return a.EnvironmentID == b.EnvironmentID && a.Worker == b.Worker })
-	text, err := json.Marshal(latest)
-	if err != nil {
-		return err
-	}
-	t.saw = nil
-	return t.insert("", `INSERT INTO workers (environment_id, worker, seen_at)
-		SELECT environment_id, worker, seen_at
-		FROM json_to_recordset($1::json) AS sights (environment_id text, worker text, seen_at timestamptz)
-		ON CONFLICT (environment_id, worker) DO UPDATE SET seen_at = greatest(workers.seen_at, excluded.seen_at)`, string(text))
-}
-
-func (t *tx) WorkStats(environment string, now time.Time) (store.WorkStats, error) {
-	if err := t.writeSights(); err != nil {
-		return store.WorkStats{}, err
-	}
-	return t.Reader.WorkStats(environment, now)
-}
-
-func (t *tx) PruneWork(stoppedBefore time.Time) error {
-	if err := t.write(nil, `DELETE FROM work WHERE state = 'stopped' AND stopped_at < $1`, stoppedBefore); err != nil {
-		return err
-	}
-	return t.write(nil, `DELETE FROM workers WHERE seen_at < $1`, stoppedBefore)
 }
 
 func (t *tx) SetSetting(name, value string) error {

@@ -74,6 +74,16 @@ const (
 		(SELECT id FROM work WHERE session_id = ? AND state <> 'stopped'), (SELECT id FROM work WHERE session_id = ? ORDER BY id DESC LIMIT 1))`
 )
 
+// Names of columns in the order of SessionValues and WorkValues, "" for those
+// that never change.
+var (
+	SessionNames = []string{"", "", "status", "", "updated_at", "archived_at", "counts", "", "pos", "emit", "last_processed_at",
+		"turn", "turn_owner", "turn_fence", "turn_until", "turn_since", "stop_reason", "has_input", "last_input_at"}
+	WorkNames = []string{"", "", "", "state", "metadata", "has_input", "token_id", "token_hash", "", "not_before", "prefer_worker", "prefer_until",
+		"delivered_at", "delivered_to", "acked_at", "acked_by_key", "started_at", "heartbeat_at", "last_heartbeat", "prev_expected", "beat_by_token",
+		"ttl_seconds", "lease_until", "due_at", "stop_requested_at", "stopped_at", "ended_by", "superseded_by", "streamed", "tries", "possibly_started"}
+)
+
 func (r *Reader) Key(publicID string) (plane.Key, error) {
 	return One(r.Ask, "key", Key, KeyByID, publicID)
 }

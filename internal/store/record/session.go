@@ -30,14 +30,7 @@ type counts struct {
 // counts, thread_id, pos, emit, last_processed_at, turn, turn_owner,
 // turn_fence, turn_until, turn_since, stop_reason, has_input, last_input_at,
 // profile.
-func Session(r Row) (plane.Session, error) {
-	s, _, err := SessionAndProfile(r)
-	return s, err
-}
-
-// SessionAndProfile is Session with the stored text of its profile, for
-// whoever wants to know later whether it changed.
-func SessionAndProfile(r Row) (s plane.Session, text string, err error) {
+func Session(r Row) (s plane.Session, err error) {
 	s.Type = "session"
 	s.ID, s.EnvironmentID, s.Status = r.Text(), r.Text(), api.SessionStatus(r.Text())
 	s.CreatedAt, s.UpdatedAt, s.ArchivedAt = r.Time(), r.Time(), r.TimePtr()
@@ -46,22 +39,22 @@ func SessionAndProfile(r Row) (s plane.Session, text string, err error) {
 	s.Turn, s.TurnOwner, s.TurnFence = plane.TurnState(r.Text()), r.Text(), r.Int()
 	s.TurnUntil, s.TurnSince = r.Time(), r.TimePtr()
 	s.StopReason, s.HasInput, s.LastInputAt = r.Text(), r.Bool(), r.TimePtr()
-	text = r.Text()
+	stored := r.Text()
 
 	if sums != "" {
 		c, err := numbers.decode(sums, (*counts).tidy)
 		if err != nil {
-			return s, "", err
+			return s, err
 		}
 		s.Stats, s.Usage = c.Stats, c.Usage
 	}
-	p, err := profiles.decode(text, (*profile).tidy)
+	p, err := profiles.decode(stored, (*profile).tidy)
 	if err != nil {
-		return s, "", err
+		return s, err
 	}
 	s.Title, s.Agent, s.Resources, s.Metadata, s.VaultIDs = p.Title, p.Agent, p.Resources, p.Metadata, p.VaultIDs
 	s.OutcomeEvaluations, s.Budget, s.DeploymentID = p.OutcomeEvaluations, p.Budget, p.DeploymentID
-	return s, text, nil
+	return s, nil
 }
 
 func (p *profile) tidy() { p.Budget, p.Agent.Multiagent = raw(p.Budget), raw(p.Agent.Multiagent) }

@@ -20,15 +20,6 @@ const (
 	maxBytes = 8 << 20
 )
 
-// Names of columns in the order of their rows, "" for those that never change.
-var (
-	sessionNames = []string{"", "", "status", "", "updated_at", "archived_at", "counts", "", "pos", "emit", "last_processed_at",
-		"turn", "turn_owner", "turn_fence", "turn_until", "turn_since", "stop_reason", "has_input", "last_input_at"}
-	workNames = []string{"", "", "", "state", "metadata", "has_input", "token_id", "token_hash", "", "not_before", "prefer_worker", "prefer_until",
-		"delivered_at", "delivered_to", "acked_at", "acked_by_key", "started_at", "heartbeat_at", "last_heartbeat", "prev_expected", "beat_by_token",
-		"ttl_seconds", "lease_until", "due_at", "stop_requested_at", "stopped_at", "ended_by", "superseded_by", "streamed", "tries", "possibly_started"}
-)
-
 // tokenPlace is that of a work item's token.
 const tokenPlace = 6
 

@@ -185,7 +185,7 @@ func (t *tx) InsertSession(s plane.Session) error {
 	if err := t.insert("a session with this id exists", `INSERT INTO session_profiles (session_id, profile) VALUES (?, ?)`, s.ID, profile); err != nil {
 		return err
 	}
-	t.s.memory.sessions.keep(s.ID, append(columns(values[:len(sessionNames)]), profile))
+	t.s.memory.sessions.keep(s.ID, append(columns(values[:len(record.SessionNames)]), profile))
 	*t.s.memory.waiting(s.ID) = pending{noQueue: true, calls: true}
 	return nil
 }
@@ -202,12 +202,12 @@ func (t *tx) UpdateSession(s plane.Session) error {
 	if err != nil {
 		return err
 	}
-	was, _ := old[len(sessionNames)].(string)
+	was, _ := old[len(record.SessionNames)].(string)
 	profile, err := record.Profile(&s, was)
 	if err != nil {
 		return err
 	}
-	now, err := t.rewrite("sessions", "session", s.ID, old, sessionNames, v)
+	now, err := t.rewrite("sessions", "session", s.ID, old, record.SessionNames, v)
 	if err != nil {
 		return err
 	}
@@ -215,7 +215,7 @@ func (t *tx) UpdateSession(s plane.Session) error {
 		if err := t.update("session", `UPDATE session_profiles SET profile = ? WHERE session_id = ?`, profile, s.ID); err != nil {
 			return err
 		}
-		now = append(slices.Clone(now[:len(sessionNames)]), profile)
+		now = append(slices.Clone(now[:len(record.SessionNames)]), profile)
 	}
 	m.keep(s.ID, now)
 	return nil
@@ -342,7 +342,7 @@ func (t *tx) UpdateWork(w plane.WorkItem) error {
 			return err
 		}
 	}
-	now, err := t.rewrite("work", "work item", w.ID, old, workNames, values)
+	now, err := t.rewrite("work", "work item", w.ID, old, record.WorkNames, values)
 	if unique(err) {
 		return plane.Wrap(plane.Conflict, err, "the session has a live work item")
 	}

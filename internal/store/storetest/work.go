@@ -1,7 +1,9 @@
 package storetest
 
 import (
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -211,6 +213,44 @@ func testClaimOnce(t *testing.T, st store.Store) {
 			t.Errorf("%s was claimed %d times", id, n)
 		}
 	}
+}
+
+// Claims that run together get an item each, in order, and what is held back
+// only who may have it.
+func testClaimTogether(t *testing.T, st store.Store) {
+	world(t, st)
+	items := make([]plane.WorkItem, 6)
+	for i := range items {
+		items[i] = item(fmt.Sprint("work_", i), "", i)
+	}
+	items[1].PreferWorker, items[1].PreferUntil = "b", at(100)
+	items[4].NotBefore = at(12) // of two claims alike, for the later one only
+	queued(t, st, items...)
+	workers := []string{"a", "b", "a", "a", "a", "a", "a"}
+	got := make([]string, len(workers))
+	claims := make([]func(store.Tx) error, len(workers))
+	for i, worker := range workers {
+		c := store.Claim{Environment: "env_1", Worker: worker, Now: at(10 + i), ReclaimBefore: at(i - 50)}
+		claims[i] = func(tx store.Tx) error {
+			got[i] = ""
+			w, err := tx.ClaimWork(c)
+			if plane.KindOf(err) == plane.NotFound {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			got[i] = w.ID
+			w.DeliveredAt, w.DeliveredTo = &c.Now, c.Worker
+			return tx.UpdateWork(w)
+		}
+	}
+	if err := errors.Join(group(st, claims...)...); err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(got)
+	same(t, "claimed", got, []string{"", "work_0", "work_1", "work_2", "work_3", "work_4", "work_5"})
+	same(t, "by the worker it was kept for", see(t, st, func(r store.Reader) (plane.WorkItem, error) { return r.Work("work_1") }).DeliveredTo, "b")
 }
 
 func testWorkTimes(t *testing.T, st store.Store) {

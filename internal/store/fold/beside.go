@@ -1,0 +1,118 @@
+package fold
+
+import (
+	"errors"
+	"iter"
+
+	"github.com/berthdev/berth/internal/store"
+)
+
+// Joint is an Attempt whose transitions may run side by side: one that asks
+// gives way to the others, so that their questions share a round trip. One
+// runs at a time, on the lane's behalf; those that want the same row take turns.
+type Joint interface {
+	Attempt
+	// Beside begins a transition of the group. wait gives way to the others
+	// until the part is Ready again.
+	Beside(wait func()) Part
+	// Ask gets the answers that parts wait for; false when none waits for one.
+	Ask() bool
+	// Fail makes err the attempt's.
+	Fail(err error)
+}
+
+// Part is a transition that runs beside others.
+type Part interface {
+	store.Tx
+	// Ready says that it may go on: it has its answer, the part that was in its
+	// way is over, or the attempt has failed.
+	Ready() bool
+	Blocked() *Ticket
+	// Join makes what it wrote the attempt's.
+	Join()
+	// Drop is Attempt's Undo.
+	Drop() bool
+}
+
+// errEachOther fails an attempt whose parts wait for each other's rows.
+var errEachOther = errors.New("transitions of one group wait for each other")
+
+type run struct {
+	job  *job
+	part Part
+	err  error
+	next func() (struct{}, bool)
+}
+
+// begin prepares a transition; it does not run before its first next.
+func begin(j *job, tx Joint) *run {
+	r := &run{job: j}
+	var wait func()
+	r.part = tx.Beside(func() { wait() })
+	r.next, _ = iter.Pull(func(yield func(struct{}) bool) {
+		wait = func() { yield(struct{}{}) }
+		r.err = call(j, r.part)
+	})
+	return r
+}
+
+// beside runs a group's transitions side by side. left are those that must
+// run alone since the attempt has failed; nil when the passed ones may be
+// committed.
+func (l *lane) beside(group []*job, tx Joint) (passed, later, left []*job) {
+	var running []*run
+	for _, j := range group {
+		if err := j.ctx.Err(); err != nil {
+			j.finish(err)
+			continue
+		}
+		running = append(running, begin(j, tx))
+	}
+	for len(running) > 0 {
+		moved := false
+		still := running[:0:0]
+		for _, r := range running {
+			if tx.Err() != nil || !r.part.Ready() {
+				still = append(still, r)
+				continue
+			}
+			moved = true
+			if _, more := r.next(); more {
+				still = append(still, r)
+				continue
+			}
+			blocked := r.part.Blocked()
+			switch {
+			case tx.Err() != nil:
+				left = append(left, r.job)
+			case r.err == nil && blocked == nil:
+				r.part.Join()
+				passed = append(passed, r.job)
+			case !r.part.Drop():
+				tx.Fail(r.err)
+				left = append(left, r.job)
+			case blocked == Busy:
+				later = append(later, r.job)
+			case blocked != nil:
+				l.postpone(r.job, blocked)
+			default:
+				r.job.finish(r.err)
+			}
+		}
+		running = still
+		if tx.Err() == nil && !tx.Ask() && !moved {
+			tx.Fail(errEachOther)
+		}
+		if tx.Err() != nil {
+			left = append(passed, left...)
+			for _, r := range running {
+				for more := true; more; {
+					_, more = r.next()
+				}
+				left = append(left, r.job)
+			}
+			return nil, later, left
+		}
+	}
+	return passed, later, nil
+}
