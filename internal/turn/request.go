@@ -312,17 +312,14 @@ func (r *Runner) commit(c *claimed, h *history, resp model.Response, ids map[int
 		w = write(s.Agent, resp, ids)
 		ch.add(w.events...)
 		ch.add(&api.SpanModelRequestEnd{EventHead: at(api.TypeSpanModelRequestEnd), ModelRequestStartID: c.span, ModelUsage: modelUsage(resp.Usage)})
-		stored, err := ch.flush()
-		if err != nil {
-			return err
-		}
-		w.replay.SessionID, w.replay.RequestID, w.replay.Pos = s.ID, c.span, stored[0].Pos
+		// Where they will be: what comes after the answer is appended with it.
+		w.replay.SessionID, w.replay.RequestID, w.replay.Pos = s.ID, c.span, s.Pos+1
 		if err := tx.InsertReplay(w.replay); err != nil {
 			return err
 		}
-		places := make(map[string]int64, len(stored))
-		for _, e := range stored {
-			places[e.ID] = e.Pos
+		places := make(map[string]int64, len(w.events))
+		for i, e := range w.events {
+			places[e.Head().ID] = s.Pos + 1 + int64(i)
 		}
 		var open []plane.Call
 		for i := range w.calls {
@@ -406,6 +403,9 @@ const maxFruitless = 25
 // stuck says that the model was asked that often since somebody last said
 // something, and that nobody waits to.
 func (c *change) stuck() (bool, error) {
+	if _, err := c.flush(); err != nil {
+		return false, err
+	}
 	last, err := c.tx.Events(c.s.ID, store.EventQuery{Desc: true, Limit: maxFruitless, Types: []string{api.TypeSpanModelRequestEnd,
 		api.TypeUserMessage, api.TypeUserToolResult, api.TypeUserCustomToolResult, api.TypeUserToolConfirmation}})
 	if err != nil {

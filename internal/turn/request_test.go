@@ -2,6 +2,7 @@ package turn_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -338,6 +339,39 @@ func TestRetriesAreExhausted(t *testing.T) {
 	}
 	sc.say("fine")
 	w.idle(id, api.StopEndTurn)
+}
+
+// Calls and the answer that asked for them are where their events are.
+func TestAnswersKnowTheirPlaces(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, st store.Store) {
+		w, s := staged(t, st)
+		id := w.create(actor(), "hi")
+		s.next(t).say("I look.", "teleport", "bash", "bash")
+		w.idle(id, api.StopRequiresAction)
+		places, first := map[string]int64{}, int64(0)
+		for _, row := range w.rows(id) {
+			places[row.ID] = row.Pos
+			if row.Type == api.TypeAgentMessage {
+				first = row.Pos
+			}
+		}
+		must(t, st.View(ctx(t), func(r store.Reader) error {
+			calls, err := r.Calls(id)
+			if len(calls) != 3 {
+				t.Errorf("%d calls", len(calls))
+			}
+			for _, c := range calls {
+				if c.Pos != places[c.ID] {
+					t.Errorf("the call of %s is at %d, and its event at %d", c.Name, c.Pos, places[c.ID])
+				}
+			}
+			replays, e := r.Replays(id, 0)
+			if len(replays) != 1 || replays[0].Pos != first {
+				t.Errorf("the answer that begins at %d is kept as %+v", first, replays)
+			}
+			return errors.Join(err, e)
+		}))
+	})
 }
 
 // A model that asks for nothing but what it may not have costs a bounded
