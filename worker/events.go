@@ -122,7 +122,7 @@ func (r *run) event(n note) {
 // decide keeps what an event says about calls, its own excepted, and about
 // the turn. What is about ids that are none is not kept.
 func (r *run) decide(n note) {
-	if n.ref != "" && !plainID.MatchString(n.ref) || n.thread != "" && !plainID.MatchString(n.thread) {
+	if n.ref != "" && !plainID(n.ref) || n.thread != "" && !plainID(n.thread) {
 		return
 	}
 	switch n.kind {
@@ -159,7 +159,7 @@ func (r *run) decide(n note) {
 // route decides what becomes of a call; one that is known already stays as
 // it is.
 func (r *run) route(c *pending) {
-	if !plainID.MatchString(c.ID) || len(c.Name) > maxToolName {
+	if !plainID(c.ID) || len(c.Name) > maxToolName {
 		r.log.Warn("a call whose id or tool is none; leaving it", "call", clipped(c.ID), "tool", clipped(c.Name))
 		return
 	}

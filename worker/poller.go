@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-	"regexp"
 	"time"
 
 	"github.com/berthdev/berth/api"
@@ -202,14 +201,27 @@ func pollTimes(block, reclaim time.Duration, woken bool) (time.Duration, time.Du
 	return max(0, orDefault(block, DefaultBlock)), orDefault(reclaim, DefaultReclaim)
 }
 
-// plainID is what an id may look like that goes into paths, logs and the
-// environment of scripts.
-var plainID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:-]{0,255}$`)
+// plainID says whether an id is fit for paths, logs and the environment of
+// scripts: letters, digits and . _ : - behind the first, 256 at most.
+func plainID(id string) bool {
+	if id == "" || len(id) > 256 {
+		return false
+	}
+	for i := range len(id) {
+		switch c := id[i]; {
+		case c >= '0' && c <= '9', c >= 'A' && c <= 'Z', c >= 'a' && c <= 'z':
+		case i > 0 && (c == '.' || c == '_' || c == ':' || c == '-'):
+		default:
+			return false
+		}
+	}
+	return true
+}
 
 // sound says whether an item's ids are ids.
 func sound(w *api.Work) bool {
-	return plainID.MatchString(w.ID) && (w.EnvironmentID == "" || plainID.MatchString(w.EnvironmentID)) &&
-		(w.Data.Type != "session" || plainID.MatchString(w.Data.ID))
+	return plainID(w.ID) && (w.EnvironmentID == "" || plainID(w.EnvironmentID)) &&
+		(w.Data.Type != "session" || plainID(w.Data.ID))
 }
 
 // clipped is an id that is none, fit for a log.
