@@ -60,6 +60,7 @@ func begin(j *job, tx Joint) *run {
 // run alone since the attempt has failed; nil when the passed ones may be
 // committed.
 func (l *lane) beside(group []*job, tx Joint) (passed, later, left []*job) {
+	passed = make([]*job, 0, len(group))
 	var running []*run
 	for _, j := range group {
 		if err := j.ctx.Err(); err != nil {

@@ -257,6 +257,7 @@ func (l *lane) together(group []*job) {
 
 // oneByOne is beside for an attempt that is not Joint.
 func (l *lane) oneByOne(group []*job, tx Attempt) (passed, later, left []*job) {
+	passed = make([]*job, 0, len(group))
 	for i, j := range group {
 		if err := j.ctx.Err(); err != nil {
 			j.finish(err)
