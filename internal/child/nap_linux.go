@@ -104,6 +104,9 @@ func (a *agent) pause(now time.Time) error {
 		}
 		n.look = false
 	}
+	if a.call != nil && now.Before(a.call.quiet) {
+		return n.take(a.polls[:fixedPlaces], min(patience, int(quietTime/time.Millisecond)))
+	}
 	return n.wait(a.polls[:fixedPlaces], patience)
 }
 
@@ -131,8 +134,16 @@ func (n *nap) wait(fixed []unix.PollFd, patience int) error {
 	case <-n.rings:
 	}
 	n.timer.Stop()
+	return n.take(fixed, 0)
+}
+
+// take takes what the set has, or what it gets within so many milliseconds,
+// in which nothing else happens in this process: to wait by the poller takes
+// three calls, and most commands are over by then. A ring may stay for what it
+// took.
+func (n *nap) take(fixed []unix.PollFd, patience int) error {
 	var events [fixedPlaces]unix.EpollEvent
-	got, err := quickEvents(n.set, events[:])
+	got, err := quickEvents(n.set, events[:], patience)
 	for _, e := range events[:max(got, 0)] {
 		if e.Fd < connPlace { // rare, and they are not emptied
 			n.look = true

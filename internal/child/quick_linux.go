@@ -7,7 +7,7 @@ import (
 )
 
 // The calls that a command takes, made past the runtime, which does not learn
-// of them (see nap). None of them may wait.
+// of them (see nap). None of them may wait, but for a millisecond.
 
 func quick(n uintptr, e unix.Errno) (int, error) {
 	if e != 0 {
@@ -66,8 +66,8 @@ func quickSysinfo(si *unix.Sysinfo_t) error {
 	return err
 }
 
-// quickEvents takes what an epoll has.
-func quickEvents(set int, events []unix.EpollEvent) (int, error) {
-	n, _, e := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(set), uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), 0, 0, 0)
+// quickEvents takes what an epoll has, or gets within so many milliseconds.
+func quickEvents(set int, events []unix.EpollEvent, patience int) (int, error) {
+	n, _, e := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(set), uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), uintptr(patience), 0, 0)
 	return quick(n, e)
 }
