@@ -133,6 +133,9 @@ func processes() map[int]process {
 // threads to do so for as long as the agent lives.
 func entries(dir string) (names []string, err error) {
 	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	for err == unix.EINTR {
+		fd, err = unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -140,6 +143,9 @@ func entries(dir string) (names []string, err error) {
 	var buf [8 << 10]byte
 	for {
 		n, err := unix.ReadDirent(fd, buf[:])
+		if err == unix.EINTR { // a storm's end is a storm of signals
+			continue
+		}
 		if n <= 0 || err != nil {
 			return names, err
 		}
