@@ -26,7 +26,7 @@ func (k *Keeper) Start(ctx context.Context) error {
 	var all sync.WaitGroup
 	for _, e := range entries {
 		rec, err := ReadRecord(filepath.Join(k.cfg.Dir, e.Name()))
-		if nobodys(e.Name(), rec) {
+		if nobodys(e.Name()) {
 			k.discard(ctx, e.Name(), rec, err)
 			continue
 		}
@@ -56,11 +56,8 @@ func (k *Keeper) Start(ctx context.Context) error {
 	return nil
 }
 
-// nobodys says that a folder is of a sandbox that no session had when the
-// worker that kept it ready was cut off.
-func nobodys(folder string, rec Record) bool {
-	return strings.HasPrefix(folder, warmPrefix) || strings.HasPrefix(rec.SessionID, warmPrefix)
-}
+// nobodys says that a folder is of a sandbox that no session has.
+func nobodys(folder string) bool { return strings.HasPrefix(folder, warmPrefix) }
 
 // discard ends such a sandbox and removes its folder. The error is that of
 // reading its record.

@@ -48,15 +48,20 @@ func (h *Held) MarkStaged() error {
 func (h *Held) Close(ctx context.Context, forget bool) error {
 	p := h.keeper.enter(filepath.Base(h.dir))
 	defer h.keeper.leave(filepath.Base(h.dir), p)
-	if p.held == h {
-		if err := h.keeper.end(ctx, p, h.dir); err != nil {
+	open := p.held == h
+	if open {
+		if err := h.keeper.stop(ctx, p); err != nil {
 			return err
 		}
 	}
-	if !forget || p.sb != nil {
+	if p.sb != nil || !open && !forget {
 		return nil
 	}
-	if err := h.keeper.settle(ctx, h.dir); err != nil {
+	err := h.keeper.settle(ctx, h.dir)
+	if !forget {
+		return nil
+	}
+	if err != nil {
 		return fmt.Errorf("sandbox: a session's files stay, because what it left could not be kept: %w", err)
 	}
 	if err := removeAll(h.dir); err != nil {

@@ -340,11 +340,21 @@ func (k *Keeper) prove(ctx context.Context, sb Sandbox, dir string, fresh bool) 
 	return WriteReceipt(dir, r)
 }
 
-// end stops a place's sandbox, if it has one. p.mu is held.
+// end stops a place's sandbox, if it has one, and keeps what it left. p.mu is
+// held.
 func (k *Keeper) end(ctx context.Context, p *place, dir string) error {
 	if p.sb == nil {
 		return nil
 	}
+	err := k.stop(ctx, p)
+	if err == nil {
+		_ = k.settle(ctx, dir) // what it left is in the tree
+	}
+	return err
+}
+
+// stop is end for a place that has a sandbox, without what it left.
+func (k *Keeper) stop(ctx context.Context, p *place) error {
 	if p.ending || k.pool == nil || !k.pool.renew(context.WithoutCancel(ctx), p.sb, p.kind) {
 		if err := p.sb.Stop(ctx); err != nil {
 			p.ending = true
@@ -352,8 +362,6 @@ func (k *Keeper) end(ctx context.Context, p *place, dir string) error {
 		}
 	}
 	p.sb, p.kind, p.held, p.ending = nil, "", nil, false
-	k.forgetRecord(dir)
-	_ = k.settle(ctx, dir) // what it left is in the tree
 	return nil
 }
 

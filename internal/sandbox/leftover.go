@@ -140,7 +140,7 @@ func abandon(ctx context.Context, folder string, drivers []Driver) error {
 			return err
 		}
 	}
-	if nobodys(filepath.Base(folder), rec) {
+	if nobodys(filepath.Base(folder)) {
 		return removeAll(folder)
 	}
 	return nil

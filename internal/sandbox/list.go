@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 )
 
@@ -67,7 +66,7 @@ func look(dir string) Entry {
 	} else {
 		note(err)
 	}
-	if strings.HasPrefix(e.Folder, warmPrefix) {
+	if nobodys(e.Folder) {
 		e.State, e.Session = StateReady, ""
 	}
 	return e

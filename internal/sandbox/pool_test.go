@@ -219,29 +219,40 @@ func TestPoolThatCannotFill(t *testing.T) {
 }
 
 // TestPoolAfterACrash finds what a worker kept ready when it was killed, also
-// when it was killed while a session took one, and removes it.
+// when it was killed while a session took one: before the folder had the session's
+// name it is removed, and from then on it is the session's.
 func TestPoolAfterACrash(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d, dir := mock.New(mock.Knobs{}), t.TempDir()
 		first := pooled(t, d, dir, 3)
-		open(t, first, "sesn_1", false)
-		warm, _ := folders(t, dir)
-		if err := os.Mkdir(filepath.Join(dir, "warm.unborn"), 0o700); err != nil {
-			t.Fatal(err)
+		sessions := []string{"sesn_1", "no plain name"}
+		for _, session := range sessions {
+			open(t, first, session, false)
+			at := first.Dir(session)
+			mark, err := os.Stat(filepath.Join(at, "unsettled"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if rec, err := sandbox.ReadRecord(at); err != nil || rec.SessionID != session || rec.Spec.SessionID != session ||
+				rec.Spec.Tree != filepath.Join(at, "tree") || !rec.StartedAt.Equal(mark.ModTime()) {
+				t.Errorf("the record of %q: %+v %v", session, rec, err)
+			}
 		}
-		// The folder has its new name, the record is the old one.
-		half := filepath.Join(dir, "sesn_2")
-		if err := os.Rename(filepath.Join(dir, warm[0]), half); err != nil {
+		warm, _ := folders(t, dir)
+		err := os.WriteFile(filepath.Join(dir, warm[0], "unsettled"), []byte("sesn_2"), 0o600)
+		if err := errors.Join(err, os.Mkdir(filepath.Join(dir, "warm.unborn"), 0o700)); err != nil {
 			t.Fatal(err)
 		}
 		k := keeper(t, d, dir)
-		if warm, other := folders(t, dir); len(warm) != 0 || !slices.Equal(other, []string{"sesn_1"}) {
+		if warm, other := folders(t, dir); len(warm) != 0 || len(other) != len(sessions) {
 			t.Errorf("left: %v %v", warm, other)
 		}
 		starts := len(d.Log())
-		open(t, k, "sesn_1", false)
-		if slices.Contains(d.Log()[starts:], "start sesn_1") {
-			t.Error("the session's own sandbox was not taken over")
+		for _, session := range sessions {
+			open(t, k, session, false)
+		}
+		if log := strings.Join(d.Log()[starts:], "\n"); strings.Contains(log, "start") {
+			t.Errorf("a session's own sandbox was not taken over:\n%s", log)
 		}
 		k.Stop(t.Context())
 		first.Stop(t.Context())

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -33,12 +32,7 @@ const EgressDirName = "egress"
 // Sweep removes what a sandbox leaves in its folder beside the tree.
 func Sweep(dir string) error {
 	var errs []error
-	for _, name := range []string{socketName, recordName, recordName + ".new"} {
-		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			errs = append(errs, err)
-		}
-	}
-	for _, name := range []string{RunDirName, EgressDirName} {
+	for _, name := range []string{socketName, recordName, recordName + ".new", RunDirName, EgressDirName} {
 		errs = append(errs, removal.All(filepath.Join(dir, name)))
 	}
 	return errors.Join(errs...)
@@ -69,7 +63,9 @@ func replaceFile(path string, b []byte) error {
 	return os.Rename(path+".new", path)
 }
 
-// ReadRecord reads the record in dir; fs.ErrNotExist when there is none.
+// ReadRecord reads the record in dir; fs.ErrNotExist when there is none. That of
+// a sandbox that was ready stays as it was written when a session takes it: the
+// name of the folder, and the mark in it, say whose it is and since when.
 func ReadRecord(dir string) (Record, error) {
 	b, err := os.ReadFile(filepath.Join(dir, recordName))
 	if err != nil {
@@ -78,6 +74,15 @@ func ReadRecord(dir string) (Record, error) {
 	var rec Record
 	if err := json.Unmarshal(b, &rec); err != nil {
 		return Record{}, fmt.Errorf("sandbox: record of %s: %w", dir, err)
+	}
+	if nobodys(rec.SessionID) && !nobodys(filepath.Base(dir)) {
+		rec.Spec.Dir, rec.Spec.Tree = dir, filepath.Join(dir, "tree")
+		session, since, err := readMark(dir)
+		if err == nil {
+			rec.StartedAt = since
+		}
+		rec.SessionID = whose(dir, session)
+		rec.Spec.SessionID = rec.SessionID
 	}
 	return rec, nil
 }

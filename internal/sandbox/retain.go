@@ -105,7 +105,7 @@ func (k *Keeper) retain(ctx context.Context) {
 func (k *Keeper) forgetPast(ctx context.Context, now time.Time) {
 	lastUsed := map[string]time.Time{}
 	past, err := k.cfg.Retain.Past(k.cfg.Dir, now, func(folder string) bool {
-		if nobodys(folder, Record{}) {
+		if nobodys(folder) {
 			return true
 		}
 		lastUsed[folder] = changed(filepath.Join(k.cfg.Dir, folder))

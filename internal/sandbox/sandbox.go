@@ -42,8 +42,9 @@ type Sandbox interface {
 // Assignable is a sandbox that can be started for nobody and given to a session
 // later.
 type Assignable interface {
-	// Assign makes it session's: its folder is renamed to dir, which must not
-	// be there, and the record says so. Mounts and sockets follow the folder.
+	// Assign makes it session's: its folder, whose mark names the session, is
+	// renamed to dir, which must not be there. Mounts and sockets follow the
+	// folder, and what ReadRecord gives.
 	Assign(session, dir string) error
 }
 

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/berthdev/berth/internal/sandbox/disk"
 	"github.com/berthdev/berth/internal/sandbox/view"
@@ -17,6 +18,21 @@ const unsettledName = "unsettled"
 
 func markUnsettled(dir, session string) error {
 	return replaceFile(filepath.Join(dir, unsettledName), []byte(session))
+}
+
+// readMark gives the session that the mark names, and since when;
+// fs.ErrNotExist without a mark.
+func readMark(dir string) (session string, since time.Time, err error) {
+	at := filepath.Join(dir, unsettledName)
+	text, err := os.ReadFile(at)
+	if err != nil {
+		return "", time.Time{}, err
+	}
+	info, err := os.Stat(at)
+	if err != nil {
+		return "", time.Time{}, err
+	}
+	return string(text), info.ModTime().UTC(), nil
 }
 
 // settle calls Ended for a folder whose sandbox has ended, until that has gone
@@ -33,19 +49,18 @@ func (k *Keeper) settle(ctx context.Context, dir string) error {
 			k.log.Warn("a session's disk stays mounted", "dir", dir, "err", err)
 		}
 	}()
-	mark := filepath.Join(dir, unsettledName)
-	text, err := os.ReadFile(mark)
+	session, _, err := readMark(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err == nil {
-		err = k.keepLeft(ctx, whose(dir, string(text)), dir)
+		err = k.keepLeft(ctx, whose(dir, session), dir)
 	}
 	if err != nil {
 		k.log.Error("what a session left is not kept; it is still in its tree", "dir", dir, "err", err)
 		return err
 	}
-	if err := errors.Join(os.Remove(mark), forgetUnfetched(dir)); err != nil {
+	if err := errors.Join(os.Remove(filepath.Join(dir, unsettledName)), forgetUnfetched(dir)); err != nil {
 		k.log.Warn("what a session left may be kept again", "dir", dir, "err", err)
 	}
 	return nil
@@ -77,11 +92,13 @@ func (k *Keeper) keepLeft(ctx context.Context, session, dir string) error {
 // nothing says it.
 func whose(dir, mark string) string {
 	folder := filepath.Base(dir)
-	receipt, _ := ReadReceipt(dir)
-	for _, session := range []string{mark, folder, receipt.Session} {
+	for _, session := range []string{mark, folder} {
 		if session != "" && Folder(session) == folder {
 			return session
 		}
+	}
+	if r, err := ReadReceipt(dir); err == nil && Folder(r.Session) == folder {
+		return r.Session
 	}
 	return ""
 }

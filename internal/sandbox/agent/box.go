@@ -86,9 +86,6 @@ func (b *Box) Assign(session, dir, socket string) error {
 	if err := os.Rename(old, dir); err != nil {
 		return fmt.Errorf("agent: assign: %w", err)
 	}
-	if err := sandbox.WriteRecord(rec); err != nil {
-		return errors.Join(err, os.Rename(dir, old))
-	}
 	b.record = rec
 	if b.way != nil {
 		b.way.Assign(session)

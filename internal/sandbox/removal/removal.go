@@ -12,6 +12,8 @@ import (
 	"path"
 	"path/filepath"
 	"strconv"
+
+	"golang.org/x/sys/unix"
 )
 
 // maxOpen is how many directories within each other are open at one time while
@@ -22,10 +24,13 @@ const maxOpen = 64
 // more. It takes few descriptors however deep the directory is: the other
 // sessions need some. Nothing to remove is no error.
 func All(path string) error {
-	dir, err := os.OpenRoot(filepath.Dir(path))
-	if errors.Is(err, fs.ErrNotExist) {
+	switch info, err := os.Lstat(path); {
+	case errors.Is(err, fs.ErrNotExist):
 		return nil
+	case err == nil && !info.IsDir():
+		return os.Remove(path)
 	}
+	dir, err := os.OpenRoot(filepath.Dir(path))
 	if err != nil {
 		return err
 	}
@@ -34,96 +39,141 @@ func All(path string) error {
 
 // In is All for a name in a directory.
 func In(dir *os.Root, name string) error {
-	info, err := dir.Lstat(name)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return nil
-	case err != nil:
-		return err
-	case !info.IsDir():
-		return dir.Remove(name)
-	}
-	if info.Mode()&0o700 != 0o700 {
-		_ = dir.Chmod(name, 0o700) // what follows says what is in the way
-	}
-	top, err := dir.OpenRoot(name)
+	f, err := dir.Open(".")
 	if err != nil {
 		return err
 	}
-	r := remover{top: top, lifts: ".lifted-" + rand.Text() + "-"}
-	if err := errors.Join(r.empty(top, ".", 1), top.Close()); err != nil {
+	defer f.Close()
+	r := remover{root: dir, lifts: ".lifted-" + rand.Text() + "-"}
+	if err := r.remove(f, name, false, 0); err != nil {
 		return fmt.Errorf("remove %s: %w", name, err)
 	}
-	return dir.Remove(name)
+	return nil
 }
 
 type remover struct {
-	top    *os.Root
-	lifts  string // begins the names of directories that were brought up
+	root   *os.Root
+	top    *os.File // the directory in it that is removed
+	lifts  string   // begins the names of directories that were brought up
 	lifted int
 }
 
-// empty removes what is in a directory, whose path below the top is at.
-func (r *remover) empty(dir *os.Root, at string, open int) error {
+// remove removes what is at a path in the root: its last name is in dir, below as
+// many other directories as said; folder says that it is known to be one. What
+// lies too deep is brought to the top, where its turn comes.
+func (r *remover) remove(dir *os.File, at string, folder bool, depth int) error {
+	name := path.Base(at)
+	fail := func(err error) error { return &fs.PathError{Op: "remove", Path: at, Err: err} }
+	var plain error // why it is not removed as what has no entries
+	if !folder {
+		if plain = unlink(dir, name, 0); plain == nil {
+			return nil
+		}
+	}
+	switch err := unlink(dir, name, unix.AT_REMOVEDIR); {
+	case err == nil:
+		return nil
+	case err == unix.ENOTDIR && plain != nil:
+		return fail(plain)
+	case !full(err):
+		return fail(err)
+	}
+	if depth == maxOpen {
+		r.lifted++
+		if err := unix.Renameat(int(dir.Fd()), name, int(r.top.Fd()), r.lifts+strconv.Itoa(r.lifted)); err != nil {
+			return fail(err)
+		}
+		return nil
+	}
+	f, err := r.open(dir, at)
+	if err != nil {
+		return fail(err)
+	}
+	defer f.Close()
+	if depth == 0 {
+		r.top = f
+	}
 	for {
-		names, err := list(dir)
-		if err != nil || len(names) == 0 {
+		gone, err := r.empty(f, at, depth)
+		if err != nil {
 			return err
 		}
-		var first error
-		gone := 0
-		for _, name := range names {
-			if err := r.remove(dir, path.Join(at, name), open); err == nil {
+		err = unlink(dir, name, unix.AT_REMOVEDIR)
+		if err == nil {
+			return nil
+		}
+		if !full(err) || gone == 0 {
+			return fail(err)
+		}
+		if _, err := f.Seek(0, io.SeekStart); err != nil {
+			return fail(err)
+		}
+	}
+}
+
+// empty removes what is in a directory from where it is read on, and says how
+// much that was: with some gone, another look may find more.
+func (r *remover) empty(dir *os.File, at string, depth int) (gone int, err error) {
+	var first error
+	for {
+		entries, err := dir.ReadDir(1024)
+		for _, e := range entries {
+			if err := r.remove(dir, path.Join(at, e.Name()), e.IsDir(), depth+1); err == nil {
 				gone++
 			} else if first == nil {
 				first = err
 			}
 		}
-		if gone == 0 {
-			return first
+		switch {
+		case err == io.EOF && gone > 0:
+			return gone, nil
+		case err == io.EOF:
+			return 0, first
+		case err != nil:
+			return gone, err
 		}
 	}
 }
 
-// list gives some of the names in a directory.
-func list(dir *os.Root) ([]string, error) {
-	f, err := dir.Open(".")
+// open opens a directory to be emptied, which its owner may have barred.
+func (r *remover) open(dir *os.File, at string) (*os.File, error) {
+	name := path.Base(at)
+	fd, err := openat(dir, name)
+	if err == unix.EACCES {
+		_ = r.root.Chmod(at, 0o700) // what follows says what is in the way
+		fd, err = openat(dir, name)
+	}
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	names, err := f.Readdirnames(1024)
-	if err == io.EOF {
-		err = nil
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err == nil && st.Mode&0o700 != 0o700 {
+		_ = unix.Fchmod(fd, 0o700)
 	}
-	return names, err
+	return os.NewFile(uintptr(fd), name), nil
 }
 
-// remove removes what is at a path, in a directory that so many are open above.
-// What lies too deep is brought to the top, where its turn comes.
-func (r *remover) remove(dir *os.Root, at string, open int) error {
-	name := path.Base(at)
-	err := dir.Remove(name)
-	if err == nil || errors.Is(err, fs.ErrNotExist) {
-		return nil
+// unlink removes one name. That it is not there is no error.
+func unlink(dir *os.File, name string, flags int) error {
+	for {
+		switch err := unix.Unlinkat(int(dir.Fd()), name, flags); err {
+		case unix.EINTR:
+		case unix.ENOENT:
+			return nil
+		default:
+			return err
+		}
 	}
-	info, e := dir.Lstat(name)
-	if e != nil || !info.IsDir() {
-		return err
+}
+
+// full says that a directory cannot be removed because something is in it.
+func full(err error) bool { return err == unix.ENOTEMPTY || err == unix.EEXIST }
+
+func openat(dir *os.File, name string) (int, error) {
+	for {
+		fd, err := unix.Openat(int(dir.Fd()), name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		if err != unix.EINTR {
+			return fd, err
+		}
 	}
-	if info.Mode()&0o700 != 0o700 {
-		_ = dir.Chmod(name, 0o700)
-	}
-	if open == maxOpen {
-		r.lifted++
-		return r.top.Rename(at, r.lifts+strconv.Itoa(r.lifted))
-	}
-	in, err := dir.OpenRoot(name)
-	if err != nil {
-		return err
-	}
-	if err = errors.Join(r.empty(in, at, open+1), in.Close()); err != nil {
-		return err
-	}
-	return dir.Remove(name)
 }
