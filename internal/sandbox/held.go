@@ -64,10 +64,21 @@ func (h *Held) Close(ctx context.Context, forget bool) error {
 	if err != nil {
 		return fmt.Errorf("sandbox: a session's files stay, because what it left could not be kept: %w", err)
 	}
-	if err := removeAll(h.dir); err != nil {
+	if err := h.keeper.forget(h.dir); err != nil {
 		return fmt.Errorf("sandbox: forget a session's files: %w", err)
 	}
 	return nil
+}
+
+// forget removes the folder of a session whose sandbox has ended, or has the pool
+// use it again.
+func (k *Keeper) forget(dir string) error {
+	if k.pool != nil {
+		if done, err := k.pool.salvage(dir); done {
+			return err
+		}
+	}
+	return removeAll(dir)
 }
 
 // removeAll removes the folder of a session whose sandbox has ended.

@@ -15,6 +15,7 @@ type State string
 // The states.
 const (
 	StateReady State = "ready" // a sandbox that waits for a session
+	StateSpare State = "spare" // a folder for the next sandbox
 	StateLive  State = "live"  // a session's sandbox lives, or its worker was cut off
 	StateKept  State = "kept"  // the sandbox has ended, the session's files are kept
 )
@@ -67,7 +68,11 @@ func look(dir string) Entry {
 		note(err)
 	}
 	if nobodys(e.Folder) {
-		e.State, e.Session = StateReady, ""
+		if e.Session = ""; e.State == StateLive {
+			e.State = StateReady
+		} else {
+			e.State = StateSpare
+		}
 	}
 	return e
 }

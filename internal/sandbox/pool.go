@@ -15,6 +15,9 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/berthdev/berth/internal/sandbox/removal"
+	"github.com/berthdev/berth/internal/sandbox/spare"
 )
 
 // warmPrefix begins the folders of sandboxes that were started for nobody; no
@@ -52,10 +55,12 @@ type pool struct {
 	wake   chan struct{} // one is missing
 
 	mu       sync.Mutex
-	ready    []warm    // oldest first
-	renewing int       // how many will be ready soon
-	taken    time.Time // the last one
-	short    time.Time // since when it has waited to start one; zero when there are enough
+	ready    []warm       // oldest first
+	renewing int          // how many will be ready soon
+	shape    *spare.Shape // of a tree that no session has used; nil as long as none has been renewed
+	spares   []string     // folders of sessions that are gone, for renewed sandboxes
+	taken    time.Time    // the last one
+	short    time.Time    // since when it has waited to start one; zero when there are enough
 	stopped  bool
 }
 
@@ -116,10 +121,13 @@ func (p *pool) stop(ctx context.Context) error {
 	p.ended.Wait()
 	p.mu.Lock()
 	p.stopped = true
-	left := p.ready
-	p.ready = nil
+	left, spares := p.ready, p.spares
+	p.ready, p.spares = nil, nil
 	p.mu.Unlock()
 	var errs []error
+	for _, dir := range spares {
+		errs = append(errs, removal.All(dir))
+	}
 	for _, w := range left {
 		errs = append(errs, p.drop(ctx, w))
 	}
@@ -153,7 +161,11 @@ func (p *pool) fill(ctx context.Context) {
 			}
 			continue
 		}
-		w, err := p.make(ctx, p.driver.Start)
+		var w warm
+		dir, err := p.folder(false)
+		if err == nil {
+			w, err = p.make(ctx, dir, p.driver.Start)
+		}
 		if ctx.Err() != nil {
 			if err == nil {
 				if err := p.drop(context.WithoutCancel(ctx), w); err != nil {
@@ -229,10 +241,17 @@ func (p *pool) renew(ctx context.Context, sb Sandbox, kind string) bool {
 	if !room {
 		return false
 	}
-	w, err := p.make(ctx, r.Renew)
+	var w warm
+	dir, err := p.folder(true)
+	if err == nil {
+		w, err = p.make(ctx, dir, r.Renew)
+	}
 	p.mu.Lock()
 	p.renewing--
 	stopped := p.stopped
+	if err == nil && p.shape == nil {
+		p.shape, _ = spare.Of(filepath.Join(dir, "tree")) // without one no folder is used again
+	}
 	if err == nil && !stopped {
 		p.ready = append(p.ready, w)
 	}
@@ -246,15 +265,61 @@ func (p *pool) renew(ctx context.Context, sb Sandbox, kind string) bool {
 	return err == nil
 }
 
-// make has one sandbox started, and proven.
-func (p *pool) make(ctx context.Context, start func(context.Context, Spec) (Sandbox, error)) (warm, error) {
-	name := warmPrefix + strings.ToLower(rand.Text()[:12])
-	dir := filepath.Join(p.dir, name)
-	spec := p.spec
-	spec.SessionID, spec.Dir, spec.Tree = name, dir, filepath.Join(dir, "tree")
-	if err := os.MkdirAll(spec.Tree, 0o755); err != nil {
-		return warm{}, err
+// folder makes a folder for a sandbox, or gives a spare one.
+func (p *pool) folder(renewed bool) (dir string, err error) {
+	if renewed {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if last := len(p.spares) - 1; last >= 0 {
+			dir, p.spares = p.spares[last], p.spares[:last]
+			return dir, nil
+		}
 	}
+	dir = p.name()
+	return dir, os.MkdirAll(filepath.Join(dir, "tree"), 0o755)
+}
+
+func (p *pool) name() string {
+	return filepath.Join(p.dir, warmPrefix+strings.ToLower(rand.Text()[:12]))
+}
+
+// salvage makes the folder of a session that is gone one for a renewed sandbox, or
+// removes it when its tree is not what it was. It says no when it has no use for
+// one.
+func (p *pool) salvage(dir string) (done bool, err error) {
+	p.mu.Lock()
+	shape := p.shape
+	room := shape != nil && !p.stopped && len(p.spares) < p.size
+	p.mu.Unlock()
+	to := p.name()
+	if !room || os.Rename(dir, to) != nil {
+		return false, nil
+	}
+	entries, err := os.ReadDir(to)
+	for _, e := range entries {
+		if e.Name() != "tree" {
+			err = errors.Join(err, removal.All(filepath.Join(to, e.Name())))
+		}
+	}
+	if err == nil {
+		err = shape.Restore(filepath.Join(to, "tree"))
+	}
+	p.mu.Lock()
+	keep := err == nil && !p.stopped
+	if keep {
+		p.spares = append(p.spares, to)
+	}
+	p.mu.Unlock()
+	if keep {
+		return true, nil
+	}
+	return true, removal.All(to)
+}
+
+// make has one sandbox started in a folder, and proven.
+func (p *pool) make(ctx context.Context, dir string, start func(context.Context, Spec) (Sandbox, error)) (warm, error) {
+	spec := p.spec
+	spec.SessionID, spec.Dir, spec.Tree = filepath.Base(dir), dir, filepath.Join(dir, "tree")
 	var sb Sandbox
 	err := p.mount(ctx, spec)
 	if err == nil {

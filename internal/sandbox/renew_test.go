@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -87,7 +89,7 @@ func TestEndedSandboxesAreRenewed(t *testing.T) {
 		if k.Ready() != 4 {
 			t.Errorf("%d are ready after 8 sessions, of 2 wanted", k.Ready())
 		}
-		if warm, rest := folders(t, dir); len(warm) != 4 || len(rest) != 0 {
+		if warm, rest := folders(t, dir); len(warm) != 4+2 || len(rest) != 0 { // and two to be used again
 			t.Errorf("folders: %v %v", warm, rest)
 		}
 		began := startsOf(d, "")
@@ -104,6 +106,68 @@ func TestEndedSandboxesAreRenewed(t *testing.T) {
 			t.Error("a sandbox was renewed when the keeper stopped")
 		}
 		closed(t, h, true)
+	})
+}
+
+// TestFoldersAreUsedAgain: the folder of a session that is gone is another's, and
+// nothing that the session has left in it, or set on it.
+func TestFoldersAreUsedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, dir := &renewing{Driver: mock.New(mock.Knobs{})}, t.TempDir()
+		k := pooled(t, d, dir, 1)
+		var seen []os.FileInfo
+		again := 0
+		for i := range 13 {
+			session := fmt.Sprintf("sesn_%d", i)
+			h := open(t, k, session, false)
+			at := k.Dir(session)
+			workspace, err := os.Open(filepath.Join(at, "tree/workspace"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer workspace.Close() // no other has its number meanwhile
+			info, err := workspace.Stat()
+			if err != nil || info.Mode().Perm() != 0o755 {
+				t.Errorf("%s has a workspace of mode %v, %v", session, info.Mode(), err)
+			}
+			if slices.ContainsFunc(seen, func(s os.FileInfo) bool { return os.SameFile(s, info) }) {
+				again++
+			}
+			seen = append(seen, info)
+			for _, name := range []string{"staged", "tree/other", "tree/tmp/f", "tree/workspace/mine"} {
+				at := filepath.Join(at, name)
+				if _, err := os.Lstat(at); err == nil {
+					t.Errorf("%s finds %s", session, at)
+				}
+				if err := os.WriteFile(at, []byte(session), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if i%4 == 3 {
+				if err := os.Chmod(filepath.Join(at, "tree/workspace"), 0o777); err != nil {
+					t.Fatal(err)
+				}
+			}
+			closed(t, h, true)
+			if _, err := os.Lstat(at); err == nil {
+				t.Errorf("%s is still there", at)
+			}
+		}
+		if again < 4 {
+			t.Errorf("%d of 13 folders were used again", again)
+		}
+		if list, err := k.List(); err != nil || !slices.ContainsFunc(list, func(e sandbox.Entry) bool {
+			return e.State == sandbox.StateSpare && e.Session == "" && e.Receipt == nil
+		}) {
+			t.Errorf("%+v %v", list, err)
+		}
+		// A worker that is killed leaves it to the next, which removes it.
+		next := keeper(t, d, dir)
+		if warm, rest := folders(t, dir); len(warm)+len(rest) != 0 {
+			t.Errorf("left: %v %v", warm, rest)
+		}
+		next.Stop(t.Context())
+		k.Stop(t.Context())
 	})
 }
 

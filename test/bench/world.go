@@ -292,40 +292,60 @@ func (s *server) ended(ctx context.Context, session string) ([]event, error) {
 	return s.events(ctx, session, "?limit=1000")
 }
 
-// rests waits until the session's turn has ended. It opens the stream first
-// and looks at the last event then, so that no end is missed.
+// rests waits until the session's turn has ended.
 func (s *server) rests(ctx context.Context, session string) error {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, "GET", s.BaseURL+"/v1/sessions/"+session+"/events/stream", nil)
+	rest, err := s.watch(ctx, session)
 	if err != nil {
 		return err
+	}
+	return rest()
+}
+
+// watch gives a function, to be called once, that waits until the session's turn
+// has ended. It opens the stream first and looks at the last event then, so that
+// no end is missed.
+func (s *server) watch(ctx context.Context, session string) (rest func() error, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
+	defer func() {
+		if err != nil {
+			cancel()
+		}
+	}()
+	req, err := http.NewRequestWithContext(ctx, "GET", s.BaseURL+"/v1/sessions/"+session+"/events/stream", nil)
+	if err != nil {
+		return nil, err
 	}
 	req.Header.Set("x-api-key", s.APIKey)
 	res, err := s.http.Do(req)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer res.Body.Close()
 	last, err := s.events(ctx, session, "?limit=1&order=desc")
-	if err != nil || len(last) > 0 && last[0].ended() {
-		return err
+	if err != nil {
+		return nil, errors.Join(err, res.Body.Close())
 	}
-	in := bufio.NewReader(res.Body)
-	for {
-		line, err := in.ReadBytes('\n')
-		if err != nil {
-			return fmt.Errorf("stream of %s: %w", session, err)
-		}
-		data, ok := bytes.CutPrefix(line, []byte("data: "))
-		if !ok || !bytes.Contains(data, []byte(`"session.status_idle"`)) {
-			continue
-		}
-		var e event
-		if json.Unmarshal(data, &e) == nil && e.ended() {
+	return func() error {
+		defer cancel()
+		defer res.Body.Close()
+		if len(last) > 0 && last[0].ended() {
 			return nil
 		}
-	}
+		in := bufio.NewReader(res.Body)
+		for {
+			line, err := in.ReadBytes('\n')
+			if err != nil {
+				return fmt.Errorf("stream of %s: %w", session, err)
+			}
+			data, ok := bytes.CutPrefix(line, []byte("data: "))
+			if !ok || !bytes.Contains(data, []byte(`"session.status_idle"`)) {
+				continue
+			}
+			var e event
+			if json.Unmarshal(data, &e) == nil && e.ended() {
+				return nil
+			}
+		}
+	}, nil
 }
 
 func (s *server) archive(ctx context.Context, session string) error {

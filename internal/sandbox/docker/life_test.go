@@ -90,9 +90,9 @@ func TestAssign(t *testing.T) {
 
 	// Another worker takes it over under its new name.
 	w.Sandbox.(interface{ Close() }).Close()
-	rec, err := sandbox.ReadRecord(dir)
-	if err != nil || rec.SessionID != "sesn_late" || rec.Spec.Dir != dir {
-		t.Fatalf("%+v %v", rec, err)
+	rec := w.Sandbox.Record()
+	if rec.SessionID != "sesn_late" || rec.Spec.Dir != dir {
+		t.Fatalf("%+v", rec)
 	}
 	again, err := newDriver(t, nil).Recover(t.Context(), rec)
 	if err != nil {

@@ -37,16 +37,19 @@ func All(path string) error {
 	return errors.Join(In(dir, filepath.Base(path)), dir.Close())
 }
 
-// In is All for a name in a directory.
-func In(dir *os.Root, name string) error {
-	f, err := dir.Open(".")
+// In is All for a path in a directory.
+func In(dir *os.Root, at string) error {
+	f, err := dir.Open(path.Dir(at))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
 	defer f.Close()
 	r := remover{root: dir, lifts: ".lifted-" + rand.Text() + "-"}
-	if err := r.remove(f, name, false, 0); err != nil {
-		return fmt.Errorf("remove %s: %w", name, err)
+	if err := r.remove(f, at, false, 0); err != nil {
+		return fmt.Errorf("remove %s: %w", at, err)
 	}
 	return nil
 }

@@ -47,6 +47,30 @@ func TestDeep(t *testing.T) {
 	}
 }
 
+// TestIn removes a path in a directory, whatever is there, and nothing beside it.
+func TestIn(t *testing.T) {
+	dir := t.TempDir()
+	err := os.MkdirAll(filepath.Join(dir, "a/gone/b"), 0o755)
+	err = errors.Join(err, os.WriteFile(filepath.Join(dir, "a/file"), nil, 0o600), os.Mkdir(filepath.Join(dir, "gone"), 0o755),
+		os.Symlink("gone", filepath.Join(dir, "a/link")))
+	root, e := os.OpenRoot(dir)
+	if err = errors.Join(err, e); err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	for _, at := range []string{"a/gone", "a/file", "a/link", "a/none", "none/gone"} {
+		if err := In(root, at); err != nil {
+			t.Errorf("%s: %v", at, err)
+		}
+		if _, err := root.Lstat(at); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s: %v", at, err)
+		}
+	}
+	if _, err := root.Stat("gone"); err != nil {
+		t.Error(err)
+	}
+}
+
 // deep makes directories in each other, and a file in the last.
 func deep(t *testing.T, dir string, n int) {
 	t.Helper()

@@ -1,0 +1,182 @@
+package spare
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berthdev/berth/internal/sandbox/removal"
+)
+
+// Shape is what a directory is before a session: what is set on it, and the
+// directories in it.
+type Shape struct {
+	set   string
+	inner map[string]*Shape
+}
+
+// maxDepth is how many directories within each other a shape has.
+const maxDepth = 16
+
+// Of gives the shape of a directory that no session has used. One with anything
+// but directories in it has none.
+func Of(dir string) (*Shape, error) {
+	f, err := os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return of(f, maxDepth)
+}
+
+func of(f *os.File, depth int) (*Shape, error) {
+	if depth == 0 {
+		return nil, errors.New("spare: directories too deep within each other")
+	}
+	s := &Shape{inner: map[string]*Shape{}}
+	var err error
+	if s.set, err = settings(f); err != nil {
+		return nil, err
+	}
+	entries, err := f.ReadDir(-1)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		in, err := open(f, e.Name())
+		if err != nil {
+			return nil, err
+		}
+		s.inner[e.Name()], err = of(in, depth-1)
+		if err = errors.Join(err, in.Close()); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// Restore removes from a directory what is not of the shape, however deep it is.
+// No sandbox runs on it. With an error it is not what it was: something of the
+// shape is missing, has been set otherwise, or another thing cannot be removed.
+func (s *Shape) Restore(dir string) error {
+	f, err := os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return s.restore(f)
+}
+
+func (s *Shape) restore(f *os.File) error {
+	if err := s.clear(f); err != nil {
+		return err
+	}
+	set, err := settings(f)
+	if err == nil && set != s.set {
+		err = fmt.Errorf("spare: %s is not what it was", f.Name())
+	}
+	if err != nil {
+		return err
+	}
+	for name, inner := range s.inner {
+		in, err := open(f, name)
+		if err == nil {
+			err = errors.Join(inner.restore(in), in.Close())
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// clear removes what is in a directory beside the shape's.
+func (s *Shape) clear(f *os.File) error {
+	here := "/proc/self/fd/" + strconv.Itoa(int(f.Fd()))
+	for more := true; more; {
+		more = false
+		for {
+			entries, err := f.ReadDir(1024)
+			for _, e := range entries {
+				if s.inner[e.Name()] != nil {
+					continue
+				}
+				if err := removal.All(filepath.Join(here, e.Name())); err != nil {
+					return err
+				}
+				more = true
+			}
+			if err == io.EOF {
+				break
+			}
+			if err != nil {
+				return err
+			}
+		}
+		if _, err := f.Seek(0, io.SeekStart); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// open opens a directory in another; a link is none.
+func open(dir *os.File, name string) (*os.File, error) {
+	fd, err := unix.Openat(int(dir.Fd()), name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: filepath.Join(dir.Name(), name), Err: err}
+	}
+	return os.NewFile(uintptr(fd), filepath.Join(dir.Name(), name)), nil
+}
+
+// extended is struct fsxattr of linux/fs.h.
+type extended struct {
+	Flags, Extent, Extents, Project, Copied uint32
+	_                                       [8]byte
+}
+
+const getExtended = 0x801c581f // FS_IOC_FSGETXATTR
+
+// settings are what can be set on a directory, but for its times, and how large it
+// has become.
+func settings(f *os.File) (string, error) {
+	fd := int(f.Fd())
+	var st unix.Statx_t
+	if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_BASIC_STATS, &st); err != nil {
+		return "", &fs.PathError{Op: "statx", Path: f.Name(), Err: err}
+	}
+	var all strings.Builder
+	fmt.Fprintln(&all, st.Mode, st.Uid, st.Gid, st.Nlink, st.Size, st.Dev_major, st.Dev_minor, st.Attributes)
+	var x extended
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), getExtended, uintptr(unsafe.Pointer(&x))); errno == 0 {
+		fmt.Fprintln(&all, x.Flags, x.Extent, x.Project, x.Copied)
+	}
+	if flags, err := unix.IoctlGetUint32(fd, unix.FS_IOC_GETFLAGS); err == nil {
+		fmt.Fprintln(&all, flags)
+	}
+	names := make([]byte, 4<<10)
+	n, err := unix.Flistxattr(fd, names)
+	if err != nil && err != unix.ENOTSUP {
+		return "", &fs.PathError{Op: "listxattr", Path: f.Name(), Err: err}
+	}
+	list := strings.FieldsFunc(string(names[:max(n, 0)]), func(r rune) bool { return r == 0 })
+	slices.Sort(list)
+	for _, name := range list {
+		value := make([]byte, 4<<10)
+		n, err := unix.Fgetxattr(fd, name, value)
+		if err != nil {
+			return "", &fs.PathError{Op: "getxattr", Path: f.Name(), Err: err}
+		}
+		fmt.Fprintf(&all, "%s=%q\n", name, value[:n])
+	}
+	return all.String(), nil
+}
