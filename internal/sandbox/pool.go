@@ -333,7 +333,9 @@ func (p *pool) make(ctx context.Context, dir string, start func(context.Context,
 		err = errBound
 	} else if w.receipt, err = Prove(ctx, p.driver, sb, true); err == nil {
 		w.receipt.Version = p.version
-		return w, nil
+		if err = WriteReceipt(dir, w.receipt); err == nil {
+			return w, nil
+		}
 	}
 	return warm{}, errors.Join(err, p.drop(context.WithoutCancel(ctx), w))
 }
@@ -382,9 +384,11 @@ func (p *pool) take(ctx context.Context, spec Spec, key string) (Sandbox, bool) 
 // give assigns a sandbox. What the folder shall hold is in it before it has its
 // new name, so that a crash leaves a warm folder or a session's whole one.
 func (p *pool) give(w warm, spec Spec) error {
-	w.receipt.Session = spec.SessionID
-	if err := WriteReceipt(w.dir, w.receipt); err != nil {
-		return err
+	if Folder(spec.SessionID) != spec.SessionID { // the folder will not say it
+		w.receipt.Session = spec.SessionID
+		if err := WriteReceipt(w.dir, w.receipt); err != nil {
+			return err
+		}
 	}
 	if err := markUnsettled(w.dir, spec.SessionID); err != nil {
 		return err

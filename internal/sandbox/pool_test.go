@@ -229,6 +229,9 @@ func TestPoolAfterACrash(t *testing.T) {
 		for _, session := range sessions {
 			open(t, first, session, false)
 			at := first.Dir(session)
+			if r, err := sandbox.ReadReceipt(at); err != nil || r.Session != session {
+				t.Errorf("the receipt of %q: %+v %v", session, r, err)
+			}
 			mark, err := os.Stat(filepath.Join(at, "unsettled"))
 			if err != nil {
 				t.Fatal(err)

@@ -37,7 +37,8 @@ func WriteReceipt(dir string, r Receipt) error {
 }
 
 // ReadReceipt reads the receipt in a sandbox's folder; fs.ErrNotExist when
-// there is none.
+// there is none. That of a sandbox that was ready stays as it was written when a
+// session takes it that has the folder's name.
 func ReadReceipt(dir string) (Receipt, error) {
 	f, err := os.Open(filepath.Join(dir, receiptName))
 	if err != nil {
@@ -48,7 +49,11 @@ func ReadReceipt(dir string) (Receipt, error) {
 	if err != nil {
 		return Receipt{}, fmt.Errorf("sandbox: receipt: %w", err)
 	}
-	return ParseReceipt(b)
+	r, err := ParseReceipt(b)
+	if folder := filepath.Base(dir); err == nil && nobodys(r.Session) && !nobodys(folder) {
+		r.Session = folder
+	}
+	return r, err
 }
 
 // ParseReceipt reads a receipt strictly: unknown members, anything after it,
