@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -32,7 +33,12 @@ const EgressDirName = "egress"
 // Sweep removes what a sandbox leaves in its folder beside the tree.
 func Sweep(dir string) error {
 	var errs []error
-	for _, name := range []string{socketName, recordName, recordName + ".new", RunDirName, EgressDirName} {
+	for _, name := range []string{socketName, recordName, recordName + ".new"} {
+		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	for _, name := range []string{RunDirName, EgressDirName} {
 		errs = append(errs, removal.All(filepath.Join(dir, name)))
 	}
 	return errors.Join(errs...)
