@@ -296,6 +296,7 @@ func (p *program) kill() {
 	if p.pid == 0 {
 		return
 	}
+	_ = unix.Kill(p.pid, unix.SIGSTOP) // it starts no more
 	sweepTree(p.pid)
 	kill(p.pid)
 	var ws unix.WaitStatus
@@ -304,6 +305,7 @@ func (p *program) kill() {
 			break
 		}
 	}
+	sweepTree(p.pid) // what it had begun to start
 	p.pid, p.code = 0, exitCode(ws)
 }
 

@@ -124,6 +124,22 @@ func testPrograms(t *testing.T, d sandbox.Driver, driver func() sandbox.Driver) 
 	if _, err := loud.Read(make([]byte, 1)); err == nil {
 		t.Error("a program that was closed speaks")
 	}
+
+	// One that starts others without end.
+	for range 5 {
+		busy := w.program(nil, "bash", "-c", "while :; do sleep $0 & done", mark+"busy")
+		for w.alive(mark+"busy") == "0" {
+			await(5 * time.Millisecond)
+		}
+		began := time.Now()
+		busy.Close()
+		if n := w.alive(mark + "busy"); n != "0" {
+			t.Errorf("%s processes of a program that started them without end are there", n)
+		}
+		if took := time.Since(began); took > time.Second {
+			t.Errorf("its end took %v", took)
+		}
+	}
 	say("two")
 	line("two")
 	if !d.Capabilities().Recover {
