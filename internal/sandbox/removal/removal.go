@@ -39,7 +39,7 @@ func All(path string) error {
 
 // In is All for a path in a directory.
 func In(dir *os.Root, at string) error {
-	f, err := dir.Open(path.Dir(at))
+	f, err := dir.OpenFile(path.Dir(at), os.O_RDONLY|unix.O_DIRECTORY, 0) // a FIFO would be waited for
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -82,8 +82,7 @@ func (r *remover) remove(dir *os.File, at string, folder bool, depth int) error 
 		return fail(err)
 	}
 	if depth == maxOpen {
-		r.lifted++
-		if err := unix.Renameat(int(dir.Fd()), name, int(r.top.Fd()), r.lifts+strconv.Itoa(r.lifted)); err != nil {
+		if err := r.lift(dir, at); err != nil {
 			return fail(err)
 		}
 		return nil
@@ -112,6 +111,21 @@ func (r *remover) remove(dir *os.File, at string, folder bool, depth int) error 
 			return fail(err)
 		}
 	}
+}
+
+// lift brings a directory to the top. Its owner may have barred it: then it cannot
+// be moved.
+func (r *remover) lift(dir *os.File, at string) error {
+	r.lifted++
+	move := func() error {
+		return unix.Renameat(int(dir.Fd()), path.Base(at), int(r.top.Fd()), r.lifts+strconv.Itoa(r.lifted))
+	}
+	err := move()
+	if err == unix.EACCES {
+		_ = r.root.Chmod(at, 0o700)
+		err = move()
+	}
+	return err
 }
 
 // empty removes what is in a directory from where it is read on, and says how

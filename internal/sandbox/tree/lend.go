@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/berthdev/berth/internal/sandbox/removal"
 	"github.com/berthdev/berth/toolset"
@@ -153,12 +154,12 @@ func same(ctx context.Context, src fs.FS, into *os.Root, name string) bool {
 			return err
 		}
 		defer a.Close()
-		b, err := into.Open(filepath.FromSlash(path.Join(name, at)))
+		b, err := into.OpenFile(filepath.FromSlash(path.Join(name, at)), os.O_RDONLY|syscall.O_NONBLOCK, 0) // it may be a FIFO by now
 		if err != nil {
 			return err
 		}
 		defer b.Close()
-		if !sameBytes(a, b) {
+		if info, err := b.Stat(); err != nil || !info.Mode().IsRegular() || !sameBytes(a, b) {
 			return errOther
 		}
 		return nil
