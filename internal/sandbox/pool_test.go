@@ -227,17 +227,13 @@ func TestPoolAfterACrash(t *testing.T) {
 		first := pooled(t, d, dir, 3)
 		sessions := []string{"sesn_1", "no plain name"}
 		for _, session := range sessions {
-			open(t, first, session, false)
+			own := open(t, first, session, false).Sandbox().Record()
 			at := first.Dir(session)
 			if r, err := sandbox.ReadReceipt(at); err != nil || r.Session != session {
 				t.Errorf("the receipt of %q: %+v %v", session, r, err)
 			}
-			mark, err := os.Stat(filepath.Join(at, "unsettled"))
-			if err != nil {
-				t.Fatal(err)
-			}
 			if rec, err := sandbox.ReadRecord(at); err != nil || rec.SessionID != session || rec.Spec.SessionID != session ||
-				rec.Spec.Tree != filepath.Join(at, "tree") || !rec.StartedAt.Equal(mark.ModTime()) {
+				rec.Spec.Tree != filepath.Join(at, "tree") || !rec.StartedAt.Equal(own.StartedAt) {
 				t.Errorf("the record of %q: %+v %v", session, rec, err)
 			}
 		}

@@ -23,16 +23,21 @@ func markUnsettled(dir, session string) error {
 // readMark gives the session that the mark names, and since when;
 // fs.ErrNotExist without a mark.
 func readMark(dir string) (session string, since time.Time, err error) {
-	at := filepath.Join(dir, unsettledName)
-	text, err := os.ReadFile(at)
-	if err != nil {
-		return "", time.Time{}, err
+	text, err := os.ReadFile(filepath.Join(dir, unsettledName))
+	if err == nil {
+		since, err = Taken(dir)
 	}
-	info, err := os.Stat(at)
+	return string(text), since, err
+}
+
+// Taken is since when the sandbox in a folder is a session's, as ReadRecord gives
+// it; fs.ErrNotExist when it is none's.
+func Taken(dir string) (time.Time, error) {
+	info, err := os.Stat(filepath.Join(dir, unsettledName))
 	if err != nil {
-		return "", time.Time{}, err
+		return time.Time{}, err
 	}
-	return string(text), info.ModTime().UTC(), nil
+	return info.ModTime().UTC(), nil
 }
 
 // settle calls Ended for a folder whose sandbox has ended, until that has gone

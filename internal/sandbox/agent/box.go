@@ -81,8 +81,11 @@ func (b *Box) Assign(session, dir, socket string) error {
 		return fmt.Errorf("agent: assign: %s is there already", dir)
 	}
 	rec, old := b.record, b.record.Spec.Dir
-	rec.SessionID, rec.Spec.SessionID, rec.StartedAt = session, session, time.Now().UTC()
+	rec.SessionID, rec.Spec.SessionID = session, session
 	rec.Spec.Dir, rec.Spec.Tree = dir, filepath.Join(dir, "tree")
+	if since, err := sandbox.Taken(old); err == nil { // as whoever reads the record has it
+		rec.StartedAt = since
+	}
 	if err := os.Rename(old, dir); err != nil {
 		return fmt.Errorf("agent: assign: %w", err)
 	}

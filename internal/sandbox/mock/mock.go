@@ -300,6 +300,9 @@ func (b *box) Assign(session, dir string) error {
 	defer b.mu.Unlock()
 	old := b.rec.Spec.Dir
 	b.driver.note("assign %s %s", b.rec.SessionID, session)
+	if since, err := sandbox.Taken(old); err == nil {
+		b.rec.StartedAt = since
+	}
 	if err := os.Rename(old, dir); err != nil {
 		return err
 	}

@@ -32,6 +32,9 @@ func testClaim(t *testing.T, driver func() sandbox.Driver) {
 	if err != nil || rec.Label == sandbox.Label(at) {
 		t.Fatalf("it was not taken from the pool: %v %q", err, rec.Label)
 	}
+	if own := h.Sandbox().Record(); !own.StartedAt.Equal(rec.StartedAt) || string(own.Handle) != string(rec.Handle) || own.SessionID != rec.SessionID {
+		t.Errorf("the next worker would take it for another: %v %q, not %v %q", rec.StartedAt, rec.SessionID, own.StartedAt, own.SessionID)
+	}
 	w := &World{Sandbox: h.Sandbox(), T: t, Spec: rec.Spec, Kernel: d.Capabilities().Kernel}
 	if r := w.Do("echo kept >f; cat f"); Output(r) != "kept\n" {
 		t.Errorf("a command: %q", Output(r))
