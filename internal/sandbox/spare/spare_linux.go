@@ -68,15 +68,20 @@ func of(f *os.File, depth int) (*Shape, error) {
 // No sandbox runs on it. With an error it is not what it was: something of the
 // shape is missing, has been set otherwise, or another thing cannot be removed.
 func (s *Shape) Restore(dir string) error {
-	f, err := os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	above, err := os.Open(filepath.Dir(dir))
+	if err != nil {
+		return err
+	}
+	defer above.Close()
+	return s.restore(above, filepath.Base(dir))
+}
+
+func (s *Shape) restore(above *os.File, name string) error {
+	f, err := open(above, name)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	return s.restore(f)
-}
-
-func (s *Shape) restore(f *os.File) error {
 	if err := s.clear(f); err != nil {
 		return err
 	}
@@ -88,13 +93,13 @@ func (s *Shape) restore(f *os.File) error {
 		return err
 	}
 	for name, inner := range s.inner {
-		in, err := open(f, name)
-		if err == nil {
-			err = errors.Join(inner.restore(in), in.Close())
-		}
-		if err != nil {
+		if err := inner.restore(f, name); err != nil {
 			return err
 		}
+	}
+	now := []unix.Timespec{{Nsec: unix.UTIME_NOW}, {Nsec: unix.UTIME_NOW}}
+	if err := unix.UtimesNanoAt(int(above.Fd()), name, now, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return &fs.PathError{Op: "utimensat", Path: f.Name(), Err: err}
 	}
 	return nil
 }
@@ -129,9 +134,12 @@ func (s *Shape) clear(f *os.File) error {
 	return nil
 }
 
-// open opens a directory in another; a link is none.
+// open opens a directory in another. A link is none, and what is mounted there is
+// not emptied.
 func open(dir *os.File, name string) (*os.File, error) {
-	fd, err := unix.Openat(int(dir.Fd()), name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	fd, err := unix.Openat2(int(dir.Fd()), name, &unix.OpenHow{
+		Flags: unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_XDEV | unix.RESOLVE_NO_SYMLINKS,
+	})
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: filepath.Join(dir.Name(), name), Err: err}
 	}
@@ -146,8 +154,8 @@ type extended struct {
 
 const getExtended = 0x801c581f // FS_IOC_FSGETXATTR
 
-// settings are what can be set on a directory, but for its times, and how large it
-// has become.
+// settings are what can be set on a directory, but for its times, which are new
+// each time, and how large it has become.
 func settings(f *os.File) (string, error) {
 	fd := int(f.Fd())
 	var st unix.Statx_t

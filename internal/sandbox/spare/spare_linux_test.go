@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -43,7 +44,8 @@ func TestUsed(t *testing.T) {
 	err = errors.Join(err,
 		os.Symlink(away, filepath.Join(dir, "mnt/session/outputs/link")),
 		unix.Mkfifo(filepath.Join(dir, "tmp/fifo"), 0o600),
-		os.Chmod(filepath.Join(dir, "tmp/d"), 0))
+		os.Chmod(filepath.Join(dir, "tmp/d"), 0),
+		os.Chtimes(filepath.Join(dir, "mnt/memory"), time.Unix(1, 0), time.Unix(2, 0)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,6 +55,10 @@ func TestUsed(t *testing.T) {
 	after, err := os.Stat(filepath.Join(dir, "workspace"))
 	if err != nil || !os.SameFile(before, after) {
 		t.Errorf("another directory: %v", err)
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(filepath.Join(dir, "mnt/memory"), &st); err != nil || st.Atim.Sec == 1 || st.Mtim.Sec == 2 {
+		t.Errorf("its times are those that were set: %+v %v", st, err)
 	}
 	var left []string
 	err = filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
@@ -150,5 +156,30 @@ func TestNoShape(t *testing.T) {
 	}
 	if _, err := Of(dir); err == nil {
 		t.Error("it has one")
+	}
+}
+
+// TestMounted has something mounted on a directory: it is not emptied.
+func TestMounted(t *testing.T) {
+	for _, name := range []string{"", "workspace"} {
+		dir, other := fresh(t), t.TempDir()
+		s, err := Of(dir)
+		if err = errors.Join(err, os.WriteFile(filepath.Join(other, "theirs"), nil, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		at := filepath.Join(dir, name)
+		if err := unix.Mount(other, at, "", unix.MS_BIND, ""); err != nil {
+			t.Skipf("by design: mounts need root: %v", err)
+		}
+		err = s.Restore(dir)
+		if e := unix.Unmount(at, 0); e != nil {
+			t.Fatal(e)
+		}
+		if err == nil {
+			t.Errorf("%q: it counts as what it was", name)
+		}
+		if _, err := os.Stat(filepath.Join(other, "theirs")); err != nil {
+			t.Errorf("%q: %v", name, err)
+		}
 	}
 }
