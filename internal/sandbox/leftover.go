@@ -45,12 +45,14 @@ func labels(dir string) string {
 
 // Leftovers lists what sandboxes with folders in dir left on the host: what
 // bears the label of one of these folders and of no record in them. With
-// running a worker uses dir, and every folder that is there counts as in use.
+// running a worker uses dir, and every folder that is there counts as in use, and
+// so does all that was ever ready: with its label a sandbox goes from folder to
+// folder, and may be missed while it does.
 func Leftovers(ctx context.Context, dir string, drivers []Driver, running bool) ([]Leftover, error) {
 	mine := labels(dir)
 	var scan error
 	live := func(name string) bool {
-		if !strings.HasPrefix(name, mine) {
+		if !strings.HasPrefix(name, mine) || running && strings.HasPrefix(name, mine+warmPrefix) {
 			return true
 		}
 		// A folder is there before anything bears its label: one look that is
