@@ -32,21 +32,29 @@ func (b *Box) arm() {
 	if b.deadline != nil {
 		b.deadline.Stop()
 	}
-	b.deadline = time.AfterFunc(time.Until(b.record.StartedAt.Add(limit)), b.expire)
+	left := time.Until(b.record.StartedAt.Add(limit))
+	b.until = time.Now().Add(left) // by a clock that nobody sets
+	b.deadline = time.AfterFunc(left, b.expire)
 }
 
 // expire ends everything inside; the files stay until Stop.
 func (b *Box) expire() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	limit := b.record.Spec.Limits.SessionTime
-	if b.stopped || b.ended || time.Now().Before(b.record.StartedAt.Add(limit)) {
+	if b.stopped || b.ended || time.Now().Before(b.until) {
 		return
 	}
 	b.expired.Store(true)
 	if b.end(context.Background(), b.Live) == nil {
 		b.ended = true
 	}
+}
+
+// overdue says that the session's time is over.
+func (b *Box) overdue() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return !time.Now().Before(b.until)
 }
 
 // Enforced are the limits that hold, of those that were asked for.
@@ -75,11 +83,8 @@ func (b *Box) within(ctx context.Context, c toolset.Command, out func([]byte)) (
 	if limits.CallTime > 0 {
 		c.Timeout = min(c.Timeout, limits.CallTime)
 	}
-	if limits.SessionTime > 0 {
-		left := time.Until(rec.StartedAt.Add(limits.SessionTime))
-		if left <= 0 || b.expired.Load() {
-			return overtime(limits.SessionTime), nil
-		}
+	if limits.SessionTime > 0 && (b.expired.Load() || b.overdue()) {
+		return overtime(limits.SessionTime), nil
 	}
 	var before int64
 	if b.bounds.OOMs != nil {

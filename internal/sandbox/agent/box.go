@@ -32,6 +32,7 @@ type Box struct {
 	mu       sync.Mutex
 	record   sandbox.Record
 	deadline *time.Timer // nil where the session's time is not bounded
+	until    time.Time   // when it is over
 	way      sandbox.Way // nil without one
 	ended    bool        // end has been called, and nothing runs
 	stopped  bool
