@@ -3,6 +3,7 @@ package test
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -26,6 +27,7 @@ var workerSteps = []string{
 type killing struct {
 	step, driver string
 	elsewhere    bool // the next worker is on another host
+	pooled       bool // the session has a sandbox that was ready
 
 	w             *testenv.World // with a queue of its own
 	hosts         []string       // state directories
@@ -35,7 +37,11 @@ type killing struct {
 }
 
 func (k *killing) name() string {
-	return k.driver + ", " + map[bool]string{true: "another host", false: "the same host"}[k.elsewhere] + ", " + k.step
+	how := map[bool]string{true: "another host", false: "the same host"}[k.elsewhere]
+	if k.pooled {
+		how += ", pooled"
+	}
+	return k.driver + ", " + how + ", " + k.step
 }
 
 // A worker is killed by SIGKILL at each step of an item and of a call. The next
@@ -45,15 +51,19 @@ func TestWorkerKilledAtEachStep(t *testing.T) {
 	w := testenv.Start(t, testenv.Options{})
 	agent := w.Agent()
 	var all []*killing
+	add := func(k *killing) {
+		k.w = w.Environment(k.name(), shortLeases)
+		all = append(all, k)
+	}
 	for _, driver := range []string{"namespaces", "process"} {
+		add(&killing{step: amidCall, driver: driver, pooled: true, hosts: []string{t.TempDir()}})
 		for _, elsewhere := range []bool{false, true} {
 			for _, step := range workerSteps {
 				k := &killing{step: step, driver: driver, elsewhere: elsewhere, hosts: []string{t.TempDir()}}
 				if elsewhere {
 					k.hosts = append(k.hosts, t.TempDir())
 				}
-				k.w = w.Environment(k.name(), shortLeases)
-				all = append(all, k)
+				add(k)
 			}
 		}
 	}
@@ -63,10 +73,16 @@ func TestWorkerKilledAtEachStep(t *testing.T) {
 		if k.step == amidCall { // it is to run still when its turn to be killed comes
 			lasts = "8"
 		}
+		if k.pooled {
+			k.doomed = k.start(k.hosts[0], k.step)
+			k.ready(t)
+		}
 		k.session = k.w.Session(agent, testenv.Script(
 			testenv.Say("first", testenv.Bash("echo 1 >> ran; touch at; sleep "+lasts+"; echo one")),
 			testenv.Say("second", testenv.Bash("echo 2 >> ran; echo two")), testenv.Say("done")))
-		k.doomed = k.start(k.hosts[0], k.step)
+		if !k.pooled {
+			k.doomed = k.start(k.hosts[0], k.step)
+		}
 	}
 	for _, k := range all {
 		k.await(t)
@@ -97,7 +113,22 @@ func (k *killing) start(state, step string) *testenv.Process {
 	if step == amidCall {
 		step = ""
 	}
-	return k.w.WorkerIn(state, step, "--sandbox", k.driver, "--warm", "0", "--max-idle", "1s", "--max-sessions", "2")
+	warm := map[bool]string{true: "1", false: "0"}[k.pooled]
+	return k.w.WorkerIn(state, step, "--sandbox", k.driver, "--warm", warm, "--max-idle", "1s", "--max-sessions", "2")
+}
+
+// ready waits until a sandbox is.
+func (k *killing) ready(t *testing.T) {
+	t.Helper()
+	for end := time.Now().Add(testenv.Patience); ; <-time.After(20 * time.Millisecond) {
+		all, err := sandbox.List(filepath.Join(k.hosts[0], "sandboxes"))
+		if err == nil && slices.ContainsFunc(all, func(e sandbox.Entry) bool { return e.State == sandbox.StateReady && e.Receipt != nil }) {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%s: no sandbox is ready: %v %v\n%s", k.name(), all, err, k.doomed.Log())
+		}
+	}
 }
 
 // ran is what the session's commands noted on a host.
@@ -118,6 +149,10 @@ func (k *killing) await(t *testing.T) {
 			_, err := os.Stat(filepath.Join(k.workspace(k.hosts[0]), "at"))
 			return err == nil
 		})
+		at := filepath.Join(k.hosts[0], "sandboxes", k.session)
+		if rec, err := sandbox.ReadRecord(at); err != nil || k.pooled == (rec.Label == sandbox.Label(at)) {
+			t.Errorf("%s: the session's sandbox bears %q, %v", k.name(), rec.Label, err)
+		}
 		k.doomed.Kill()
 	}
 	select {

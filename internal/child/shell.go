@@ -452,8 +452,6 @@ func (s *shell) newOutput(turn int) (int, error) {
 		unix.Close(s.out[pick].fd)
 		s.out[pick].fd = -1
 	}
-	// Made anew each time: with gVisor a FIFO that has had a writer is at its end
-	// until the next one comes.
 	if err := s.fifo("out"); err != nil {
 		return -1, err
 	}
