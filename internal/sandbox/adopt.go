@@ -59,6 +59,9 @@ func (k *Keeper) Start(ctx context.Context) error {
 // nobodys says that a folder is of a sandbox that no session has.
 func nobodys(folder string) bool { return strings.HasPrefix(folder, warmPrefix) }
 
+// Ready says that the record's sandbox waits for a session.
+func (r Record) Ready() bool { return nobodys(filepath.Base(r.Spec.Dir)) }
+
 // discard ends such a sandbox and removes its folder. The error is that of
 // reading its record.
 func (k *Keeper) discard(ctx context.Context, folder string, rec Record, err error) {

@@ -23,10 +23,10 @@ type Bounds struct {
 // Bound says what else holds the box, before it is used.
 func (b *Box) Bound(x Bounds) { b.bounds = x }
 
-// arm has the box end at its deadline. b.mu is held.
+// arm has the box end at its deadline, once it is a session's. b.mu is held.
 func (b *Box) arm() {
 	limit := b.record.Spec.Limits.SessionTime
-	if limit <= 0 || b.stopped {
+	if limit <= 0 || b.stopped || b.record.Ready() {
 		return
 	}
 	if b.deadline != nil {
@@ -54,7 +54,7 @@ func (b *Box) expire() {
 func (b *Box) overdue() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return !time.Now().Before(b.until)
+	return !b.until.IsZero() && !time.Now().Before(b.until)
 }
 
 // Enforced are the limits that hold, of those that were asked for.
