@@ -45,26 +45,31 @@ func labels(dir string) string {
 
 // Leftovers lists what sandboxes with folders in dir left on the host: what
 // bears the label of one of these folders and of no record in them. With
-// running a worker uses dir, and every folder that is there counts as in use, and
-// so does all that was ever ready: with its label a sandbox goes from folder to
-// folder, and may be missed while it does.
+// running a worker uses dir, and every folder that is there counts as in use.
 func Leftovers(ctx context.Context, dir string, drivers []Driver, running bool) ([]Leftover, error) {
 	mine := labels(dir)
 	var scan error
 	live := func(name string) bool {
-		if !strings.HasPrefix(name, mine) || running && strings.HasPrefix(name, mine+warmPrefix) {
+		if !strings.HasPrefix(name, mine) {
 			return true
 		}
 		// A folder is there before anything bears its label: one look that is
-		// later than the thing was found is enough.
-		used, err := inUse(dir, running)
-		if err != nil {
-			scan = err
-			return true
+		// later than the thing was found is enough, but for a sandbox that goes
+		// from folder to folder meanwhile.
+		looks := 1
+		if running {
+			looks = 3
 		}
-		for _, label := range used {
-			if rest, ok := strings.CutPrefix(name, label); ok && (rest == "" || rest[0] == '.' || rest[0] == '-') {
+		for range looks {
+			used, err := inUse(dir, running)
+			if err != nil {
+				scan = err
 				return true
+			}
+			for _, label := range used {
+				if rest, ok := strings.CutPrefix(name, label); ok && (rest == "" || rest[0] == '.' || rest[0] == '-') {
+					return true
+				}
 			}
 		}
 		return false

@@ -29,7 +29,7 @@ func (l left) Leftovers(_ context.Context, live func(string) bool) ([]sandbox.Le
 // session: what it has on the host is nobody's leftover.
 func TestLeftoversOfAWorkerThatRuns(t *testing.T) {
 	dir := t.TempDir()
-	d := left{mock.New(mock.Knobs{}), sandbox.Label(filepath.Join(dir, "warm.0"))}
+	d := left{mock.New(mock.Knobs{}), sandbox.Label(filepath.Join(dir, "sesn_first"))}
 	for i := range 50 {
 		if err := os.Mkdir(filepath.Join(dir, fmt.Sprintf("sesn_kept%d", i)), 0o700); err != nil {
 			t.Fatal(err)
@@ -42,29 +42,18 @@ func TestLeftoversOfAWorkerThatRuns(t *testing.T) {
 	if err := write(ready(0)); err != nil {
 		t.Fatal(err)
 	}
-	done, moved := make(chan struct{}), make(chan error, 1)
-	go func() {
-		var err error
-		for i := 0; err == nil; i++ {
-			select {
-			case <-done:
-				moved <- nil
-				return
-			default:
+	moved := make(chan error)
+	for i := range 300 {
+		at := filepath.Join(dir, fmt.Sprintf("x.%d", i))
+		for _, move := range []func() error{
+			func() error { return os.Rename(ready(i), at) },
+			func() error { return errors.Join(write(ready(i+1)), os.RemoveAll(at)) },
+		} {
+			go func() { moved <- move() }()
+			l, err := sandbox.Leftovers(t.Context(), dir, []sandbox.Driver{d}, true)
+			if err := errors.Join(err, <-moved); err != nil || len(l) != 0 {
+				t.Fatalf("%v %v", l, err)
 			}
-			at := filepath.Join(dir, fmt.Sprintf("sesn_%d", i))
-			err = errors.Join(os.Rename(ready(i), at), write(ready(i+1)), os.RemoveAll(at))
 		}
-		moved <- err
-	}()
-	for range 500 {
-		if l, err := sandbox.Leftovers(t.Context(), dir, []sandbox.Driver{d}, true); err != nil || len(l) != 0 {
-			t.Errorf("%v %v", l, err)
-			break
-		}
-	}
-	close(done)
-	if err := <-moved; err != nil {
-		t.Fatal(err)
 	}
 }
