@@ -34,14 +34,18 @@ type Part interface {
 	Drop() bool
 }
 
-// errEachOther fails an attempt whose parts wait for each other's rows.
-var errEachOther = errors.New("transitions of one group wait for each other")
+// What fails an attempt that the database has nothing against.
+var (
+	errEachOther = errors.New("transitions of one group wait for each other")
+	errHalfDone  = errors.New("a transition was put off or failed after some of it was written")
+)
 
 type run struct {
 	job  *job
 	part Part
 	err  error
 	next func() (struct{}, bool)
+	stop func() // has one that began return: no more of it waits
 }
 
 // begin prepares a transition; it does not run before its first next.
@@ -49,7 +53,7 @@ func begin(j *job, tx Joint) *run {
 	r := &run{job: j}
 	var wait func()
 	r.part = tx.Beside(func() { wait() })
-	r.next, _ = iter.Pull(func(yield func(struct{}) bool) {
+	r.next, r.stop = iter.Pull(func(yield func(struct{}) bool) {
 		wait = func() { yield(struct{}{}) }
 		r.err = call(j, r.part)
 	})
@@ -90,7 +94,7 @@ func (l *lane) beside(group []*job, tx Joint) (passed, later, left []*job) {
 				r.part.Join()
 				passed = append(passed, r.job)
 			case !r.part.Drop():
-				tx.Fail(r.err)
+				tx.Fail(errHalfDone)
 				left = append(left, r.job)
 			case blocked == Busy:
 				later = append(later, r.job)
@@ -107,9 +111,7 @@ func (l *lane) beside(group []*job, tx Joint) (passed, later, left []*job) {
 		if tx.Err() != nil {
 			left = append(passed, left...)
 			for _, r := range running {
-				for more := true; more; {
-					_, more = r.next()
-				}
+				r.stop()
 				left = append(left, r.job)
 			}
 			return nil, later, left

@@ -202,13 +202,13 @@ func (c *conn) send(calls ...call) error {
 				failure = k.check(nil)
 			}
 		}
-		if err != nil {
-			if failure == nil {
-				failure = err
-				if k.check != nil {
-					failure = k.check(err)
-				}
+		if err != nil && failure == nil {
+			failure = err
+			if k.check != nil {
+				failure = k.check(err)
 			}
+		}
+		if failure != nil {
 			break
 		}
 	}

@@ -68,8 +68,8 @@ func (a *attempt) Close() { a.hold.End() }
 
 func (t *tx) Blocked() *fold.Ticket { return t.blocked }
 
-// lock reads and locks one row. In a group that may hold something it does not
-// wait: a row that another process has is Busy.
+// lock reads and locks one row. In a group, which may hold something, it does
+// not wait: a row that another process has is Busy.
 func lock[T any](t *tx, what string, read func(record.Row) (T, error), sql string, id string) (v T, err error) {
 	how, missed := t.locking()
 	v, err = record.One(t.Ask, what, read, sql+how, id)
@@ -79,7 +79,7 @@ func lock[T any](t *tx, what string, read func(record.Row) (T, error), sql strin
 // locking is how a question locks the row it asks for, and what its failure
 // means.
 func (t *tx) locking() (how string, missed func(error) error) {
-	if t.alone || !t.begun && len(t.waiting)+len(t.whole.waiting)+len(t.asking) == 0 {
+	if t.alone {
 		return ` FOR NO KEY UPDATE`, func(err error) error { return err }
 	}
 	return ` FOR NO KEY UPDATE SKIP LOCKED`, func(err error) error {

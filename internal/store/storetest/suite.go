@@ -56,6 +56,7 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 		{"UpdateReadsItsWrites", testUpdateReadsItsWrites},
 		{"UpdateCounts", testUpdateCounts},
 		{"UpdateTurns", testUpdateTurns},
+		{"UpdateMissing", testUpdateMissing},
 		{"ViewSnapshot", testViewSnapshot},
 		{"Notes", testNotes},
 		{"NotesOfTheUndone", testNotesOfTheUndone},

@@ -506,3 +506,22 @@ func testUpdateTurns(t *testing.T, st store.Store) {
 		same(t, id, see(t, st, func(r store.Reader) (plane.Session, error) { return r.Session(id) }).Pos, want)
 	}
 }
+
+// What was written to a row that is not there is told, whatever is asked
+// afterwards and whoever asks it.
+func testUpdateMissing(t *testing.T, st store.Store) {
+	world(t, st, "sesn_1")
+	missing := func(tx store.Tx) error {
+		if err := tx.UpdateEvent(event("sesn_1", "sevt_none", 1)); err != nil {
+			return err
+		}
+		_, err := tx.Setting("a")
+		return err
+	}
+	wantKind(t, "alone", st.Update(t.Context(), missing), plane.NotFound)
+	errs := group(st, set("a", "1"), missing, func(tx store.Tx) error { _, err := tx.LockSession("sesn_1"); return err })
+	wantKind(t, "in a group", errs[1], plane.NotFound)
+	if err := errors.Join(errs[0], errs[2]); err != nil {
+		t.Error(err)
+	}
+}
