@@ -24,8 +24,8 @@ const maxGroup = 128
 // Engine begins write transactions, one at a time.
 type Engine interface {
 	// Begin begins one for a transition alone, or for a group. In a group
-	// nothing may wait for another process while it holds something: what
-	// would have to is Blocked by Busy.
+	// nothing may wait for a row that another process has: what would have to
+	// is Blocked by Busy.
 	Begin(alone bool) (Attempt, error)
 	// Retry says that the error is no fault of the transition and that the
 	// same one may well pass when it runs again.
