@@ -135,15 +135,24 @@ func (q *Queue) writeMarks() {
 	sessions := slices.Sorted(maps.Keys(marks)) // one order of locks
 	for some := range slices.Chunk(sessions, 64) {
 		err := q.st.Update(ctx, func(tx store.Tx) error {
-			wrote := false
+			// Written when all are locked: until then nobody else is undone
+			// with this where it must wait for one.
+			var marked []plane.WorkItem
 			for _, session := range some {
-				marked, err := markStreamed(tx, session)
+				w, err := unmarked(tx, session)
 				if err != nil {
 					return err
 				}
-				wrote = wrote || marked
+				marked = append(marked, w...)
 			}
-			if !wrote {
+			for _, w := range marked {
+				w.Streamed = true
+				passedOver(tx, w)
+				if err := tx.UpdateWork(w); err != nil {
+					return err
+				}
+			}
+			if len(marked) == 0 {
 				return errNothing
 			}
 			return nil
@@ -160,24 +169,21 @@ func (q *Queue) writeMarks() {
 	}
 }
 
-func markStreamed(tx store.Tx, session string) (bool, error) {
+// unmarked locks the session's item if its holder was not known to have opened
+// a stream; nil when there is none.
+func unmarked(tx store.Tx, session string) ([]plane.WorkItem, error) {
 	w, err := tx.LiveWork(session)
 	if notFound(err) || err == nil && w.Streamed {
-		return false, nil
+		return nil, nil
 	}
 	if err == nil {
 		w, err = tx.LockWork(w.ID)
 	}
 	if notFound(err) { // deleted meanwhile
-		return false, nil
+		return nil, nil
 	}
-	if err != nil {
-		return false, err
+	if err != nil || w.State == api.WorkStopped || w.Streamed || w.DeliveredAt == nil && w.AckedAt == nil {
+		return nil, err
 	}
-	if w.State == api.WorkStopped || w.Streamed || w.DeliveredAt == nil && w.AckedAt == nil {
-		return false, nil
-	}
-	w.Streamed = true
-	passedOver(tx, w)
-	return true, tx.UpdateWork(w)
+	return []plane.WorkItem{w}, nil
 }
