@@ -16,6 +16,12 @@ func Decode(body []byte, into any) error { return decode(body, into, true) }
 // DecodeLenient is Decode that lets unknown members pass.
 func DecodeLenient(body []byte, into any) error { return decode(body, into, false) }
 
+var asClient = json.JoinOptions(jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
+
+// DecodeAnswer reads what a server has sent: unknown members pass, repeated ones
+// (the last counts) and what is no UTF-8.
+func DecodeAnswer(raw []byte, into any) error { return json.Unmarshal(raw, into, asClient) }
+
 func decode(body []byte, into any, strict bool) error {
 	if len(bytes.TrimSpace(body)) == 0 {
 		return &FieldError{Problem: "the request body is empty; send a JSON object"}

@@ -142,6 +142,36 @@ func TestDecodeByItsOwnType(t *testing.T) {
 	}
 }
 
+// A client takes what it need not understand, and says where it cannot take
+// something.
+func TestDecodeAnswer(t *testing.T) {
+	var p EventPage
+	err := DecodeAnswer([]byte(`{"new":{"a":[{}]},"next_page":"x","next_page":null,"data":[
+		{"type":"agent.message","id":"a","id":"b","content":[{"type":"text","text":"\ud800`+"\xff"+`","source":{"type":"\ud800","type":"url"},"new":1}],"processed_at":null},
+		{"type":"session.sang"}, null]}`), &p)
+	if err != nil || p.NextPage != nil || len(p.Data) != 3 {
+		t.Fatalf("%+v, %v", p, err)
+	}
+	if m, ok := p.Data[0].(*AgentMessage); !ok || m.ID != "b" || m.Content[0].Text != "\ufffd\ufffd" || m.Content[0].Source.Type != "url" {
+		t.Errorf("%+v", p.Data[0])
+	}
+	for raw, want := range map[string]string{
+		`{"data":`:                       `unexpected EOF within "/data"`,
+		`{"data":[{"type":"x"},{`:        `unexpected EOF within "/data/1"`,
+		`{"data":7}`:                     `JSON number into Go []api.Event within "/data"`,
+		`{"data":[{},{"id":[]}]}`:        `within "/data/1": decode event: json: cannot unmarshal JSON array into Go string within "/id"`,
+		`{"data":[{}]} {"data":[{}]}`:    `after top-level value`,
+		`{"data":null,"next_page":true}`: `within "/next_page"`,
+	} {
+		if err := DecodeAnswer([]byte(raw), new(EventPage)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", raw, err)
+		}
+	}
+	if err := json.Unmarshal([]byte(`{"data":null}`), &p); err != nil || p.Data != nil {
+		t.Errorf("%+v, %v", p, err)
+	}
+}
+
 // What DecodeEvent takes it can write, and reads again as the same.
 func FuzzDecodeEvent(f *testing.F) {
 	seeds(f, "events/*.json")

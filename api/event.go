@@ -3,7 +3,6 @@ package api
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 
 	xjson "github.com/go-json-experiment/json"
@@ -139,13 +138,6 @@ var events = map[string]func() Event{
 // KnownEventType says whether this package has a type for the name.
 func KnownEventType(name string) bool { return events[name] != nil }
 
-// asClient reads what a server has sent: what it repeats and what is no UTF-8
-// passes, too.
-var asClient = xjson.JoinOptions(jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
-
-// DecodeAnswer reads what a server has sent: unknown members pass.
-func DecodeAnswer(raw []byte, into any) error { return xjson.Unmarshal(raw, into, asClient) }
-
 // DecodeEvent reads one event as a client does: unknown members pass and an
 // unknown type becomes an *UnknownEvent.
 func DecodeEvent(raw []byte) (Event, error) { return DecodeEventAs(raw, nil) }
@@ -172,16 +164,13 @@ func DecodeEventAs(raw []byte, as func(kind string) Event) (Event, error) {
 			return e, nil
 		}
 	}
-	var head struct {
-		Type string `json:"type"`
-	}
+	var head EventHead
 	if err := DecodeAnswer(raw, &head); err != nil {
 		return nil, fmt.Errorf("decode event: %w", err)
 	}
 	e := empty(head.Type)
 	if e == nil {
-		u := &UnknownEvent{Raw: append(json.RawMessage(nil), raw...)}
-		return u, DecodeAnswer(raw, &u.EventHead)
+		return &UnknownEvent{head, bytes.Clone(raw)}, nil
 	}
 	if err := DecodeAnswer(raw, e); err != nil {
 		return nil, fmt.Errorf("decode %s event: %w", head.Type, err)
@@ -203,32 +192,17 @@ type EventList []Event
 func (l *EventList) UnmarshalJSON(b []byte) error { return DecodeAnswer(b, l) }
 
 func (l *EventList) UnmarshalJSONFrom(dec *jsontext.Decoder) error {
-	*l = EventList{}
-	switch dec.PeekKind() {
-	case 'n':
-		*l = nil
-		return dec.SkipValue()
-	case '[':
-	default:
-		return errors.New("a list of events is none")
-	}
-	if _, err := dec.ReadToken(); err != nil {
-		return err
-	}
-	for dec.PeekKind() != ']' {
-		raw, err := dec.ReadValue()
-		if err != nil {
-			return err
-		}
-		e, err := DecodeEvent(raw)
-		if err != nil {
-			return err
-		}
-		*l = append(*l, e)
-	}
-	_, err := dec.ReadToken()
-	return err
+	return xjson.UnmarshalDecode(dec, (*[]Event)(l), anyEvent)
 }
+
+// anyEvent decodes an event of whatever type it is.
+var anyEvent = xjson.WithUnmarshalers(xjson.UnmarshalFromFunc(func(dec *jsontext.Decoder, e *Event) error {
+	raw, err := dec.ReadValue()
+	if err == nil {
+		*e, err = DecodeEvent(raw)
+	}
+	return err
+}))
 
 // Sent by clients.
 

@@ -132,15 +132,18 @@ func TestEventsThroughTheSDK(t *testing.T) {
 	compareFile(t, "events.sse", stream.Bytes())
 }
 
-// roundTrip decodes text strictly into a value of the same type.
+// roundTrip decodes text as a server and as a client do, into values of the
+// same type.
 func roundTrip(t *testing.T, text []byte, v any) {
 	t.Helper()
-	into := reflect.New(reflect.TypeOf(v))
-	if err := Decode(text, into.Interface()); err != nil {
-		t.Fatalf("Decode refuses its own JSON: %v", err)
-	}
-	if d := cmp.Diff(v, into.Elem().Interface(), asJSON); d != "" {
-		t.Errorf("decoded again it differs (-was +is):\n%s", d)
+	for name, decode := range map[string]func([]byte, any) error{"Decode": Decode, "DecodeAnswer": DecodeAnswer} {
+		into := reflect.New(reflect.TypeOf(v))
+		if err := decode(text, into.Interface()); err != nil {
+			t.Fatalf("%s refuses its own JSON: %v", name, err)
+		}
+		if d := cmp.Diff(v, into.Elem().Interface(), asJSON); d != "" {
+			t.Errorf("%s: decoded again it differs (-was +is):\n%s", name, d)
+		}
 	}
 }
 
