@@ -5,6 +5,8 @@ import (
 	"runtime/debug"
 	"runtime/metrics"
 	"sync"
+
+	"github.com/berthdev/berth/internal/config"
 )
 
 // Percentages of what is in use that may lie about as garbage. Of what a
@@ -30,14 +32,15 @@ const (
 type collector struct {
 	usual int
 
-	mu   sync.Mutex
-	many bool
-	now  uint64 // per cent, as it has been left; 0 when somebody else has set it
+	mu     sync.Mutex
+	many   bool
+	now    uint64 // per cent, as it has been left
+	theirs bool   // somebody else has set it
 }
 
 func newCollector(usual int) *collector {
 	const goDefault = 100
-	c := &collector{usual: usual, now: goDefault}
+	c := &collector{usual: usual, now: goDefault, theirs: config.GOGC()}
 	c.adjust()
 	c.follow()
 	return c
@@ -71,8 +74,7 @@ func (c *collector) adjust() {
 	metrics.Read(state)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if state[0].Value.Uint64() != c.now {
-		c.now = 0
+	if c.theirs = c.theirs || state[0].Value.Uint64() != c.now; c.theirs {
 		return
 	}
 	if p := c.percent(state[1].Value.Uint64()); p != c.now {

@@ -3,14 +3,16 @@ package app
 import (
 	"runtime"
 	"runtime/debug"
+	"runtime/metrics"
+	"strconv"
 	"testing"
 	"time"
 )
 
 func gcPercent() int {
-	p := debug.SetGCPercent(100)
-	debug.SetGCPercent(p)
-	return p
+	state := []metrics.Sample{{Name: "/gc/gogc:percent"}}
+	metrics.Read(state)
+	return int(state[0].Value.Uint64())
 }
 
 // TestCollector has garbage collected the later the less is in use, earlier
@@ -35,10 +37,14 @@ func TestCollector(t *testing.T) {
 		}
 	}
 	runtime.KeepAlive(held)
-	debug.SetGCPercent(150)
-	c.adjust()
-	c = newCollector(planePercent)
-	if c.streams(manyStreams); gcPercent() != 150 {
-		t.Errorf("the operator's 150 %% became %d", gcPercent())
+	for _, percent := range []int{150, 100, 0} {
+		t.Setenv("GOGC", strconv.Itoa(percent))
+		debug.SetGCPercent(percent)
+		c.adjust()
+		c = newCollector(planePercent)
+		c.streams(manyStreams)
+		if c.adjust(); gcPercent() != percent {
+			t.Errorf("the operator's %d %% became %d", percent, gcPercent())
+		}
 	}
 }

@@ -152,3 +152,6 @@ func ModelKeyInWorker() bool { return os.Getenv("ANTHROPIC_API_KEY") != "" }
 
 // NoColor says that the user or the terminal asked for plain output.
 func NoColor() bool { return os.Getenv("NO_COLOR") != "" || os.Getenv("TERM") == "dumb" }
+
+// GOGC says that the operator has set how often Go's runtime collects garbage.
+func GOGC() bool { return os.Getenv("GOGC") != "" }
