@@ -112,7 +112,7 @@ const (
 	PointRunning   = "worker.running"   // the call is about to be handed to its tool
 	PointFinished  = "worker.finished"  // the journal has its result, which is not posted yet
 	PointPosted    = "worker.posted"    // its result was accepted; the journal does not know yet
-	PointReleased  = "worker.released"  // the ledger has forgotten the item, which is not stopped yet
+	PointReleased  = "worker.released"  // the ledger was told to forget the item, which is not stopped yet
 )
 
 // Item is a claimed work item.

@@ -130,6 +130,34 @@ func TestItemsComeBackWithTheirSecrets(t *testing.T) {
 	}
 }
 
+// What has no sync of its own is not lost with a write that fails, goes before
+// the next one, and is done for whoever reads.
+func TestWhatIsLeftForLater(t *testing.T) {
+	f, ctx := open(t, path(t), key), t.Context()
+	call := worker.CallKey{Session: "s", Call: "c"}
+	one, two := held("work_1"), held("work_2")
+	if err := errors.Join(f.Hold(ctx, one), f.Hold(ctx, two), f.Finished(ctx, call, []byte("r"))); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(f.Release(ctx, one.Work.ID), f.Release(ctx, two.Work.ID), f.Posted(ctx, call)); err != nil {
+		t.Fatal(err)
+	}
+	bad := errors.New("bad")
+	if err := f.update(ctx, "fail", func() error { return bad }); !errors.Is(err, bad) {
+		t.Fatal(err)
+	}
+	one.LastHeartbeat = "again"
+	if err := f.Hold(ctx, one); err != nil {
+		t.Fatal(err)
+	}
+	if items, err := f.Items(ctx); err != nil || len(items) != 1 || items[0].Work.ID != one.Work.ID || items[0].LastHeartbeat != "again" {
+		t.Errorf("items: %+v, %v", items, err)
+	}
+	if known, err := f.Started(ctx, call, ""); err != nil || known.State != worker.CallPosted || known.Result != nil {
+		t.Errorf("the call: %+v, %v", known, err)
+	}
+}
+
 func TestAnotherSchemaIsRefused(t *testing.T) {
 	where := path(t)
 	f := open(t, where, key)
