@@ -25,6 +25,9 @@ const (
 	schema = 1
 	// maxGroup bounds how many writes share a sync.
 	maxGroup = 64
+	// maxLater bounds what waits for the next write while writes fail. What that
+	// loses costs little: a result stays for a week, an item until the next start.
+	maxLater = 4096
 	// keepCalls is how long a call is remembered after its last change, so
 	// that one which comes back is not run again.
 	keepCalls = 7 * 24 * time.Hour
@@ -302,7 +305,7 @@ func (f *File) Posted(_ context.Context, c worker.CallKey) error {
 func (f *File) postpone(do func() error) {
 	f.lazy.Lock()
 	defer f.lazy.Unlock()
-	f.later = append(f.later, do)
+	f.later = append(f.later[max(0, len(f.later)-maxLater+1):], do)
 }
 
 // takeLater gives what is to be done, putLater what was not.

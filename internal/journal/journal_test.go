@@ -146,6 +146,17 @@ func TestWhatIsLeftForLater(t *testing.T) {
 	if err := f.update(ctx, "fail", func() error { return bad }); !errors.Is(err, bad) {
 		t.Fatal(err)
 	}
+	for i := range maxLater { // while writes fail it has a bound
+		if err := f.Release(ctx, fmt.Sprint("gone", i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := len(f.later); n > maxLater {
+		t.Errorf("%d changes wait", n)
+	}
+	if err := errors.Join(f.Release(ctx, one.Work.ID), f.Release(ctx, two.Work.ID), f.Posted(ctx, call)); err != nil {
+		t.Fatal(err)
+	}
 	one.LastHeartbeat = "again"
 	if err := f.Hold(ctx, one); err != nil {
 		t.Fatal(err)
