@@ -123,7 +123,7 @@ type run struct {
 	queue     []*pending
 	kept      int64 // bytes of calls that are open
 	running   *pending
-	jobs      chan job // calls to be served
+	jobs      chan func() callDone // calls to be served
 	cancelRun context.CancelCauseFunc
 	overdue   <-chan time.Time // by then the running call should have ended, nil while it is not cut off
 	verdicts  map[string]string
@@ -189,7 +189,7 @@ func (r *run) loop(take, work context.Context) (end End, err error) {
 	reading, stopReading := context.WithCancel(work)
 	in, readerGone := r.startReader(reading)
 	done := make(chan callDone, 1)
-	r.jobs = make(chan job, 1)
+	r.jobs = make(chan func() callDone, 1)
 	go r.work(done)
 	r.idle = time.NewTimer(time.Hour)
 	r.idle.Stop()
@@ -231,17 +231,11 @@ func (r *run) loop(take, work context.Context) (end End, err error) {
 	}
 }
 
-// job is a call to be served; ctx is serve's.
-type job struct {
-	ctx  context.Context
-	call *pending
-}
-
-// work serves one job after the other until there are no more. A goroutine for
+// work does one job after the other until there are no more. A goroutine for
 // each would have its stack grow anew.
 func (r *run) work(done chan<- callDone) {
-	for j := range r.jobs {
-		done <- r.serve(j.ctx, j.call)
+	for do := range r.jobs {
+		done <- do()
 	}
 }
 
@@ -411,7 +405,7 @@ func (r *run) settle(work context.Context) {
 		var ctx context.Context
 		ctx, r.cancelRun = context.WithCancelCause(work)
 		r.running = c
-		r.jobs <- job{ctx, c}
+		r.jobs <- func() callDone { return r.serve(ctx, c) }
 	}
 	if !r.idles() || r.leaving != "" || r.maxIdle < 0 {
 		r.idle.Stop()
