@@ -3,7 +3,9 @@ package worker_test
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -82,3 +84,62 @@ func (brokenJournal) Finished(context.Context, worker.CallKey, []byte) error {
 }
 
 func (brokenJournal) Posted(context.Context, worker.CallKey) error { return errors.New("disk full") }
+
+// What a former worker let go and could not forget any more is told so by its
+// first beat; nothing else is done for it.
+func TestAnItemThatIsOver(t *testing.T) {
+	t.Parallel()
+	p, ledger := workertest.New(t), &crashed{}
+	with := func(c *worker.Config) { idleSoon(c); c.Ledger = ledger }
+	first := startAt(t, p, with)
+	s := p.Session(workertest.Calls("a"))
+	first.finished(s)
+	first.wait("the item's end", func() bool { return p.Live() == 0 })
+	first.stop()
+	if err := first.ended(); err != nil {
+		t.Fatal(err)
+	}
+	s.More(workertest.Calls("b"))
+	before := len(p.Requests(""))
+	second := startAt(t, p, with)
+	second.finished(s)
+	second.wait("the next item's end", func() bool { return p.Live() == 0 })
+	if opened, _, _ := second.boxes.count(); opened != 1 || !slices.Equal(second.kit.began(), s.CallIDs()[1:]) {
+		t.Errorf("ran %v in %d sandboxes", second.kit.began(), opened)
+	}
+	old, beats := p.Requests(workertest.Ack)[0].Work, 0
+	for _, r := range p.Requests("")[before:] {
+		switch {
+		case r.Credential != "sk-test-req01-"+old:
+		case r.Route == workertest.Beat:
+			beats++
+		case r.Route != workertest.Stop:
+			t.Errorf("%s for an item that is over", r.Route)
+		}
+	}
+	if beats != 1 {
+		t.Errorf("%d beats for an item that is over", beats)
+	}
+}
+
+// crashed is a ledger that never comes to forget.
+type crashed struct {
+	mu    sync.Mutex
+	items []worker.HeldItem
+}
+
+func (l *crashed) Hold(_ context.Context, h worker.HeldItem) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	h.Acked = true
+	l.items = append(l.items, h)
+	return nil
+}
+
+func (l *crashed) Release(context.Context, string) error { return nil }
+
+func (l *crashed) Items(context.Context) ([]worker.HeldItem, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.items), nil
+}
