@@ -49,8 +49,12 @@ func SocketPath(dir string) string { return filepath.Join(dir, socketName) }
 
 // WriteRecord puts a record in its Spec.Dir, in one step. It is not synced: a
 // record is of use only as long as the machine that holds its processes runs.
-// Drivers call it before they rely on what the record names.
+// Drivers call it before they rely on what the record names. That of a sandbox
+// that is kept ready names no session.
 func WriteRecord(rec Record) error {
+	if nobodys(rec.SessionID) {
+		rec.SessionID = ""
+	}
 	b, err := json.Marshal(rec)
 	if err != nil {
 		return fmt.Errorf("sandbox: record: %w", err)
@@ -81,7 +85,7 @@ func ReadRecord(dir string) (Record, error) {
 	if err := json.Unmarshal(b, &rec); err != nil {
 		return Record{}, fmt.Errorf("sandbox: record of %s: %w", dir, err)
 	}
-	if nobodys(rec.SessionID) && !nobodys(filepath.Base(dir)) {
+	if rec.SessionID == "" && !nobodys(filepath.Base(dir)) {
 		rec.Spec.Dir, rec.Spec.Tree = dir, filepath.Join(dir, "tree")
 		session, since, err := readMark(dir)
 		if err == nil {
