@@ -163,7 +163,8 @@ func TestDecodeAnswer(t *testing.T) {
 		`{"data":[{}]} {"data":[{}]}`:    `after top-level value`,
 		`{"data":null,"next_page":true}`: `within "/next_page"`,
 	} {
-		if err := DecodeAnswer([]byte(raw), new(EventPage)); err == nil || !strings.Contains(err.Error(), want) {
+		// The library says one or the other, by chance.
+		if err := DecodeAnswer([]byte(raw), new(EventPage)); err == nil || !strings.Contains(strings.ReplaceAll(err.Error(), "unable to", "cannot"), want) {
 			t.Errorf("%s: %v", raw, err)
 		}
 	}

@@ -264,7 +264,7 @@ func TestAHostilePlane(t *testing.T) {
 		{name: "results are accepted without end", routes: []string{onSend}, how: endless(200, "application/json", blanks), says: "a result could not be posted; trying again"},
 		{name: "stops without end", routes: []string{onStop, onGet}, how: endless(404, "application/json", blanks), says: "the session could not be served"},
 
-		{name: "wrong types in polls", routes: []string{onPoll}, how: jsonOf(`{"id":7,"data":[]}`), says: "the answer is not what was expected: json: cannot unmarshal JSON number"},
+		{name: "wrong types in polls", routes: []string{onPoll}, how: jsonOf(`{"id":7,"data":[]}`), says: "unmarshal JSON number into Go string"},
 		{name: "wrong types in acks", routes: []string{onAck}, how: jsonOf(`[1]`), says: "the answer is not what was expected"},
 		{name: "wrong types in beats", routes: []string{onBeat}, how: jsonOf(`{"ttl_seconds":"x"}`), says: "a beat failed; trying again"},
 		{name: "absurd leases", routes: []string{onBeat}, how: jsonOf(`{"last_heartbeat":"t","lease_extended":true,"state":"active","ttl_seconds":9223372036854775807}`), says: "polling for work"},

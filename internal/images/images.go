@@ -181,7 +181,16 @@ func (s *Store) hold(ctx context.Context, digest string, fill func(dir string) e
 		if !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
-		if l, err = takeLock(ctx, name, true); err != nil {
+		// Not waited for: who makes it meanwhile keeps the lock, shared.
+		l, err = tryLock(name, true)
+		if errors.Is(err, errBusy) {
+			err = pause(ctx)
+			if err != nil {
+				return err
+			}
+			continue
+		}
+		if err != nil {
 			return err
 		}
 		if _, err = os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {

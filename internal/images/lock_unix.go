@@ -5,6 +5,7 @@ package images
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"os"
 	"syscall"
 	"time"
@@ -43,12 +44,20 @@ func takeLock(ctx context.Context, name string, alone bool) (*lock, error) {
 		if !errors.Is(err, errBusy) {
 			return l, err
 		}
-		// The kernel wakes nobody here who waits for a context too.
-		select {
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		case <-time.After(50 * time.Millisecond):
+		if err := pause(ctx); err != nil {
+			return nil, err
 		}
+	}
+}
+
+// pause waits before another try: the kernel wakes nobody here who waits for a
+// context too.
+func pause(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-time.After(25*time.Millisecond + rand.N(50*time.Millisecond)):
+		return nil
 	}
 }
 
