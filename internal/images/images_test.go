@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -355,6 +356,45 @@ func TestCredentials(t *testing.T) {
 	}
 	if s := fmt.Sprintf("%+v", img); strings.Contains(s, "registry-key") {
 		t.Error(s)
+	}
+}
+
+// TestUnpackedByAnother waits for nobody's lock once the image is there: who
+// unpacked it keeps the lock, shared.
+func TestUnpackedByAnother(t *testing.T) {
+	ref := writeLayout(t, map[string]v1.Image{"": imagetest.Image(t, nil, imagetest.Layer(t, file{Name: "f", Body: "x"}))})
+	elsewhere := get(t, open(t, nil), ref)
+	name := strings.TrimPrefix(elsewhere.Digest, "sha256:")
+	dir := filepath.Join(t.TempDir(), "images")
+	s := open(t, func(c *images.Config) { c.Dir = dir })
+	lock, err := os.OpenFile(filepath.Join(dir, "locks", name), os.O_RDWR|os.O_CREATE, 0o600)
+	if err == nil {
+		err = syscall.Flock(int(lock.Fd()), syscall.LOCK_SH)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+	got := make(chan error, 1)
+	go func() {
+		_, err := s.Get(t.Context(), ref)
+		got <- err
+	}()
+	select {
+	case err := <-got:
+		t.Fatalf("it was unpacked under another's lock: %v", err)
+	case <-time.After(100 * time.Millisecond): // it has seen that the image is missing
+	}
+	if err := os.Rename(filepath.Dir(elsewhere.Root), filepath.Join(dir, "sha256", name)); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-got:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("it waits for the lock of an image that is there")
 	}
 }
 
