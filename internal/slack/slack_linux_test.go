@@ -8,11 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestAllow sets all threads but this one, and this one back.
+// TestAllow sets all threads but this one, and this one back; where the kernel
+// lets only root set other threads, none.
 func TestAllow(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("by design: an ordinary user may not set the timers of its threads; make test is run as root in CI")
-	}
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	me := unix.Gettid()
@@ -31,7 +29,7 @@ func TestAllow(t *testing.T) {
 			set++
 		}
 	}
-	if set < len(threads)-1 || set == 0 {
+	if root := os.Getuid() == 0; root && (set < len(threads)-1 || set == 0) || !root && set != 0 {
 		t.Errorf("%d of %d threads", set, len(threads))
 	}
 	if now, err := unix.PrctlRetInt(unix.PR_GET_TIMERSLACK, 0, 0, 0, 0); err != nil || now != before {
