@@ -125,12 +125,13 @@ func TestBurstingRepository(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			url, ca := packServer(t, c.pack)
 			w := newWorld(t)
-			s, err := New(Config{Private: true, CA: ca})
+			dir := gitDir(t)
+			s, err := New(Config{Private: true, CA: ca, Dir: dir})
 			must(t, err)
 			c.set(s)
 			w.failsWith(s, api.Metadata{"git": url + "/repo.git#commit=" + commit}, false, c.words)
-			if left, _ := filepath.Glob(filepath.Join(os.TempDir(), "berth-git-*")); len(left) > 0 {
-				t.Errorf("left behind: %v", left)
+			if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+				t.Errorf("left behind: %v %v", left, err)
 			}
 		})
 	}

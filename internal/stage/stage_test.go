@@ -304,7 +304,7 @@ func TestRepository(t *testing.T) {
 		Env: []string{"GIT_PROJECT_ROOT=" + base, "GIT_HTTP_EXPORT_ALL=1", "GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=safe.directory", "GIT_CONFIG_VALUE_0=*"}, Stderr: &bytes.Buffer{},
 	})
 	must(t, os.Chmod(base, 0o755))
-	c := Config{Private: true, CA: ca}
+	c := Config{Private: true, CA: ca, Dir: gitDir(t)}
 	w := newWorld(t)
 	must(t, w.stage(c, api.Metadata{"git": url + "/repo.git#commit=" + first}))
 	w.has("repo/README", "read me\n")
@@ -336,12 +336,21 @@ func TestRepository(t *testing.T) {
 	w.fails(c, api.Metadata{"git": url + "/repo.git#commit=" + commit}, false, "does not have the commit")
 	w.fails(c, api.Metadata{"git": url + "/none.git#commit=" + first}, true, "git fetch failed")
 	w.fails(Config{CA: ca}, api.Metadata{"git": url + "/repo.git#commit=" + first}, false, "--input-private")
-	w.fails(Config{Private: true, CA: ca, MaxBytes: 20}, api.Metadata{"git": url + "/repo.git#commit=" + first}, false, "--input-bytes")
+	w.fails(Config{Private: true, CA: ca, MaxBytes: 20, Dir: c.Dir}, api.Metadata{"git": url + "/repo.git#commit=" + first}, false, "--input-bytes")
 	tip := gitIn(t, src, "rev-parse", "HEAD^{tree}")
 	w.fails(c, api.Metadata{"git": url + "/repo.git#commit=" + tip}, false, "")
-	if left, _ := filepath.Glob(filepath.Join(os.TempDir(), "berth-git-*")); len(left) > 0 {
-		t.Errorf("left behind: %v", left)
+	if left, err := os.ReadDir(c.Dir); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v %v", left, err)
 	}
+}
+
+// gitDir is a directory for git alone: others of this machine stage
+// repositories too.
+func gitDir(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	must(t, os.Chmod(filepath.Dir(dir), 0o755)) // git is nobody
+	return dir
 }
 
 // TestHostileRepository: names in a commit's tree that git itself would not
