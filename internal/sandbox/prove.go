@@ -138,8 +138,14 @@ func (p *proof) inside(f agentwire.Posture) {
 		return
 	}
 	p.tries(f)
-	p.check("the host's files", c.Files, len(f.Seen) == 0, "unseen", say(len(f.Seen) == 0, "unseen", strings.Join(f.Seen, ", ")))
-	p.check("programs", c.Files, len(f.Writable) == 0, "read-only", say(len(f.Writable) == 0, "read-only", "writable: "+strings.Join(f.Writable, ", ")))
+	unseen, fixed := strings.Join(f.Seen, ", "), "writable: "+strings.Join(f.Writable, ", ")
+	if len(f.Mounts) == 0 { // an agent that is not sealed does not look
+		unseen, fixed = "not looked for", "not looked at"
+	} else {
+		unseen, fixed = say(len(f.Seen) == 0, "unseen", unseen), say(len(f.Writable) == 0, "read-only", fixed)
+	}
+	p.check("the host's files", c.Files, unseen == "unseen", "unseen", unseen)
+	p.check("programs", c.Files, fixed == "read-only", "read-only", fixed)
 	p.parts(f)
 	p.network(f)
 	few := !p.fresh || f.Processes > 0 && f.Processes <= maxFresh
@@ -200,7 +206,7 @@ func (p *proof) namespaces(f agentwire.Posture) {
 	for _, n := range []struct {
 		name     string
 		promised bool
-	}{{"pid", c.Processes}, {"mnt", c.Files}, {"net", c.Network && p.spec.Network.Mode != NetworkHost}} {
+	}{{"pid", c.Processes}, {"ipc", c.Processes}, {"uts", c.Processes}, {"mnt", c.Files}, {"net", c.Network && p.spec.Network.Mode != NetworkHost}} {
 		ours, err := inode("/proc/self/ns/" + n.name)
 		theirs, there := found[n.name]
 		differ := err == nil && there && ours != theirs

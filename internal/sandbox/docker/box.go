@@ -75,7 +75,7 @@ func (b *box) Assign(session, dir string) error {
 }
 
 // Prove is this driver's part of the proof: what the daemon says that it does,
-// and the container's cgroup.
+// what is mounted inside, and the container's cgroup.
 func (b *box) Prove(ctx context.Context, found agentwire.Posture) ([]sandbox.Check, error) {
 	h, err := b.handle()
 	if err != nil {
@@ -107,6 +107,7 @@ func (b *box) Prove(ctx context.Context, found agentwire.Posture) ([]sandbox.Che
 	add("container's privileges", "no new ones", pick(!host.Privileged && slices.Contains(host.SecurityOpt, noNewPrivileges), "no new ones", fmt.Sprint(host.SecurityOpt)))
 	add("container's published ports", "none", pick(len(host.PortBindings) == 0 && !host.PublishAllPorts, "none", "some"))
 	add("paths of the kernel", "masked", pick(subset(masked, host.MaskedPaths), "masked", "seen"))
+	checks = append(checks, agent.MountCheck(spec, found.Mounts, socketDir))
 	if b.driver.cfg.Runtime != "" {
 		add("container's runtime", b.driver.cfg.Runtime, host.Runtime)
 	}

@@ -9,12 +9,13 @@ import (
 
 	"github.com/berthdev/berth/internal/agentwire"
 	"github.com/berthdev/berth/internal/sandbox"
+	"github.com/berthdev/berth/internal/sandbox/agent"
 	"github.com/berthdev/berth/internal/sandbox/cgroup"
 )
 
 // Prove is this driver's part of the proof: that the kernel inside is the
-// sentry, as whom the host sees it, behind which filter, and that the cgroup
-// holds.
+// sentry, what is mounted in it, as whom the host sees it, behind which filter,
+// and that the cgroup holds.
 func (b *box) Prove(_ context.Context, found agentwire.Posture) ([]sandbox.Check, error) {
 	var checks []sandbox.Check
 	add := func(name, promised, found string) {
@@ -28,13 +29,14 @@ func (b *box) Prove(_ context.Context, found agentwire.Posture) ([]sandbox.Check
 		}
 	}
 	add("kernel", "gVisor's", kernel)
+	spec := b.Record().Spec
+	checks = append(checks, agent.MountCheck(spec, found.Mounts))
 	status, err := os.ReadFile("/proc/" + strconv.Itoa(b.h.PID) + "/status")
 	if err != nil {
 		return nil, err
 	}
 	add("user on the host", strconv.Itoa(b.h.sentry()), field(status, "Uid"))
 	add("filter on the host", "2", field(status, "Seccomp"))
-	spec := b.Record().Spec
 	asked := slices.DeleteFunc(spec.Limits.Of(cgroup.Enforces()...), func(l sandbox.Limit) bool { return slices.Contains(own, l) })
 	if len(asked) == 0 {
 		return checks, nil

@@ -3,7 +3,6 @@ package namespaces
 import (
 	"context"
 	"os"
-	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -24,7 +23,7 @@ func (b *box) Prove(_ context.Context, found agentwire.Posture) ([]sandbox.Check
 	add := func(name, promised, found string) {
 		checks = append(checks, sandbox.Check{Name: name, Promised: promised, Found: found, OK: found == promised})
 	}
-	for _, name := range []string{"user", "ipc", "uts", "cgroup"} {
+	for _, name := range []string{"user", "cgroup"} {
 		add(name+" namespace", "its own", whose(name, found.Namespaces))
 	}
 	add("name of the host", hostname, found.Hostname)
@@ -101,15 +100,7 @@ func hostUser(pid int) (string, error) {
 // session may write to all is read-only, setuid bits count nowhere, and device
 // files work in /dev alone.
 func oddMounts(spec sandbox.Spec, mounts []agentwire.Mount) string {
-	open := append([]string{"/run", inside.RunDir, "/home", "/dev/shm", "/dev/pts", "/proc"}, agent.Places(spec)...)
-	if spec.Share != "" {
-		open = append(open, spec.Workdir)
-	}
-	for _, m := range spec.Mounts {
-		if !m.ReadOnly {
-			open = append(open, path.Clean(m.Target))
-		}
-	}
+	open := append([]string{"/run", inside.RunDir, "/home", "/dev/shm", "/dev/pts", "/proc"}, agent.Writable(spec)...)
 	there := map[string]bool{}
 	for _, m := range mounts {
 		there[m.Target] = true
