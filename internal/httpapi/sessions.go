@@ -200,17 +200,8 @@ func sessionFilter(q query) (f store.SessionFilter, nothing bool, err error) {
 	if f.IncludeArchived, err = q.truth("include_archived"); err != nil {
 		return f, false, err
 	}
-	statuses, err := q.list("statuses", 100)
-	if err != nil {
+	if f.Statuses, err = q.statuses(); err != nil {
 		return f, false, err
-	}
-	for _, s := range statuses {
-		switch st := api.SessionStatus(s); st {
-		case api.SessionIdle, api.SessionRunning, api.SessionRescheduling, api.SessionTerminated:
-			f.Statuses = append(f.Statuses, st)
-		default:
-			return f, false, plane.Errorf(plane.Invalid, "%q is not a status; use idle, running, rescheduling or terminated", clip(s)).In("statuses")
-		}
 	}
 	if f.Created, err = q.timeRange("created_at"); err != nil {
 		return f, false, err
@@ -223,6 +214,24 @@ func sessionFilter(q query) (f store.SessionFilter, nothing bool, err error) {
 		nothing = nothing || v != ""
 	}
 	return f, nothing, nil
+}
+
+// statuses are those to filter by, none for all.
+func (q query) statuses() ([]api.SessionStatus, error) {
+	names, err := q.list("statuses", 100)
+	if err != nil {
+		return nil, err
+	}
+	var all []api.SessionStatus
+	for _, s := range names {
+		switch st := api.SessionStatus(s); st {
+		case api.SessionIdle, api.SessionRunning, api.SessionRescheduling, api.SessionTerminated:
+			all = append(all, st)
+		default:
+			return nil, plane.Errorf(plane.Invalid, "%q is not a status; use idle, running, rescheduling or terminated", clip(s)).In("statuses")
+		}
+	}
+	return all, nil
 }
 
 func (q query) timeRange(name string) (tr store.TimeRange, err error) {

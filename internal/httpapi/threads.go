@@ -38,7 +38,7 @@ func listThreads(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	statuses, err := q.list("statuses", 100)
+	statuses, err := q.statuses()
 	if err != nil {
 		return nil, err
 	}
@@ -50,7 +50,7 @@ func listThreads(c *call) (any, error) {
 		return nil, err
 	}
 	page := api.Page[api.SessionThread]{Data: []api.SessionThread{}}
-	if len(statuses) == 0 || slices.Contains(statuses, string(row.Status)) {
+	if len(statuses) == 0 || slices.Contains(statuses, row.Status) {
 		page.Data = append(page.Data, c.s.primary(row))
 	}
 	return page, nil

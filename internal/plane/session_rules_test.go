@@ -56,8 +56,8 @@ func TestParseSent(t *testing.T) {
 	const text = `{"type":"text","text":"a"}`
 	for _, c := range []struct{ event, field string }{ // no field: it is fine
 		{`{"type":"user.message","content":[` + text + `]}`, ""},
-		{`{"type":"user.message","content":[{"type":"image","source":{"type":"base64","media_type":"image/png","data":"AA"}}]}`, ""},
-		{`{"type":"user.message","content":[{"type":"image","source":{"type":"url","url":"u"}}]}`, ""},
+		{`{"type":"user.message","content":[{"type":"image","source":{"type":"base64","media_type":"image/png","data":"AA=="}}]}`, ""},
+		{`{"type":"user.message","content":[{"type":"image","source":{"type":"url","url":"https://h/u"}}]}`, ""},
 		{`{"type":"user.message","content":[{"type":"document","title":"t","context":"c","source":{"type":"text","media_type":"text/plain","data":"a"}}]}`, ""},
 		{`{"type":"user.interrupt"}`, ""},
 		{`{"type":"user.interrupt","session_thread_id":"sthr_1"}`, ""},
@@ -89,6 +89,17 @@ func TestParseSent(t *testing.T) {
 		{`{"type":"user.message","content":[{"type":"image","source":{"type":"text","data":"a"}}]}`, "events[0].content[0].source.type"},
 		{`{"type":"user.message","content":[{"type":"image","source":{"type":"file","file_id":"f"}}]}`, "events[0].content[0].source.type"},
 		{`{"type":"user.message","content":[{"type":"document","source":{"type":"text"}}]}`, "events[0].content[0].source.data"},
+		{`{"type":"user.message","content":[{"type":"image","source":{"type":"base64","media_type":"text/html","data":"AA=="}}]}`, "events[0].content[0].source.media_type"},
+		{`{"type":"user.message","content":[{"type":"image","source":{"type":"base64","media_type":"image/png","data":"A@=="}}]}`, "events[0].content[0].source.data"},
+		{`{"type":"user.message","content":[{"type":"image","source":{"type":"base64","media_type":"image/png","data":"AA"}}]}`, "events[0].content[0].source.data"},
+		{`{"type":"user.message","content":[{"type":"image","source":{"type":"base64","media_type":"image/png","data":"AA\n=="}}]}`, "events[0].content[0].source.data"},
+		{`{"type":"user.message","content":[{"type":"image","source":{"type":"base64","media_type":"image/png","data":"AA==","url":"https://h/u"}}]}`, "events[0].content[0].source.url"},
+		{`{"type":"user.message","content":[{"type":"image","source":{"type":"url","url":"file:///etc/passwd"}}]}`, "events[0].content[0].source.url"},
+		{`{"type":"user.message","content":[{"type":"image","source":{"type":"url","url":"https://h/u","data":"AA=="}}]}`, "events[0].content[0].source.data"},
+		{`{"type":"user.message","content":[{"type":"document","source":{"type":"base64","media_type":"image/png","data":"AA=="}}]}`, "events[0].content[0].source.media_type"},
+		{`{"type":"user.message","content":[{"type":"document","source":{"type":"text","data":"a"}}]}`, "events[0].content[0].source.media_type"},
+		{`{"type":"user.message","content":[{"type":"document","source":{"type":"text","media_type":"text/html","data":"a"}}]}`, "events[0].content[0].source.media_type"},
+		{`{"type":"user.tool_result","tool_use_id":"sevt_1","content":[{"type":"search_result","source":"s","title":"t","text":"x"}]}`, "events[0].content[0].text"},
 		{`{"type":"user.message","content":[{"type":"document","source":{"type":"url","url":"u"},"content":[` + text + `]}]}`, "events[0].content[0].content"},
 		{`{"type":"user.tool_confirmation","result":"allow"}`, "events[0].tool_use_id"},
 		{`{"type":"user.tool_confirmation","tool_use_id":"toolu_1","result":"allow"}`, "events[0].tool_use_id"},
@@ -146,7 +157,7 @@ func TestResultDigest(t *testing.T) {
 
 func FuzzParseSent(f *testing.F) {
 	for _, s := range []string{
-		`{"type":"user.message","content":[{"type":"text","text":"a"},{"type":"image","source":{"type":"base64","media_type":"image/png","data":"AA"}},{"type":"document","source":{"type":"url","url":"u"},"title":"t"}]}`,
+		`{"type":"user.message","content":[{"type":"text","text":"a"},{"type":"image","source":{"type":"base64","media_type":"image/png","data":"AA=="}},{"type":"document","source":{"type":"url","url":"https://h/u"},"title":"t"}]}`,
 		`{"type":"user.interrupt","session_thread_id":"sthr_1"}`,
 		`{"type":"user.tool_confirmation","tool_use_id":"sevt_1","result":"deny","deny_message":"no"}`,
 		`{"type":"user.tool_result","tool_use_id":"sevt_1","content":[{"type":"search_result","source":"s","title":"t","content":[{"type":"text","text":"x"}],"citations":{"enabled":true}}],"is_error":true}`,

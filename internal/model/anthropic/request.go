@@ -3,6 +3,8 @@ package anthropic
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
+	"strings"
 
 	sdk "github.com/anthropics/anthropic-sdk-go"
 	"github.com/anthropics/anthropic-sdk-go/packages/param"
@@ -32,7 +34,7 @@ var breakpoint = json.RawMessage(`{"type":"ephemeral"}`)
 // that each request finds the one before it in the cache.
 func (m *Model) params(r model.Request) (sdk.MessageNewParams, error) {
 	p := sdk.MessageNewParams{Model: sdk.Model(r.Model.ID), MaxTokens: m.cfg.MaxTokens}
-	if r.System != "" {
+	if !blank(r.System) {
 		p.System = []sdk.TextBlockParam{{Text: r.System, CacheControl: sdk.NewCacheControlEphemeralParam()}}
 	}
 	for i, t := range r.Tools {
@@ -104,13 +106,13 @@ func conversation(history []model.Message) ([]wire, error) {
 		}
 		var blocks []json.RawMessage
 		for _, res := range msg.Results {
-			raw, err := json.Marshal(toolResult{Type: "tool_result", ToolUseID: providerID(ids, res.CallID), Content: res.Content, IsError: res.IsError})
+			raw, err := json.Marshal(toolResult{Type: "tool_result", ToolUseID: providerID(ids, res.CallID), Content: legible(res.Content), IsError: res.IsError})
 			if err != nil {
 				return nil, err
 			}
 			blocks = append(blocks, raw)
 		}
-		for _, b := range msg.Content {
+		for _, b := range legible(msg.Content) {
 			if b.Type == "redacted" {
 				b = api.Text("[redacted]")
 			}
@@ -136,6 +138,24 @@ func conversation(history []model.Message) ([]wire, error) {
 		marked++
 	}
 	return out, nil
+}
+
+// blank is a text of white space only, which the provider refuses.
+func blank(s string) bool { return strings.TrimSpace(s) == "" }
+
+// legible is content as it can be sent: a blank text says that it is one.
+func legible(content []api.Block) []api.Block {
+	out := content
+	for i, b := range content {
+		if b.Type != "text" || !blank(b.Text) {
+			continue
+		}
+		if &out[0] == &content[0] {
+			out = slices.Clone(content)
+		}
+		out[i] = api.Text("(blank)")
+	}
+	return out
 }
 
 // mark sets a cache breakpoint on a block.
@@ -168,7 +188,7 @@ func replay(msg model.Message, ids map[string]string) ([]json.RawMessage, error)
 		if err := json.Unmarshal(raw, &b); err != nil {
 			return nil, fmt.Errorf("an earlier answer: %w", err)
 		}
-		if b.Type == "text" && b.Text != nil && *b.Text == "" {
+		if b.Type == "text" && b.Text != nil && blank(*b.Text) {
 			continue // written, but not taken back
 		}
 		if b.Type == "tool_use" {
@@ -194,7 +214,7 @@ func rewrite(msg model.Message) ([]json.RawMessage, error) {
 	for _, b := range blocks {
 		var block any
 		switch {
-		case b.Kind == model.Text && b.Text != "":
+		case b.Kind == model.Text && !blank(b.Text):
 			block = api.Text(b.Text)
 		case b.Kind == model.ToolUse && call < len(msg.CallIDs):
 			block = map[string]any{"type": "tool_use", "id": msg.CallIDs[call], "name": b.Name, "input": b.Input}
