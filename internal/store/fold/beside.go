@@ -30,7 +30,8 @@ type Part interface {
 	Blocked() *Ticket
 	// Join makes what it wrote the attempt's.
 	Join()
-	// Drop is Attempt's Undo.
+	// Drop takes back what it did. False says that it cannot: some of it
+	// reached the database.
 	Drop() bool
 }
 
@@ -43,7 +44,6 @@ var (
 type run struct {
 	job  *job
 	part Part
-	err  error
 	next func() (struct{}, bool)
 	stop func() // has one that began return: no more of it waits
 }
@@ -55,16 +55,16 @@ func begin(j *job, tx Joint) *run {
 	r.part = tx.Beside(func() { wait() })
 	r.next, r.stop = iter.Pull(func(yield func(struct{}) bool) {
 		wait = func() { yield(struct{}{}) }
-		r.err = call(j, r.part)
+		j.err = call(j, r.part)
 	})
 	return r
 }
 
 // beside runs a group's transitions side by side. left are those that must
-// run alone since the attempt has failed; nil when the passed ones may be
+// run alone since the attempt has failed; nil when the ended ones may be
 // committed.
-func (l *lane) beside(group []*job, tx Joint) (passed, later, left []*job) {
-	passed = make([]*job, 0, len(group))
+func (l *lane) beside(group []*job, tx Joint) (ended, later, left []*job) {
+	ended = make([]*job, 0, len(group))
 	var running []*run
 	for _, j := range group {
 		if err := j.ctx.Err(); err != nil {
@@ -90,9 +90,9 @@ func (l *lane) beside(group []*job, tx Joint) (passed, later, left []*job) {
 			switch {
 			case tx.Err() != nil:
 				left = append(left, r.job)
-			case r.err == nil && blocked == nil:
+			case r.job.err == nil && blocked == nil:
 				r.part.Join()
-				passed = append(passed, r.job)
+				ended = append(ended, r.job)
 			case !r.part.Drop():
 				tx.Fail(errHalfDone)
 				left = append(left, r.job)
@@ -101,7 +101,7 @@ func (l *lane) beside(group []*job, tx Joint) (passed, later, left []*job) {
 			case blocked != nil:
 				l.postpone(r.job, blocked)
 			default:
-				r.job.finish(r.err)
+				ended = append(ended, r.job)
 			}
 		}
 		running = still
@@ -109,7 +109,7 @@ func (l *lane) beside(group []*job, tx Joint) (passed, later, left []*job) {
 			tx.Fail(errEachOther)
 		}
 		if tx.Err() != nil {
-			left = append(passed, left...)
+			left = append(ended, left...)
 			for _, r := range running {
 				r.stop()
 				left = append(left, r.job)
@@ -117,5 +117,5 @@ func (l *lane) beside(group []*job, tx Joint) (passed, later, left []*job) {
 			return nil, later, left
 		}
 	}
-	return passed, later, nil
+	return ended, later, nil
 }

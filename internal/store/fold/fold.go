@@ -36,17 +36,12 @@ type Engine interface {
 // and then it is closed.
 type Attempt interface {
 	store.Tx
-	// Mark begins a transition within the transaction.
-	Mark()
-	// Undo takes back all since the mark. False says that it cannot: some of
-	// it reached the database, or the transaction has failed.
-	Undo() bool
 	// Err is the first failure of the transaction itself, nil if it may
 	// commit.
 	Err() error
 	// Blocked is the attempt of another lane that has what the transition
-	// since the mark asked for, or Busy; whatever that transition says then
-	// counts for nothing. Nil is the rule.
+	// asked for, or Busy; whatever that transition says then counts for
+	// nothing. Nil is the rule.
 	Blocked() *Ticket
 	// Commit makes it durable and gives the notes to be heard. An *Unsure
 	// error says that it may have been committed all the same.
@@ -55,6 +50,17 @@ type Attempt interface {
 	// Close lets other lanes have what this one held. The notes have been
 	// published.
 	Close()
+}
+
+// Serial is an Attempt whose transitions run one after the other. None is
+// Blocked.
+type Serial interface {
+	Attempt
+	// Mark begins a transition within the transaction.
+	Mark()
+	// Undo takes back all since the mark. False says that it cannot: some of
+	// it reached the database, or the transaction has failed.
+	Undo() bool
 }
 
 // Unsure is the failure of a commit whose outcome is unknown. The transitions
@@ -217,12 +223,14 @@ func (l *lane) together(group []*job) {
 		}
 		return
 	}
-	var passed, later, left []*job // later: alone, when this group holds nothing any more
+	// Who was refused hears of it after the commit too: it may have seen what
+	// others of the group wrote.
+	var ended, later, left []*job // later: alone, when this group holds nothing any more
 	defer func() { l.eachAlone(later) }()
 	if joint, ok := tx.(Joint); ok {
-		passed, later, left = l.beside(group, joint)
+		ended, later, left = l.beside(group, joint)
 	} else {
-		passed, later, left = l.oneByOne(group, tx)
+		ended, left = l.oneByOne(group, tx.(Serial))
 	}
 	if len(left) > 0 {
 		tx.Rollback()
@@ -230,56 +238,42 @@ func (l *lane) together(group []*job) {
 		l.eachAlone(left)
 		return
 	}
-	if len(passed) == 0 {
-		tx.Rollback()
-		tx.Close()
-		return
-	}
 	notes, err := tx.Commit()
 	if err != nil {
 		tx.Close()
 		if unsure(err) {
 			l.mayHave()
-			for _, j := range passed {
+			for _, j := range ended {
 				j.finish(failed(err))
 			}
 			return
 		}
-		l.eachAlone(passed)
+		l.eachAlone(ended)
 		return
 	}
 	l.committed(notes)
 	tx.Close()
-	for _, j := range passed {
-		j.finish(nil)
+	for _, j := range ended {
+		j.finish(j.err)
 	}
 }
 
-// oneByOne is beside for an attempt that is not Joint.
-func (l *lane) oneByOne(group []*job, tx Attempt) (passed, later, left []*job) {
-	passed = make([]*job, 0, len(group))
+// oneByOne is beside for an attempt that is Serial.
+func (l *lane) oneByOne(group []*job, tx Serial) (ended, left []*job) {
+	ended = make([]*job, 0, len(group))
 	for i, j := range group {
 		if err := j.ctx.Err(); err != nil {
 			j.finish(err)
 			continue
 		}
 		tx.Mark()
-		err := call(j, tx)
-		blocked := tx.Blocked()
-		switch {
-		case tx.Err() == nil && err == nil && blocked == nil:
-			passed = append(passed, j)
-		case tx.Err() != nil || !tx.Undo():
-			return nil, later, append(passed, group[i:]...)
-		case blocked == Busy:
-			later = append(later, j)
-		case blocked != nil:
-			l.postpone(j, blocked)
-		default:
-			j.finish(err)
+		j.err = call(j, tx)
+		if tx.Err() != nil || j.err != nil && !tx.Undo() {
+			return nil, append(ended, group[i:]...)
 		}
+		ended = append(ended, j)
 	}
-	return passed, later, nil
+	return ended, nil
 }
 
 func (l *lane) eachAlone(group []*job) {
@@ -323,7 +317,6 @@ func (l *lane) once(j *job) (lost bool, blocked *Ticket, err error) {
 		return false, nil, failed(err)
 	}
 	defer tx.Close()
-	tx.Mark()
 	err = call(j, tx)
 	if blocked := tx.Blocked(); blocked != nil {
 		tx.Rollback()

@@ -57,3 +57,63 @@ func TestUnsureCommitsAreLookedAt(t *testing.T) {
 		}
 	}
 }
+
+// refusing is an engine whose group commits look whether somebody has been
+// told what it came to, and fail.
+type refusing struct {
+	cutAttempt
+	told func() bool
+	t    *testing.T
+}
+
+func (r refusing) Begin(alone bool) (Attempt, error) {
+	if alone {
+		return quiet{}, nil
+	}
+	return r, nil
+}
+
+func (refusing) Retry(error) bool { return true }
+
+func (r refusing) Commit() ([]store.Note, error) {
+	if r.told() {
+		r.t.Error("a refusal was told before the commit of what it came from")
+	}
+	return nil, errors.New("not now")
+}
+
+type quiet struct{ cutAttempt }
+
+func (quiet) Commit() ([]store.Note, error) { return nil, nil }
+
+// What a transition was refused for may be undone with its group: then it runs
+// again.
+func TestRefusalsHoldWhatTheyCameFrom(t *testing.T) {
+	taken := false
+	first := &job{ctx: t.Context(), done: make(chan struct{}), fn: func(store.Tx) error {
+		if taken = !taken; !taken { // the second time
+			return errors.New("not any more")
+		}
+		return nil
+	}}
+	second := &job{ctx: t.Context(), done: make(chan struct{}), fn: func(store.Tx) error {
+		if taken {
+			return errors.New("taken")
+		}
+		return nil
+	}}
+	told := func() bool {
+		select {
+		case <-second.done:
+			return true
+		default:
+			return false
+		}
+	}
+	w := &Writer{publish: func([]store.Note) {}, lanes: 1}
+	w.some.L = &w.mu
+	(&lane{Writer: w, engine: refusing{t: t, told: told}}).together([]*job{first, second})
+	if first.err == nil || second.err != nil {
+		t.Errorf("the first: %v, and the second: %v", first.err, second.err)
+	}
+}

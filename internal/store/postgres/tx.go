@@ -57,11 +57,6 @@ func newAttempt(c *conn, self string, hold *fold.Hold, alone bool) *attempt {
 	return a
 }
 
-// Mark and Undo: a transition alone is all of its attempt.
-func (a *attempt) Mark() { a.blocked = nil }
-
-func (a *attempt) Undo() bool { return false }
-
 func (a *attempt) Err() error { return a.err }
 
 func (a *attempt) Close() { a.hold.End() }

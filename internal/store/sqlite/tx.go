@@ -11,7 +11,7 @@ import (
 	"github.com/berthdev/berth/internal/store/record"
 )
 
-// tx is a fold.Attempt: the transaction on the writing connection.
+// tx is a fold.Serial: the transaction on the writing connection.
 type tx struct {
 	record.Reader
 	s      *Store
