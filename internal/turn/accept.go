@@ -71,10 +71,10 @@ func (r *Runner) AcceptSend(ctx context.Context, session string, send Send) (api
 				return err
 			}
 		}
-		if err := a.noteSend(send); err != nil {
+		if err := a.finish(); err != nil {
 			return err
 		}
-		return a.finish()
+		return a.noteSend(send)
 	})
 	if err != nil {
 		room.leave(nil)
@@ -295,6 +295,11 @@ func (a *accepting) result(at, id string, kind plane.CallKind, e api.Event, dige
 		}
 		return a.again(call.AnswerID)
 	}
+	if !a.results { // while nothing is written: to wait for the item undoes nobody else
+		if err := a.r.cfg.Queue.Progress(a.tx, a.s.ID); err != nil {
+			return err
+		}
+	}
 	e.Head().ID = plane.NewID(plane.PrefixEvent)
 	a.give(e)
 	a.answers, a.results = true, true
@@ -372,11 +377,6 @@ func (a *accepting) finish() error {
 	}
 	if a.wanted {
 		a.run()
-	}
-	if a.results {
-		if err := a.r.cfg.Queue.Progress(a.tx, a.s.ID); err != nil {
-			return err
-		}
 	}
 	if a.started || a.freed {
 		if err := a.r.cfg.Queue.Offer(a.tx, a.s); err != nil {

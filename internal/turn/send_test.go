@@ -1,7 +1,9 @@
 package turn_test
 
 import (
+	"context"
 	"testing"
+	"time"
 
 	"github.com/berthdev/berth/api"
 	"github.com/berthdev/berth/internal/plane"
@@ -51,4 +53,57 @@ func TestASendWithAKeyHappensOnce(t *testing.T) {
 		_, err = send("k3", message("late"))
 		kind(t, err, plane.Conflict, "archived")
 	})
+}
+
+// A result locks its item before it writes: where another server has that item,
+// nothing needs to be undone.
+func TestAResultWritesWhenAllIsLocked(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, st store.Store) {
+		var written, locked int
+		w, s := staged(t, st, func(c *turn.Config) { c.Store = ordered{st, &written, &locked} })
+		id := w.create(actor(), "hi")
+		s.next(t).say("", "bash")
+		call := w.open(id)
+		_, err := w.q.Poll(ctx(t), w.env, "", 0, 0)
+		must(t, err)
+		written, locked = 0, 0
+		_, err = w.r.AcceptSend(ctx(t), id, turn.Send{Key: "k", Events: raws(result(call, "ok"))})
+		must(t, err)
+		if written == 0 || locked != 1 {
+			t.Errorf("%d writes; the item was locked %d times before them", written, locked)
+		}
+	})
+}
+
+// ordered counts what was written, and the items locked before that.
+type ordered struct {
+	store.Store
+	written, locked *int
+}
+
+func (o ordered) Update(ctx context.Context, fn func(store.Tx) error) error {
+	return o.Store.Update(ctx, func(tx store.Tx) error { return fn(orderedTx{tx, o}) })
+}
+
+type orderedTx struct {
+	store.Tx
+	ordered
+}
+
+func (o orderedTx) LockWork(id string) (plane.WorkItem, error) {
+	if *o.written == 0 {
+		*o.locked++
+	}
+	return o.Tx.LockWork(id)
+}
+
+func (o orderedTx) UpdateCall(c plane.Call) error { *o.written++; return o.Tx.UpdateCall(c) }
+func (o orderedTx) InsertSend(s plane.Send) error { *o.written++; return o.Tx.InsertSend(s) }
+func (o orderedTx) PruneSends(session string, before time.Time) error {
+	*o.written++
+	return o.Tx.PruneSends(session, before)
+}
+func (o orderedTx) InsertEvents(e ...plane.StoredEvent) error {
+	*o.written++
+	return o.Tx.InsertEvents(e...)
 }
