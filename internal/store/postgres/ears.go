@@ -128,7 +128,7 @@ func parse(payload string) (n store.Note, ok bool) {
 		return store.Note{Session: f[1], Deleted: true}, true
 	case len(f) == 2 && f[0] == "t":
 		return store.Note{Session: f[1], Taken: true}, true
-	case len(f) == 2 && f[0] == "q":
+	case len(f) >= 2 && f[0] == "q":
 		return store.Note{Environment: f[1]}, true
 	case len(f) >= 3 && f[0] == "s":
 		emit, err := strconv.ParseInt(f[2], 10, 64)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -92,6 +93,26 @@ func TestNotesReachOtherProcesses(t *testing.T) {
 	})
 	if got := <-atA; got.Environment != "env_end" || got.Local {
 		t.Errorf("heard %+v, want the other process's note", got)
+	}
+}
+
+// Each offer of a commit wakes a poll elsewhere too.
+func TestEachOfferIsHeardElsewhere(t *testing.T) {
+	a, b, _ := replicas(t)
+	heard := make(chan store.Note, 100)
+	defer b.Listen(func(n store.Note) { heard <- n })()
+	update(t, a, func(tx store.Tx) error {
+		for _, env := range []string{"env_1", "env_2", "env_1", "env_1", "env_end"} {
+			tx.Notify(store.Note{Environment: env})
+		}
+		return nil
+	})
+	var got []string
+	for len(got) == 0 || got[len(got)-1] != "env_end" {
+		got = append(got, (<-heard).Environment)
+	}
+	if want := []string{"env_1", "env_2", "env_1", "env_1", "env_end"}; !slices.Equal(got, want) {
+		t.Errorf("heard %v, want %v", got, want)
 	}
 }
 

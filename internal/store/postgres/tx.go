@@ -288,8 +288,10 @@ func (t *attempt) Rollback() {
 const channel = "berth"
 
 // payloads are the notes as other processes hear them: who says it, and ids
-// only.
+// only. Of equal ones PostgreSQL passes on one a commit, so that a further offer
+// of an environment has its number.
 func payloads(self string, notes []store.Note) (said []string) {
+	offers := make(map[string]int)
 	for _, n := range notes {
 		switch {
 		case n.Deleted:
@@ -304,7 +306,11 @@ func payloads(self string, notes []store.Note) (said []string) {
 			said = append(said, s)
 		}
 		if n.Environment != "" {
-			said = append(said, self+" q "+n.Environment)
+			s := self + " q " + n.Environment
+			if offers[s]++; offers[s] > 1 {
+				s += " " + strconv.Itoa(offers[s])
+			}
+			said = append(said, s)
 		}
 	}
 	return said
