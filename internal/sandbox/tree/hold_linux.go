@@ -28,6 +28,7 @@ func openHold(dir string, own owner) (hold, error) {
 		return nil, &fs.PathError{Op: "open", Path: dir, Err: err}
 	}
 	h := &beneath{fd: fd, own: own}
+	h.users.Store(1)
 	probe, err := h.openat2(".", unix.O_PATH)
 	if err != nil {
 		unix.Close(fd)
@@ -43,15 +44,33 @@ func openHold(dir string, own owner) (hold, error) {
 // beneath is a hold on openat2: the kernel itself refuses every link on the
 // way, so the path that was checked is the path that is opened.
 type beneath struct {
-	fd   int
-	own  owner
-	once sync.Once
+	fd    int
+	own   owner
+	users atomic.Int32 // of fd, one until close: afterwards it may be another tree's
+	once  sync.Once
 }
 
 func (h *beneath) close() error {
 	err := error(nil)
-	h.once.Do(func() { err = unix.Close(h.fd) })
+	h.once.Do(func() { err = h.leave() })
 	return err
+}
+
+// enter says that fd is this tree's until leave.
+func (h *beneath) enter() bool {
+	for {
+		n := h.users.Load()
+		if n == 0 || h.users.CompareAndSwap(n, n+1) {
+			return n > 0
+		}
+	}
+}
+
+func (h *beneath) leave() error {
+	if h.users.Add(-1) > 0 {
+		return nil
+	}
+	return unix.Close(h.fd)
 }
 
 const noLinks = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS
@@ -59,6 +78,10 @@ const noLinks = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_N
 // openat2 opens what is at rel, which may be a link itself with O_PATH.
 func (h *beneath) openat2(rel string, flags uint64) (int, error) {
 	how := unix.OpenHow{Flags: flags | unix.O_CLOEXEC | unix.O_NOFOLLOW, Resolve: noLinks}
+	if !h.enter() {
+		return -1, fs.ErrClosed
+	}
+	defer h.leave()
 	for {
 		fd, err := unix.Openat2(h.fd, rel, &how)
 		switch err {
