@@ -12,6 +12,7 @@ import (
 	"path"
 	"path/filepath"
 	"strconv"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -20,9 +21,16 @@ import (
 // they are removed.
 const maxOpen = 64
 
+// limit bounds a removal: whoever is alive there may make files faster than they
+// are removed. Shorter in tests.
+var limit = 10 * time.Minute
+
+var errLong = errors.New("it takes too long; what is left can be removed later")
+
 // All removes a directory, or whatever is there, of which no sandbox runs any
 // more. It takes few descriptors however deep the directory is: the other
-// sessions need some. Nothing to remove is no error.
+// sessions need some. What is mounted there stays: that is an error. Nothing to
+// remove is none.
 func All(path string) error {
 	switch info, err := os.Lstat(path); {
 	case errors.Is(err, fs.ErrNotExist):
@@ -47,18 +55,44 @@ func In(dir *os.Root, at string) error {
 		return err
 	}
 	defer f.Close()
-	r := remover{root: dir, lifts: ".lifted-" + rand.Text() + "-"}
+	r := newRemover()
+	r.root = dir
 	if err := r.remove(f, at, false, 0); err != nil {
 		return fmt.Errorf("remove %s: %w", at, err)
 	}
 	return nil
 }
 
+// Rest is All for what is in a directory, but for the names that keep has. It
+// is for a user whom no owner can bar.
+func Rest(dir *os.File, keep func(name string) bool) error {
+	r := newRemover()
+	r.top, r.keep = dir, keep
+	for {
+		gone, err := r.empty(dir, "", 0)
+		if err == nil && gone > 0 {
+			_, err = dir.Seek(0, io.SeekStart)
+		}
+		if err != nil {
+			return fmt.Errorf("empty %s: %w", dir.Name(), err)
+		}
+		if gone == 0 {
+			return nil
+		}
+	}
+}
+
 type remover struct {
-	root   *os.Root
-	top    *os.File // the directory in it that is removed
-	lifts  string   // begins the names of directories that were brought up
+	root   *os.Root               // to unbar what its owner has barred, or nil
+	top    *os.File               // the directory that is removed, or emptied
+	keep   func(name string) bool // names in it that stay, nil for none
+	until  time.Time
+	lifts  string // begins the names of directories that were brought up
 	lifted int
+}
+
+func newRemover() *remover {
+	return &remover{until: time.Now().Add(limit), lifts: ".lifted-" + rand.Text() + "-"}
 }
 
 // remove removes what is at a path in the root: its last name is in dir, below as
@@ -122,10 +156,18 @@ func (r *remover) lift(dir *os.File, at string) error {
 	}
 	err := move()
 	if err == unix.EACCES {
-		_ = r.root.Chmod(at, 0o700)
+		r.unbar(at)
 		err = move()
 	}
 	return err
+}
+
+// unbar gives a directory's owner all rights; what follows says what is in the
+// way.
+func (r *remover) unbar(at string) {
+	if r.root != nil {
+		_ = r.root.Chmod(at, 0o700)
+	}
 }
 
 // empty removes what is in a directory from where it is read on, and says how
@@ -133,8 +175,14 @@ func (r *remover) lift(dir *os.File, at string) error {
 func (r *remover) empty(dir *os.File, at string, depth int) (gone int, err error) {
 	var first error
 	for {
+		if time.Now().After(r.until) {
+			return gone, errLong
+		}
 		entries, err := dir.ReadDir(1024)
 		for _, e := range entries {
+			if dir == r.top && r.keep != nil && r.keep(e.Name()) {
+				continue
+			}
 			if err := r.remove(dir, path.Join(at, e.Name()), e.IsDir(), depth+1); err == nil {
 				gone++
 			} else if first == nil {
@@ -157,7 +205,7 @@ func (r *remover) open(dir *os.File, at string) (*os.File, error) {
 	name := path.Base(at)
 	fd, err := openat(dir, name)
 	if err == unix.EACCES {
-		_ = r.root.Chmod(at, 0o700) // what follows says what is in the way
+		r.unbar(at)
 		fd, err = openat(dir, name)
 	}
 	if err != nil {

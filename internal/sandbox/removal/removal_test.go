@@ -95,3 +95,44 @@ func deep(t *testing.T, dir string, n int) {
 	}
 	at.Close()
 }
+
+// TestLimit has no time: it ends with an error, which costs nothing but another
+// try.
+func TestLimit(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "gone")
+	deep(t, dir, 3)
+	was := limit
+	limit = -1
+	err := All(dir)
+	limit = was
+	if !errors.Is(err, errLong) {
+		t.Errorf("without any time: %v", err)
+	}
+	if err := All(dir); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestRest empties a directory but for what is to stay.
+func TestRest(t *testing.T) {
+	dir := t.TempDir()
+	for _, d := range []string{"stays", "goes"} {
+		deep(t, filepath.Join(dir, d), 3*maxOpen)
+	}
+	err := os.Symlink("stays", filepath.Join(dir, "link"))
+	f, e := os.Open(dir)
+	if err = errors.Join(err, e); err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := Rest(f, func(name string) bool { return name == "stays" }); err != nil {
+		t.Fatal(err)
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) != 1 || entries[0].Name() != "stays" {
+		t.Errorf("%v %v", entries, err)
+	}
+	if inner, err := os.ReadDir(filepath.Join(dir, "stays")); err != nil || len(inner) != 1 {
+		t.Errorf("in what stays: %v %v", inner, err)
+	}
+}

@@ -3,12 +3,10 @@ package spare
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"unsafe"
 
@@ -82,7 +80,7 @@ func (s *Shape) restore(above *os.File, name string) error {
 		return err
 	}
 	defer f.Close()
-	if err := s.clear(f); err != nil {
+	if err := removal.Rest(f, func(name string) bool { return s.inner[name] != nil }); err != nil {
 		return err
 	}
 	set, err := settings(f)
@@ -100,36 +98,6 @@ func (s *Shape) restore(above *os.File, name string) error {
 	now := []unix.Timespec{{Nsec: unix.UTIME_NOW}, {Nsec: unix.UTIME_NOW}}
 	if err := unix.UtimesNanoAt(int(above.Fd()), name, now, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return &fs.PathError{Op: "utimensat", Path: f.Name(), Err: err}
-	}
-	return nil
-}
-
-// clear removes what is in a directory beside the shape's.
-func (s *Shape) clear(f *os.File) error {
-	here := "/proc/self/fd/" + strconv.Itoa(int(f.Fd()))
-	for more := true; more; {
-		more = false
-		for {
-			entries, err := f.ReadDir(1024)
-			for _, e := range entries {
-				if s.inner[e.Name()] != nil {
-					continue
-				}
-				if err := removal.All(filepath.Join(here, e.Name())); err != nil {
-					return err
-				}
-				more = true
-			}
-			if err == io.EOF {
-				break
-			}
-			if err != nil {
-				return err
-			}
-		}
-		if _, err := f.Seek(0, io.SeekStart); err != nil {
-			return err
-		}
 	}
 	return nil
 }
