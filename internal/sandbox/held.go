@@ -74,7 +74,7 @@ func (h *Held) Close(ctx context.Context, forget bool) error {
 // use it again.
 func (k *Keeper) forget(dir string) error {
 	if k.pool != nil {
-		if done, err := k.pool.salvage(dir); done {
+		if done, err := k.pool.salvage(dir); done || err != nil {
 			return err
 		}
 	}

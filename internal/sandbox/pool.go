@@ -285,7 +285,7 @@ func (p *pool) name() string {
 
 // salvage makes the folder of a session that is gone one for a renewed sandbox, or
 // removes it when its tree is not what it was. It says no when it has no use for
-// one.
+// one, or can do neither: then it is the session's still.
 func (p *pool) salvage(dir string) (done bool, err error) {
 	p.mu.Lock()
 	shape := p.shape
@@ -305,15 +305,15 @@ func (p *pool) salvage(dir string) (done bool, err error) {
 		err = shape.Restore(filepath.Join(to, "tree"))
 	}
 	p.mu.Lock()
-	keep := err == nil && !p.stopped
+	keep := err == nil && !p.stopped && len(p.spares) < p.size
 	if keep {
 		p.spares = append(p.spares, to)
 	}
 	p.mu.Unlock()
-	if keep {
-		return true, nil
+	if !keep && removeAll(to) != nil {
+		return false, os.Rename(to, dir)
 	}
-	return true, removal.All(to)
+	return true, nil
 }
 
 // make has one sandbox started in a folder, and proven.
