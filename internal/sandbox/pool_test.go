@@ -224,8 +224,8 @@ func TestPoolThatCannotFill(t *testing.T) {
 func TestPoolAfterACrash(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d, dir := mock.New(mock.Knobs{}), t.TempDir()
-		first := pooled(t, d, dir, 3)
-		sessions := []string{"sesn_1", "no plain name"}
+		first := pooled(t, d, dir, 4)
+		sessions := []string{"sesn_1", "no plain name", "warm.name"}
 		for _, session := range sessions {
 			own := open(t, first, session, false).Sandbox().Record()
 			at := first.Dir(session)

@@ -50,7 +50,7 @@ func ReadReceipt(dir string) (Receipt, error) {
 		return Receipt{}, fmt.Errorf("sandbox: receipt: %w", err)
 	}
 	r, err := ParseReceipt(b)
-	if folder := filepath.Base(dir); err == nil && nobodys(r.Session) && !nobodys(folder) {
+	if folder := filepath.Base(dir); err == nil && nobodys(r.Session) && Folder(folder) == folder {
 		r.Session = folder
 	}
 	return r, err
