@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/anthropics/anthropic-sdk-go"
+	"github.com/anthropics/anthropic-sdk-go/packages/pagination"
 )
 
 func ref[T any](v T) *T { return &v }
@@ -218,6 +219,48 @@ func objects() []object {
 	}
 }
 
+// pages are lists in each of their styles, first and last ones.
+func pages() []object {
+	fixtures := map[string]object{}
+	for _, o := range objects() {
+		fixtures[o.name] = o
+	}
+	environment, session, model := fixtures["environment"], fixtures["session"], fixtures["model"]
+	next, prev := ref("bmV4dA"), ref("cHJldg")
+	return []object{
+		{
+			name: "page", nulls: environment.nulls, sdk: func() any { return &pagination.PageCursor[anthropic.BetaEnvironment]{} },
+			value: Page[Environment]{Data: []Environment{environment.value.(Environment)}, NextPage: next},
+		},
+		{
+			name: "page_last", nulls: []string{"next_page"}, sdk: func() any { return &pagination.PageCursor[anthropic.BetaEnvironment]{} },
+			value: Page[Environment]{Data: []Environment{}},
+		},
+		{
+			name: "page_two_way", nulls: session.nulls, sdk: func() any { return &pagination.BidirectionalPageCursor[anthropic.BetaManagedAgentsSession]{} },
+			value: TwoWayPage[Session]{Data: []Session{session.value.(Session)}, NextPage: next, PrevPage: prev},
+		},
+		{
+			name: "page_two_way_only", nulls: []string{"next_page", "prev_page"}, sdk: func() any { return &pagination.BidirectionalPageCursor[anthropic.BetaManagedAgentsSession]{} },
+			value: TwoWayPage[Session]{Data: []Session{}},
+		},
+		{
+			name: "page_ids", nulls: model.nulls, sdk: func() any { return &pagination.Page[anthropic.BetaModelInfo]{} },
+			value: IDPage[Model]{Data: []Model{model.value.(Model)}, HasMore: true, FirstID: ref("claude-opus-5-5"), LastID: ref("claude-opus-5-5")},
+		},
+		{
+			name: "page_ids_empty", nulls: []string{"first_id", "last_id"}, sdk: func() any { return &pagination.Page[anthropic.BetaModelInfo]{} },
+			value: IDPage[Model]{Data: []Model{}},
+		},
+		{
+			name: "page_events", sdk: func() any { return &pagination.PageCursor[anthropic.BetaManagedAgentsSessionEventUnion]{} },
+			value: EventPage{NextPage: next, Data: EventList{
+				&UserMessage{head(TypeUserMessage), []Block{Text("hi")}}, &AgentToolUse{head(TypeAgentToolUse), "bash", raw(`{"command":"ls"}`), PermissionAllow, nil, nil}, &SessionStatusRunning{head(TypeSessionStatusRunning)},
+			}},
+		},
+	}
+}
+
 // requests are what our clients send, and the official SDK's type for each.
 func requests() []object {
 	return []object{
@@ -267,6 +310,7 @@ func blocks() []Block {
 		Text("hello"),
 		{Type: "image", Source: &Source{Type: "base64", MediaType: "image/png", Data: "aGk="}},
 		{Type: "document", Source: &Source{Type: "text", MediaType: "text/plain", Data: "hi"}, Title: ref("T"), Context: ref("C")},
+		{Type: "document", Source: &Source{Type: "base64", MediaType: "application/pdf", Data: "aGk="}},
 	}
 }
 
@@ -281,6 +325,7 @@ func eventFixtures() []eventFixture {
 		{name: TypeUserMessage, event: &UserMessage{head(TypeUserMessage), append(blocks(), Block{Type: "redacted"})}},
 		{name: TypeUserMessage + ".queued", nulls: []string{"processed_at"}, event: &UserMessage{EventHead{ID: eventID, Type: TypeUserMessage}, []Block{
 			Text("hi"), {Type: "image", Source: &Source{Type: "url", URL: "https://example.com/a.png"}}, {Type: "document", Source: &Source{Type: "file", FileID: "file_01a"}},
+			{Type: "image", Source: &Source{Type: "file", FileID: "file_01a"}}, {Type: "document", Source: &Source{Type: "url", URL: "https://example.com/a.pdf"}},
 		}}},
 		{name: TypeUserInterrupt, event: &UserInterrupt{head(TypeUserInterrupt), ref(threadID)}},
 		{name: TypeUserToolConfirmation, event: &UserToolConfirmation{head(TypeUserToolConfirmation), otherID, "deny", ref("no"), ref(threadID)}},
@@ -295,18 +340,19 @@ func eventFixtures() []eventFixture {
 		{name: TypeAgentToolUse, event: &AgentToolUse{head(TypeAgentToolUse), "bash", raw(`{"command":"ls"}`), PermissionAllow, &Evaluation{Type: "always_allow"}, ref(threadID)}},
 		{name: TypeAgentToolUse + ".ask", event: &AgentToolUse{head(TypeAgentToolUse), "bash", raw(`{"command":"ls"}`), PermissionAsk, &Evaluation{Type: "always_ask"}, nil}},
 		{name: TypeAgentToolUse + ".auto", event: &AgentToolUse{head(TypeAgentToolUse), "bash", raw(`{}`), PermissionAsk, auto, nil}},
+		{name: TypeAgentToolUse + ".auto_allow", event: &AgentToolUse{head(TypeAgentToolUse), "bash", raw(`{}`), PermissionAllow, &Evaluation{Type: "auto", EvaluatedPermission: &AutoVerdict{Type: PermissionAllow}}, nil}},
 		{name: TypeAgentToolResult, event: &AgentToolResult{head(TypeAgentToolResult), otherID, resultBlocks(), ref(true)}},
 		{name: TypeAgentMCPToolUse, event: &AgentMCPToolUse{head(TypeAgentMCPToolUse), "search", "tracker", raw(`{"q":"x"}`), PermissionDeny, &Evaluation{Type: "auto", EvaluatedPermission: &AutoVerdict{Type: PermissionDeny, ReasonCode: "high_risk"}}, ref(threadID)}},
 		{name: TypeAgentMCPToolResult, event: &AgentMCPToolResult{head(TypeAgentMCPToolResult), otherID, resultBlocks(), ref(false)}},
 		{name: TypeAgentCustomToolUse, event: &AgentCustomToolUse{head(TypeAgentCustomToolUse), "get_weather", raw(`{"city":"Oslo"}`), ref(threadID)}},
-		{name: TypeAgentThreadMessageSent, event: &AgentThreadMessageSent{head(TypeAgentThreadMessageSent), blocks(), threadID, ref("helper")}},
-		{name: TypeAgentThreadMessageReceived, event: &AgentThreadMessageReceived{head(TypeAgentThreadMessageReceived), blocks(), threadID, ref("helper")}},
+		{name: TypeAgentThreadMessageSent, event: &AgentThreadMessageSent{head(TypeAgentThreadMessageSent), append(blocks(), Block{Type: "redacted"}), threadID, ref("helper")}},
+		{name: TypeAgentThreadMessageReceived, event: &AgentThreadMessageReceived{head(TypeAgentThreadMessageReceived), append(blocks(), Block{Type: "redacted"}), threadID, ref("helper")}},
 		{name: TypeAgentThreadContextCompacted, event: &AgentThreadContextCompacted{head(TypeAgentThreadContextCompacted)}},
 
 		{name: TypeSessionStatusRunning, event: &SessionStatusRunning{head(TypeSessionStatusRunning)}},
 		{name: TypeSessionStatusRescheduled, event: &SessionStatusRescheduled{head(TypeSessionStatusRescheduled)}},
 		{name: TypeSessionStatusTerminated, event: &SessionStatusTerminated{head(TypeSessionStatusTerminated)}},
-		{name: TypeSessionDeleted, streamOnly: true, event: &SessionDeleted{head(TypeSessionDeleted)}},
+		{name: TypeSessionDeleted, event: &SessionDeleted{head(TypeSessionDeleted)}},
 		{name: TypeSessionUpdated, nulls: []string{"multiagent"}, event: &SessionUpdated{head(TypeSessionUpdated), ref("new"), Metadata{"a": "b"}, ref(sessionAgent(fullAgent())), raw(budget)}},
 		{name: TypeSessionUpdated + ".title", event: &SessionUpdated{EventHead: head(TypeSessionUpdated), Title: ref("new")}},
 		{name: TypeSessionUsage, event: &SessionUsageEvent{head(TypeSessionUsage), usage(), raw(budget)}},
@@ -326,6 +372,8 @@ func eventFixtures() []eventFixture {
 		{name: TypeWorkflowRunStatusRunning, event: &WorkflowRunStatus{head(TypeWorkflowRunStatusRunning), "wfr_01a"}},
 		{name: TypeWorkflowRunStatusIdle, event: &WorkflowRunStatus{head(TypeWorkflowRunStatusIdle), "wfr_01a"}},
 		{name: TypeWorkflowRunStatusEnded, event: &WorkflowRunEnded{head(TypeWorkflowRunStatusEnded), "wfr_01a", raw(`{"type":"completed"}`)}},
+		{name: TypeWorkflowRunStatusEnded + ".stopped", event: &WorkflowRunEnded{head(TypeWorkflowRunStatusEnded), "wfr_01a", raw(`{"type":"stopped"}`)}},
+		{name: TypeWorkflowRunStatusEnded + ".error", event: &WorkflowRunEnded{head(TypeWorkflowRunStatusEnded), "wfr_01a", raw(`{"type":"error","error":{"type":"program_error","message":"no"}}`)}},
 		{name: TypeWorkflowRunError, event: &WorkflowRunError{head(TypeWorkflowRunError), ref("wfr_01a"), WorkflowRunReason{"timeout_error", "too long"}}},
 		{name: TypeWorkflowRunPhaseStarted, event: &WorkflowRunPhase{head(TypeWorkflowRunPhaseStarted), "wfr_01a", "wfp_01a", ""}},
 		{name: TypeWorkflowRunPhaseEnded, event: &WorkflowRunPhase{head(TypeWorkflowRunPhaseEnded), "wfr_01a", "wfp_01a", otherID}},
@@ -333,6 +381,9 @@ func eventFixtures() []eventFixture {
 		{name: TypeEventStart, streamOnly: true, event: &EventStart{TypeEventStart, EventPreview{eventID, TypeAgentMessage}}},
 		{name: TypeEventStart + ".thinking", streamOnly: true, event: &EventStart{TypeEventStart, EventPreview{eventID, TypeAgentThinking}}},
 		{name: TypeEventDelta, streamOnly: true, event: &EventDelta{TypeEventDelta, eventID, ContentDelta{"content_delta", 1, Text("he")}}},
+	}
+	for _, kind := range []string{"program_error", "unknown_error", "thread_limit_error", "max_workflow_runs_error"} {
+		f = append(f, eventFixture{name: TypeWorkflowRunError + "." + kind, nulls: []string{"workflow_run_id"}, event: &WorkflowRunError{head(TypeWorkflowRunError), nil, WorkflowRunReason{kind, "m"}}})
 	}
 	for reason, ids := range map[string][]string{StopEndTurn: nil, StopRequiresAction: {otherID}, StopRetriesExhausted: nil, StopBudgetReached: nil} {
 		f = append(f,

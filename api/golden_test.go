@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -52,7 +53,7 @@ func compareFile(t *testing.T, path string, got []byte) {
 }
 
 func TestObjectsThroughTheSDK(t *testing.T) {
-	for _, o := range objects() {
+	for _, o := range append(objects(), pages()...) {
 		t.Run(o.name, func(t *testing.T) {
 			text := golden(t, "objects/"+o.name+".json", o.value)
 			roundTrip(t, text, o.value)
@@ -60,7 +61,7 @@ func TestObjectsThroughTheSDK(t *testing.T) {
 			if err := json.Unmarshal(text, sdk); err != nil {
 				t.Fatalf("the SDK refuses it: %v", err)
 			}
-			oracle{t, o.nulls, o.extra}.check("", reflect.ValueOf(sdk).Elem())
+			oracle{t, o.nulls, o.extra, nil}.check("", reflect.ValueOf(sdk).Elem())
 		})
 	}
 }
@@ -86,9 +87,11 @@ func TestRequestsAreTheSDKs(t *testing.T) {
 }
 
 // Every event type has a golden file, survives a list and a stream through
-// the SDK's unions, and comes back as the type it was.
+// the SDK's unions, and comes back as the type it was. The SDK has no event, and
+// no part of one, that is not among them.
 func TestEventsThroughTheSDK(t *testing.T) {
 	seen := map[string]bool{}
+	met := map[reflect.Type]map[reflect.Type]bool{}
 	var stream bytes.Buffer
 	fixtures := eventFixtures()
 	slices.SortFunc(fixtures, func(a, b eventFixture) int { return strings.Compare(a.name, b.name) })
@@ -108,7 +111,7 @@ func TestEventsThroughTheSDK(t *testing.T) {
 			if err := json.Unmarshal(text, &streamed); err != nil {
 				t.Fatalf("the SDK's stream refuses it: %v", err)
 			}
-			o := oracle{t, f.nulls, nil}
+			o := oracle{t, f.nulls, nil, met}
 			o.union("stream", reflect.ValueOf(streamed))
 			if !f.streamOnly {
 				var listed anthropic.BetaManagedAgentsSessionEventUnion
@@ -129,8 +132,22 @@ func TestEventsThroughTheSDK(t *testing.T) {
 			t.Errorf("event type %s has no fixture", name)
 		}
 	}
+	for union, variants := range met {
+		if ofAgents.MatchString(union.Name()) {
+			continue
+		}
+		for m := range union.Methods() {
+			if strings.HasPrefix(m.Name, "As") && m.Name != "AsAny" && !variants[m.Type.Out(0)] {
+				t.Errorf("no fixture has what %s.%s gives", union.Name(), m.Name)
+			}
+		}
+	}
 	compareFile(t, "events.sse", stream.Bytes())
 }
+
+// ofAgents are the unions within an agent's snapshot, and the retry status, which
+// every error has as a union of its own.
+var ofAgents = regexp.MustCompile(`ModelConfig|Tool.*(Config|Policy|Default)|WebFetch|WebSearch|ExecutionIdentity|RetryStatus`)
 
 // roundTrip decodes text as a server and as a client do, into values of the
 // same type.
@@ -191,6 +208,7 @@ type oracle struct {
 	t     *testing.T
 	nulls []string
 	extra []string
+	met   map[reflect.Type]map[reflect.Type]bool // the variants of each union; nil to forget them
 }
 
 var fieldType = reflect.TypeFor[respjson.Field]()
@@ -223,6 +241,12 @@ func (o oracle) union(path string, v reflect.Value) {
 	if !variant.IsValid() {
 		o.t.Errorf("%s: %s found no variant for %s", path, v.Type().Name(), rawOf(v))
 		return
+	}
+	if o.met != nil {
+		if o.met[v.Type()] == nil {
+			o.met[v.Type()] = map[reflect.Type]bool{}
+		}
+		o.met[v.Type()][variant.Type()] = true
 	}
 	o.check(path, variant)
 }

@@ -3,6 +3,7 @@ package client
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -51,6 +52,9 @@ func TestStreamReadsTheGoldenFile(t *testing.T) {
 		}
 		if _, unknown := e.(*api.UnknownEvent); unknown {
 			t.Errorf("%s is unknown", e.Head().Type)
+		}
+		if again, err := json.Marshal(e); err != nil || string(again) != string(s.Raw()) {
+			t.Errorf("read as %s, %v; sent as %s", again, err, s.Raw())
 		}
 		n++
 	}
