@@ -22,15 +22,19 @@ import (
 	"github.com/berthdev/berth/toolset"
 )
 
+// nap is what untidy sessions leave running; other runs of this test have another
+// one, and a worker that a test starts has its test's.
+var nap = "sleep " + strconv.Itoa(986_000_000+syscall.Getpgrp())
+
 // untidy is a session that leaves what it can.
-const untidy = `set -u; export LEFT=1; left() { :; }; alias ls=false; umask 0; trap 'echo ended' EXIT; exec 5>/tmp/open 6<>/workspace/f
+var untidy = `set -u; export LEFT=1; left() { :; }; alias ls=false; umask 0; trap 'echo ended' EXIT; exec 5>/tmp/open 6<>/workspace/f
 	echo a >/workspace/f; echo b >/tmp/f; echo c >/mnt/session/outputs/f; mount -t tmpfs left /srv; cd /tmp
-	(while :; do echo noise; read -rt 0.01 <> <(:); done &) 2>&-; (trap '' TERM HUP INT; setsid sleep 986543 >&- 2>&- &); (setsid -f sleep 986543); sleep 986543 &
+	(while :; do echo noise; read -rt 0.01 <> <(:); done &) 2>&-; (trap '' TERM HUP INT; setsid ` + nap + ` >&- 2>&- &); (setsid -f ` + nap + `); ` + nap + ` &
 	echo $PPID >/workspace/pid`
 
 // tidy says what a session finds of an earlier one.
-const tidy = `echo ${LEFT-none}; type -t left; alias ls 2>/dev/null; umask; trap -p; jobs; ls -d /proc/$$/fd/[3456] 2>/dev/null
-	ls -A /workspace /tmp /mnt/session/outputs /mnt/memory; pwd; set -o | grep nounset; grep -c 'tmpfs left ' /proc/self/mountinfo; pgrep -fx 'sleep 986543'; echo $PPID`
+var tidy = `echo ${LEFT-none}; type -t left; alias ls 2>/dev/null; umask; trap -p; jobs; ls -d /proc/$$/fd/[3456] 2>/dev/null
+	ls -A /workspace /tmp /mnt/session/outputs /mnt/memory; pwd; set -o | grep nounset; grep -c 'tmpfs left ' /proc/self/mountinfo; pgrep -fx '` + nap + `'; echo $PPID`
 
 // TestRenewal has sessions follow each other around one agent: each finds what a
 // first one does, whatever the last one has left, and the agent holds no more
@@ -181,7 +185,7 @@ func TestNoRenewal(t *testing.T) {
 				t.Fatal(err)
 			}
 			// What is left to the first process of a namespace is not left to the agent.
-			w.Want(fmt.Sprintf("nsenter -t $(pgrep -P %d) -p sh -c 'setsid sleep 986543 & echo'", outside.Process.Pid), "\n", toolset.Exited, 0)
+			w.Want(fmt.Sprintf("nsenter -t $(pgrep -P %d) -p sh -c 'setsid "+nap+" & echo'", outside.Process.Pid), "\n", toolset.Exited, 0)
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -205,7 +209,7 @@ func TestNoRenewal(t *testing.T) {
 			if left := list(t, w.Spec.Dir); len(left) != 1 || left[0] != "tree" {
 				t.Errorf("left of the first: %v", left)
 			}
-			if out, err := exec.Command("pgrep", "-fx", "sleep 986543").Output(); err == nil {
+			if out, err := exec.Command("pgrep", "-fx", nap).Output(); err == nil {
 				t.Errorf("still running: %s", out)
 			}
 		})
@@ -258,7 +262,7 @@ func TestKilledWhileRenewing(t *testing.T) {
 			if left := list(t, dir); len(left) != 1 || left[0] != "sesn_1" {
 				t.Errorf("left: %v", left)
 			}
-			if out, err := exec.Command("pgrep", "-fx", "sleep 986543").Output(); err == nil {
+			if out, err := exec.Command("pgrep", "-fx", nap).Output(); err == nil {
 				t.Errorf("still running: %s", out)
 			}
 			label := strings.TrimSuffix(sandbox.Label(filepath.Join(dir, "x")), "x")
