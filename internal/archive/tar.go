@@ -23,8 +23,8 @@ func Untar(root *os.Root, r io.Reader, lim Limits) error {
 // Unlayer unpacks a layer of an image over those that the target has already.
 // Whiteouts remove what the layers below have. Links are followed as they will
 // be with the target as the root. Devices and FIFOs are passed over, as are
-// owners, extended attributes and setuid and setgid bits; the owner may always
-// read, and enter and change directories. used says how much of the limits it
+// owners, setuid and setgid bits and extended attributes that are not a user's; the
+// owner may always read, and enter and change directories. used says how much of the limits it
 // took. The stream is read to its end.
 func Unlayer(root *os.Root, r io.Reader, lim Limits) (used Limits, err error) {
 	t := newTree(root, lim, false)
@@ -95,9 +95,9 @@ func (t *tree) strictMember(h *tar.Header, r io.Reader) error {
 	}
 	switch h.Typeflag {
 	case tar.TypeDir:
-		return t.dir(h.Name, p, 0o755)
+		return t.dir(h.Name, p, 0o755, nil)
 	case tar.TypeReg, tar.TypeGNUSparse:
-		return t.file(h.Name, p, t.plainMode(h.FileInfo().Mode()), h.ModTime, h.Size, r)
+		return t.file(h.Name, p, t.plainMode(h.FileInfo().Mode()), h.ModTime, h.Size, nil, r)
 	case tar.TypeSymlink:
 		if err := checkTarget(h.Name, parts, h.Linkname); err != nil {
 			return err
@@ -155,11 +155,15 @@ func (t *tree) layerMember(h *tar.Header, r io.Reader) error {
 		return err
 	}
 	mode := h.FileInfo().Mode()
+	attrs, err := attributes(h)
+	if err != nil {
+		return err
+	}
 	switch h.Typeflag {
 	case tar.TypeDir:
-		return t.dir(h.Name, p, mode.Perm()|mode&fs.ModeSticky)
+		return t.dir(h.Name, p, mode.Perm()|mode&fs.ModeSticky, attrs)
 	case tar.TypeReg, tar.TypeGNUSparse:
-		return t.file(h.Name, p, mode.Perm(), h.ModTime, h.Size, r)
+		return t.file(h.Name, p, mode.Perm(), h.ModTime, h.Size, attrs, r)
 	case tar.TypeSymlink:
 		return t.symlink(h.Name, p, h.Linkname)
 	case tar.TypeLink:

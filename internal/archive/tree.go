@@ -247,7 +247,7 @@ func (t *tree) remove(p string) error {
 	return at.RemoveAll(name)
 }
 
-func (t *tree) dir(member, p string, mode fs.FileMode) error {
+func (t *tree) dir(member, p string, mode fs.FileMode, attrs map[string]string) error {
 	there, err := t.clear(member, p, true)
 	if err != nil {
 		return err
@@ -262,11 +262,22 @@ func (t *tree) dir(member, p string, mode fs.FileMode) error {
 		}
 	}
 	t.mark(p, true)
+	if !t.strict && (there || len(attrs) > 0) {
+		d, err := at.Open(name)
+		if err != nil {
+			return err
+		}
+		err = attribute(member, d, attrs, there)
+		d.Close()
+		if err != nil {
+			return err
+		}
+	}
 	return at.Chmod(name, mode|0o700)
 }
 
 // file writes a regular file of a size that is known.
-func (t *tree) file(member, p string, mode fs.FileMode, mtime time.Time, size int64, r io.Reader) error {
+func (t *tree) file(member, p string, mode fs.FileMode, mtime time.Time, size int64, attrs map[string]string, r io.Reader) error {
 	if _, err := t.clear(member, p, false); err != nil {
 		return err
 	}
@@ -286,7 +297,9 @@ func (t *tree) file(member, p string, mode fs.FileMode, mtime time.Time, size in
 	case n < size:
 		err = bad(member, "holds %d bytes of the %d that it says", n, size)
 	default:
-		err = f.Chmod(mode | 0o400)
+		if err = attribute(member, f, attrs, false); err == nil {
+			err = f.Chmod(mode | 0o400)
+		}
 	}
 	if e := f.Close(); err == nil {
 		err = e

@@ -73,7 +73,7 @@ func (t *tree) zipMember(f *zip.File) error {
 		return bad(f.Name, "is a directory by its name or by its mode, not by both")
 	}
 	if mode.IsDir() {
-		return t.dir(f.Name, p, 0o755)
+		return t.dir(f.Name, p, 0o755, nil)
 	}
 	if mode.Type() != 0 && mode.Type() != fs.ModeSymlink {
 		return bad(f.Name, "is a device, a FIFO or something unknown")
@@ -93,7 +93,7 @@ func (t *tree) zipMember(f *zip.File) error {
 		}
 		return t.symlink(f.Name, p, string(to))
 	}
-	return t.file(f.Name, p, t.plainMode(mode), f.Modified, int64(f.UncompressedSize64), in)
+	return t.file(f.Name, p, t.plainMode(mode), f.Modified, int64(f.UncompressedSize64), nil, in)
 }
 
 // boundAt ends the reading of a list that is longer than it may be.
