@@ -3,14 +3,17 @@ package test
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/berthdev/berth/internal/outputs"
+	"github.com/berthdev/berth/internal/sandbox"
 	"github.com/berthdev/berth/test/testenv"
 )
 
@@ -26,6 +29,19 @@ func TestOutputsAreKeptHoweverItEnds(t *testing.T) {
 		"as usual":         {make, nil},
 		"out of memory":    {make + "perl -e '$x = \"x\" x 500_000_000'", nil},
 		"the shell killed": {make + "kill -9 $$", nil},
+		"the agent killed": {waits, func(e *ending) {
+			rec, err := sandbox.ReadRecord(filepath.Join(e.state, "sandboxes", e.session))
+			var agent struct{ PID int }
+			if err == nil {
+				err = json.Unmarshal(rec.Handle, &agent)
+			}
+			if err != nil || agent.PID <= 1 {
+				e.t.Fatal(agent, err)
+			}
+			if err := syscall.Kill(agent.PID, syscall.SIGKILL); err != nil {
+				e.t.Fatal(err)
+			}
+		}},
 		"stopped by force": {waits, func(e *ending) {
 			items := e.w.Must("GET", "/v1/environments/"+e.w.EnvironmentID+"/work", e.w.EnvKey, nil).Body["data"].([]any)
 			work := items[0].(map[string]any)["id"].(string)
