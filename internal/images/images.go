@@ -168,7 +168,7 @@ func (s *Store) hold(ctx context.Context, digest string, fill func(dir string) e
 	name := s.lockName(digest)
 	dir := s.dir(digest)
 	for {
-		l, err := takeLock(ctx, name, false)
+		l, err := share(ctx, name)
 		if err != nil {
 			return err
 		}
@@ -184,8 +184,7 @@ func (s *Store) hold(ctx context.Context, digest string, fill func(dir string) e
 		// Not waited for: who makes it meanwhile keeps the lock, shared.
 		l, err = tryLock(name, true)
 		if errors.Is(err, errBusy) {
-			err = pause(ctx)
-			if err != nil {
+			if err := pause(ctx); err != nil {
 				return err
 			}
 			continue

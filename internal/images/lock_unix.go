@@ -37,10 +37,10 @@ func tryLock(name string, alone bool) (*lock, error) {
 	return nil, os.NewSyscallError("flock", err)
 }
 
-// takeLock waits for a lock.
-func takeLock(ctx context.Context, name string, alone bool) (*lock, error) {
+// share waits for a lock with others.
+func share(ctx context.Context, name string) (*lock, error) {
 	for {
-		l, err := tryLock(name, alone)
+		l, err := tryLock(name, false)
 		if !errors.Is(err, errBusy) {
 			return l, err
 		}

@@ -20,11 +20,6 @@ import (
 // transaction before its connection is given up.
 const roundTripLimit = 30 * time.Second
 
-// Oids of the types that columns have.
-const (
-	oidInt4 = 23
-)
-
 // epoch is where PostgreSQL counts microseconds from.
 var epoch = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC).UnixMicro()
 
@@ -109,11 +104,6 @@ func (c *conn) encoded(sql string, values [][]byte) (call, error) {
 	}
 	if len(values) != len(st.ParamOIDs) {
 		return call{}, fmt.Errorf("statement %q takes %d values, not %d", sql, len(st.ParamOIDs), len(values))
-	}
-	for i, oid := range st.ParamOIDs {
-		if oid == oidInt4 && len(values[i]) == 8 {
-			values[i] = values[i][4:]
-		}
 	}
 	return call{st: st, values: values}, nil
 }
@@ -261,13 +251,11 @@ func (r *row) Text() string { return string(r.value()) }
 func (r *row) Bytes() []byte { return slices.Clone(r.value()) }
 
 func (r *row) Int() int64 {
-	switch v := r.value(); len(v) {
-	case 8:
-		return int64(binary.BigEndian.Uint64(v))
-	case 4:
-		return int64(int32(binary.BigEndian.Uint32(v)))
+	v := r.value()
+	if v == nil {
+		return 0
 	}
-	return 0
+	return int64(binary.BigEndian.Uint64(v))
 }
 
 func (r *row) Bool() bool {
