@@ -183,7 +183,8 @@ func (w *Writer) take() (group []*job) {
 	}
 }
 
-// postpone puts a transition first in line once t is over.
+// postpone puts a transition first in line once t is over, before those that
+// came to wait for t later.
 func (w *Writer) postpone(j *job, t *Ticket) {
 	w.mu.Lock()
 	w.postponed++

@@ -117,3 +117,18 @@ func TestRefusalsHoldWhatTheyCameFrom(t *testing.T) {
 		t.Errorf("the first: %v, and the second: %v", first.err, second.err)
 	}
 }
+
+// Who waits for a row longest comes first.
+func TestPostponedInTurn(t *testing.T) {
+	w := &Writer{waiting: []*job{{}}}
+	w.some.L = &w.mu
+	other := new(Keys).Begin()
+	want := []*job{{}, {}, {}, w.waiting[0]}
+	for _, j := range want[:3] {
+		w.postpone(j, other.ticket)
+	}
+	other.End()
+	if !slices.Equal(w.waiting, want) {
+		t.Errorf("in line are %p, want %p", w.waiting, want)
+	}
+}

@@ -1,6 +1,9 @@
 package fold
 
-import "sync"
+import (
+	"slices"
+	"sync"
+)
 
 // Ticket stands for an attempt of one lane, for others to wait for its end.
 type Ticket struct {
@@ -13,7 +16,7 @@ type Ticket struct {
 // alone instead, where it may wait.
 var Busy = new(Ticket)
 
-// Then calls f when the attempt is over, at once if it is.
+// Then calls f when the attempt is over, at once if it is; the latest first.
 func (t *Ticket) Then(f func()) {
 	t.mu.Lock()
 	if !t.over {
@@ -78,7 +81,7 @@ func (h *Hold) End() {
 	after := t.after
 	t.after, t.over = nil, true
 	t.mu.Unlock()
-	for _, f := range after {
+	for _, f := range slices.Backward(after) {
 		f()
 	}
 }

@@ -71,6 +71,8 @@ func Open(ctx context.Context, url string, o store.Options) (*Store, error) {
 	// A group that another process has crossed gives way soon, and its
 	// transitions run one by one.
 	writing.RuntimeParams["lock_timeout"] = "250"
+	// A process that stands still amid a transaction has its rows taken away.
+	writing.RuntimeParams["idle_in_transaction_session_timeout"] = "5000"
 	s.hub = fold.StartHub()
 	if s.ears, err = listen(ctx, cfg, s.self, s.hub, s.log); err != nil {
 		s.hub.Stop()

@@ -2,6 +2,7 @@ package postgres_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -168,6 +169,60 @@ func TestReplicasLoseNoUpdate(t *testing.T) {
 	})
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// What a process holds that stands still amid a transition is free in a while;
+// when it goes on, the transition runs again.
+func TestAProcessThatStandsStill(t *testing.T) {
+	for _, name := range []string{"at its first commit", "later"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, b, url := replicas(t)
+			seed(t, b, 1)
+			a, err := postgres.Open(t.Context(), url, store.Options{Writers: 1})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer a.Close()
+			if name == "later" {
+				update(t, a, func(tx store.Tx) error { return tx.SetSetting("a", "1") })
+			}
+			standStill(t, a, b)
+		})
+	}
+}
+
+func standStill(t *testing.T, a, b store.Store) {
+	more := func(tx store.Tx) error {
+		s, err := tx.LockSession("sesn_00")
+		s.Pos++
+		return errors.Join(err, tx.UpdateSession(s))
+	}
+	held, goOn, over := make(chan bool), make(chan bool), make(chan error)
+	go func() {
+		runs := 0
+		over <- a.Update(context.Background(), func(tx store.Tx) error {
+			err := more(tx)
+			if runs++; runs == 1 {
+				close(held)
+				<-goOn
+			}
+			return err
+		})
+	}()
+	<-held
+	began := time.Now()
+	err := b.Update(t.Context(), more)
+	for err != nil && time.Since(began) < 20*time.Second {
+		err = b.Update(t.Context(), more)
+	}
+	close(goOn)
+	if err := errors.Join(err, <-over); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := b.Session(t.Context(), "sesn_00"); err != nil || s.Pos != 2 {
+		t.Errorf("it was changed %d times, %v", s.Pos, err)
 	}
 }
 

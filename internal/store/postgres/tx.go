@@ -257,13 +257,17 @@ func (t *attempt) Commit() ([]store.Note, error) {
 		}
 	}
 	commit, err := t.c.call("COMMIT", nil)
-	if err == nil {
-		err = t.flush(commit)
+	if err != nil {
+		t.Rollback()
+		return nil, err
 	}
-	if err == nil {
+	err = t.flush(commit)
+	switch {
+	case err == nil:
 		return t.notes, nil
-	}
-	if t.c.usable() {
+	// The server has refused it, or given the transaction up before it came,
+	// or it never left.
+	case t.c.usable(), sqlState(err) == stateIdleInTx, pgconn.SafeToRetry(err):
 		t.Rollback()
 		return nil, err
 	}
