@@ -276,71 +276,71 @@ func TestSessionsThatAreOverAlreadyNeedNoSandbox(t *testing.T) {
 func TestIdleClock(t *testing.T) {
 	t.Parallel()
 	const idle = 300 * time.Millisecond
-	released := func(l *lab, s *workertest.Session) time.Duration {
+	soon := func(c *worker.Config) { c.MaxIdle = idle }
+	released := func(l *lab) time.Duration {
 		began := time.Now()
 		l.wait("the item's end", func() bool { return l.plane.Live() == 0 })
 		return time.Since(began)
 	}
-	t.Run("runs after the turn", func(t *testing.T) {
-		t.Parallel()
-		l := start(t, func(c *worker.Config) { c.MaxIdle = idle })
-		s := l.plane.Session(workertest.Calls("a"))
-		l.finished(s)
-		if took := released(l, s); took < idle/2 {
-			t.Errorf("let go after %v", took)
-		}
-	})
-	t.Run("starts with the history", func(t *testing.T) {
-		t.Parallel()
-		p := workertest.New(t)
-		s := p.Session(workertest.Turn{})
-		l := startAt(t, p, func(c *worker.Config) { c.MaxIdle = idle })
-		released(l, s)
-	})
-	t.Run("starts with an empty history", func(t *testing.T) {
-		t.Parallel()
-		l := start(t, func(c *worker.Config) { c.MaxIdle = idle })
-		s := l.plane.Session()
-		released(l, s)
-		if opened, _, _ := l.boxes.count(); opened > 0 {
-			t.Error("a session without input opened a sandbox")
-		}
-	})
-	t.Run("another event stops it, a verdict does not", func(t *testing.T) {
-		t.Parallel()
-		l := start(t, func(c *worker.Config) { c.MaxIdle = idle })
-		s := l.plane.Session(workertest.Calls("a"))
-		l.finished(s)
-		s.Add(&api.SessionUpdated{EventHead: api.EventHead{Type: api.TypeSessionUpdated}})
-		l.outlived(idle, s)
-		s.More(workertest.Turn{})
-		s.Confirm("sevt_none", "allow")
-		released(l, s)
-	})
-	t.Run("a held call stops it", func(t *testing.T) {
-		t.Parallel()
-		l := start(t, func(c *worker.Config) { c.MaxIdle = idle })
-		s := l.plane.Session(asking("ask", api.PermissionAsk))
-		s.Add(&api.SessionStatusIdle{EventHead: api.EventHead{Type: api.TypeSessionStatusIdle}, StopReason: api.StopReason{Type: api.StopEndTurn}})
-		l.outlived(idle, s)
-		s.Confirm(s.CallIDs()[0], "allow")
-		l.finished(s)
-		released(l, s)
-		if diff := cmp.Diff([]string{"ran ask false"}, texts(s)); diff != "" {
-			t.Error(diff)
-		}
-	})
-	t.Run("less than zero is for ever", func(t *testing.T) {
-		t.Parallel()
-		l := start(t, func(c *worker.Config) { c.MaxIdle = -1 })
-		s := l.plane.Session(workertest.Calls("a"))
-		l.finished(s)
-		s.More(workertest.Calls("b"))
-		l.finished(s)
-		if l.plane.Live() != 1 || len(l.plane.Requests(workertest.Stop)) != 0 {
-			t.Error("let go")
-		}
-	})
+	for name, play := range map[string]func(t *testing.T, p *workertest.Plane, via func(*worker.Config)){
+		"runs after the turn": func(t *testing.T, p *workertest.Plane, via func(*worker.Config)) {
+			l := startAt(t, p, via, soon)
+			l.finished(p.Session(workertest.Calls("a")))
+			if took := released(l); took < idle || took > 2*idle {
+				t.Errorf("let go after %v", took)
+			}
+		},
+		"starts with the history": func(t *testing.T, p *workertest.Plane, via func(*worker.Config)) {
+			p.Session(workertest.Turn{})
+			released(startAt(t, p, via, soon))
+		},
+		"starts with an empty history": func(t *testing.T, p *workertest.Plane, via func(*worker.Config)) {
+			l := startAt(t, p, via, soon)
+			p.Session()
+			released(l)
+			if opened, _, _ := l.boxes.count(); opened > 0 {
+				t.Error("a session without input opened a sandbox")
+			}
+		},
+		"another event stops it, a verdict does not": func(t *testing.T, p *workertest.Plane, via func(*worker.Config)) {
+			l := startAt(t, p, via, soon)
+			s := p.Session(workertest.Calls("a"))
+			l.finished(s)
+			s.Add(&api.SessionUpdated{EventHead: api.EventHead{Type: api.TypeSessionUpdated}})
+			l.outlived(idle, s)
+			s.More(workertest.Turn{})
+			s.Confirm("sevt_none", "allow")
+			released(l)
+		},
+		"a held call stops it": func(t *testing.T, p *workertest.Plane, via func(*worker.Config)) {
+			l := startAt(t, p, via, soon)
+			s := p.Session(asking("ask", api.PermissionAsk))
+			s.Add(&api.SessionStatusIdle{EventHead: api.EventHead{Type: api.TypeSessionStatusIdle}, StopReason: api.StopReason{Type: api.StopEndTurn}})
+			l.outlived(idle, s)
+			s.Confirm(s.CallIDs()[0], "allow")
+			l.finished(s)
+			released(l)
+			if diff := cmp.Diff([]string{"ran ask false"}, texts(s)); diff != "" {
+				t.Error(diff)
+			}
+		},
+		"less than zero is for ever": func(t *testing.T, p *workertest.Plane, via func(*worker.Config)) {
+			l := startAt(t, p, via, func(c *worker.Config) { c.MaxIdle = -1 })
+			s := p.Session(workertest.Calls("a"))
+			l.finished(s)
+			time.Sleep(10 * time.Minute)
+			s.More(workertest.Calls("b"))
+			l.finished(s)
+			if p.Live() != 1 || len(p.Requests(workertest.Stop)) != 0 {
+				t.Error("let go")
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			still(t, play)
+		})
+	}
 }
 
 // outlived checks that a session stays while others that end their turns
@@ -387,20 +387,21 @@ func TestEventsThatComeTwiceRunOnce(t *testing.T) {
 
 func TestAStreamCutInPlaceOfACall(t *testing.T) {
 	t.Parallel()
-	p := workertest.New(t)
-	l := startAt(t, p)
-	s := p.Session(workertest.Calls("a"))
-	l.finished(s)
-	began := time.Now()
-	p.InjectFrames(workertest.FrameFault{Type: api.TypeAgentToolUse, Times: 1, Kind: workertest.FrameCut})
-	s.More(workertest.Calls("b"))
-	l.finished(s)
-	if diff := cmp.Diff([]string{"ran a false", "ran b false"}, texts(s)); diff != "" {
-		t.Error(diff)
-	}
-	if took := time.Since(began); took > 400*time.Millisecond {
-		t.Errorf("the reconnect after a healthy stream took %v", took)
-	}
+	still(t, func(t *testing.T, p *workertest.Plane, via func(*worker.Config)) {
+		l := startAt(t, p, via)
+		s := p.Session(workertest.Calls("a"))
+		l.finished(s)
+		began := time.Now()
+		p.InjectFrames(workertest.FrameFault{Type: api.TypeAgentToolUse, Times: 1, Kind: workertest.FrameCut})
+		s.More(workertest.Calls("b"))
+		l.finished(s)
+		if diff := cmp.Diff([]string{"ran a false", "ran b false"}, texts(s)); diff != "" {
+			t.Error(diff)
+		}
+		if took := time.Since(began); took > 400*time.Millisecond {
+			t.Errorf("the reconnect after a healthy stream took %v", took)
+		}
+	})
 }
 
 func TestAHistoryThatFailsIsReadAgain(t *testing.T) {
@@ -445,26 +446,26 @@ func TestLongHistoriesAreReadWhole(t *testing.T) {
 
 func TestPossiblyStartedCallsAreNotRun(t *testing.T) {
 	t.Parallel()
-	p := workertest.New(t)
-	p.SetTTL(time.Second)
-	l := newLab(t, p, func(c *worker.Config) { c.Journal = nil })
-	g := l.kit.gate("slow")
-	l.run()
-	s := p.Session(workertest.Calls("slow", "second"))
-	<-g.entered
-	p.StealLease(s)
-	<-g.cancelled
-	l.finished(s)
-	got := s.Answers()
-	if len(got) != 2 {
-		t.Fatalf("answers %v", texts(s))
-	}
-	for _, a := range got {
-		if !a.IsError || !strings.HasPrefix(a.Text, "interrupted") {
-			t.Errorf("answered %q, error %v", a.Text, a.IsError)
+	still(t, func(t *testing.T, p *workertest.Plane, via func(*worker.Config)) {
+		l := newLab(t, p, via, func(c *worker.Config) { c.Journal = nil })
+		g := l.kit.gate("slow")
+		l.run()
+		s := p.Session(workertest.Calls("slow", "second"))
+		<-g.entered
+		p.StealLease(s)
+		<-g.cancelled
+		l.finished(s)
+		got := s.Answers()
+		if len(got) != 2 {
+			t.Fatalf("answers %v", texts(s))
 		}
-	}
-	if l.kit.ran(s.CallIDs()[0]) != 1 || l.kit.ran(s.CallIDs()[1]) != 0 {
-		t.Errorf("ran %v", l.kit.order)
-	}
+		for _, a := range got {
+			if !a.IsError || !strings.HasPrefix(a.Text, "interrupted") {
+				t.Errorf("answered %q, error %v", a.Text, a.IsError)
+			}
+		}
+		if l.kit.ran(s.CallIDs()[0]) != 1 || l.kit.ran(s.CallIDs()[1]) != 0 {
+			t.Errorf("ran %v", l.kit.order)
+		}
+	})
 }

@@ -38,185 +38,199 @@ func TestAckFailures(t *testing.T) {
 	t.Parallel()
 	t.Run("a blip is outlived", func(t *testing.T) {
 		t.Parallel()
-		p := workertest.New(t)
-		p.Inject(workertest.Fault{Route: workertest.Ack, Times: 4, Status: 500})
-		l := startAt(t, p, idleSoon)
-		s := p.Session(workertest.Calls("a"))
-		l.finished(s)
-		if n := len(p.Items(s)); n != 1 {
-			t.Errorf("%d items", n)
-		}
+		still(t, func(t *testing.T, p *workertest.Plane, via func(*worker.Config)) {
+			p.Inject(workertest.Fault{Route: workertest.Ack, Times: 4, Status: 500})
+			l := startAt(t, p, via, idleSoon)
+			s := p.Session(workertest.Calls("a"))
+			l.finished(s)
+			if n := len(p.Items(s)); n != 1 {
+				t.Errorf("%d items", n)
+			}
+		})
 	})
 	t.Run("an outage leaves the item to the queue", func(t *testing.T) {
 		t.Parallel()
-		p := workertest.New(t)
-		p.Inject(workertest.Fault{Route: workertest.Ack, Times: 3, Status: 503})
-		l := startAt(t, p, func(c *worker.Config) { c.Reclaim = 300 * time.Millisecond })
-		s := p.Session(workertest.Calls("a"))
-		l.finished(s)
-		for _, r := range p.Requests(workertest.Stop) {
-			if r.Status == http.StatusOK && r.Work == p.Requests(workertest.Ack)[0].Work {
-				t.Error("the item that could not be acked was stopped")
+		still(t, func(t *testing.T, p *workertest.Plane, via func(*worker.Config)) {
+			p.Inject(workertest.Fault{Route: workertest.Ack, Times: 3, Status: 503})
+			l := startAt(t, p, via, func(c *worker.Config) { c.Reclaim = 300 * time.Millisecond })
+			s := p.Session(workertest.Calls("a"))
+			l.finished(s)
+			for _, r := range p.Requests(workertest.Stop) {
+				if r.Status == http.StatusOK && r.Work == p.Requests(workertest.Ack)[0].Work {
+					t.Error("the item that could not be acked was stopped")
+				}
 			}
-		}
+		})
 	})
 	t.Run("a lost answer is no conflict", func(t *testing.T) {
 		t.Parallel()
-		p := workertest.New(t)
-		p.Inject(workertest.Fault{Route: workertest.Ack, Times: 1, Lost: true})
-		p.Inject(workertest.Fault{Route: workertest.Ack, Times: 1, Status: 409})
-		l := startAt(t, p)
-		s := p.Session(workertest.Calls("a"))
-		l.finished(s)
-		if n := len(p.Items(s)); n != 1 {
-			t.Errorf("%d items", n)
-		}
+		still(t, func(t *testing.T, p *workertest.Plane, via func(*worker.Config)) {
+			p.Inject(workertest.Fault{Route: workertest.Ack, Times: 1, Lost: true})
+			p.Inject(workertest.Fault{Route: workertest.Ack, Times: 1, Status: 409})
+			l := startAt(t, p, via)
+			s := p.Session(workertest.Calls("a"))
+			l.finished(s)
+			if n := len(p.Items(s)); n != 1 {
+				t.Errorf("%d items", n)
+			}
+		})
 	})
 	t.Run("a conflict drops it", func(t *testing.T) {
 		t.Parallel()
-		p := workertest.New(t)
-		p.Inject(workertest.Fault{Route: workertest.Ack, Times: 1, Status: 409})
-		l := startAt(t, p, func(c *worker.Config) { c.Reclaim = 200 * time.Millisecond })
-		s := p.Session(workertest.Calls("a"))
-		l.finished(s)
-		acks := p.Requests(workertest.Ack)
-		if len(acks) != 2 || acks[0].Work == acks[1].Work {
-			t.Errorf("acks %+v", acks)
-		}
-		if routes(p, workertest.Stop) != 0 {
-			t.Error("stopped")
-		}
+		still(t, func(t *testing.T, p *workertest.Plane, via func(*worker.Config)) {
+			p.Inject(workertest.Fault{Route: workertest.Ack, Times: 1, Status: 409})
+			l := startAt(t, p, via, func(c *worker.Config) { c.Reclaim = 200 * time.Millisecond })
+			s := p.Session(workertest.Calls("a"))
+			l.finished(s)
+			acks := p.Requests(workertest.Ack)
+			if len(acks) != 2 || acks[0].Work == acks[1].Work {
+				t.Errorf("acks %+v", acks)
+			}
+			if routes(p, workertest.Stop) != 0 {
+				t.Error("stopped")
+			}
+		})
 	})
 }
 
 func TestALostLeaseEndsEverythingAtOnce(t *testing.T) {
 	t.Parallel()
-	p := workertest.New(t)
-	p.SetTTL(2 * time.Second) // a beat a second
-	l := startAt(t, p)
-	g := l.kit.gate("slow")
-	s := p.Session(workertest.Calls("slow"))
-	<-g.entered
-	first := p.Requests(workertest.Ack)[0].Work
-	p.StealLease(s)
-	<-g.cancelled
-	l.finished(s)
-	for _, r := range p.Requests("") {
-		if r.Work == first && r.Route == workertest.Stop {
-			t.Error("stopped an item that was lost")
+	still(t, func(t *testing.T, p *workertest.Plane, via func(*worker.Config)) {
+		p.SetTTL(2 * time.Second) // a beat a second
+		l := startAt(t, p, via)
+		g := l.kit.gate("slow")
+		s := p.Session(workertest.Calls("slow"))
+		<-g.entered
+		first := p.Requests(workertest.Ack)[0].Work
+		p.StealLease(s)
+		<-g.cancelled
+		l.finished(s)
+		for _, r := range p.Requests("") {
+			if r.Work == first && r.Route == workertest.Stop {
+				t.Error("stopped an item that was lost")
+			}
+			if r.Route == workertest.Send && r.Credential == "sk-test-req01-"+first {
+				t.Error("posted with a lost lease")
+			}
 		}
-		if r.Route == workertest.Send && r.Credential == "sk-test-req01-"+first {
-			t.Error("posted with a lost lease")
+		if got := s.Answers(); len(got) != 1 || !got[0].IsError || l.kit.ran(s.CallIDs()[0]) != 1 {
+			t.Errorf("answers %v, ran %d times", texts(s), l.kit.ran(s.CallIDs()[0]))
 		}
-	}
-	if got := s.Answers(); len(got) != 1 || !got[0].IsError || l.kit.ran(s.CallIDs()[0]) != 1 {
-		t.Errorf("answers %v, ran %d times", texts(s), l.kit.ran(s.CallIDs()[0]))
-	}
-	if opened, closed, _ := l.boxes.count(); opened > 2 || closed < 1 {
-		t.Errorf("opened %d, closed %d", opened, closed)
-	}
+		if opened, closed, _ := l.boxes.count(); opened > 2 || closed < 1 {
+			t.Errorf("opened %d, closed %d", opened, closed)
+		}
+	})
 }
 
 func TestAHangingCallDoesNotKeepALostLease(t *testing.T) {
 	t.Parallel()
-	p := workertest.New(t)
-	p.SetTTL(2 * time.Second)
-	l := startAt(t, p)
-	g := l.kit.gate("slow")
-	g.stubborn = true
-	s := p.Session(workertest.Calls("slow"))
-	<-g.entered
-	p.StealLease(s)
-	<-g.cancelled
-	// The sandbox is killed while the call hangs in it.
-	l.wait("the sandbox's end", func() bool { _, closed, _ := l.boxes.count(); return closed == 1 })
-	g.let()
-	l.finished(s)
+	still(t, func(t *testing.T, p *workertest.Plane, via func(*worker.Config)) {
+		p.SetTTL(2 * time.Second)
+		l := startAt(t, p, via)
+		g := l.kit.gate("slow")
+		g.stubborn = true
+		s := p.Session(workertest.Calls("slow"))
+		<-g.entered
+		p.StealLease(s)
+		<-g.cancelled
+		// The sandbox is killed while the call hangs in it.
+		l.wait("the sandbox's end", func() bool { _, closed, _ := l.boxes.count(); return closed == 1 })
+		g.let()
+		l.finished(s)
+	})
 }
 
 func TestLostHeartbeatAnswersAreNoLostLease(t *testing.T) {
 	t.Parallel()
-	p := workertest.New(t)
-	p.SetTTL(4 * time.Second)
-	p.Inject(workertest.Fault{Route: workertest.Beat, Times: 3, Lost: true})
-	l := startAt(t, p)
-	g := l.kit.gate("slow")
-	s := p.Session(workertest.Calls("slow"))
-	<-g.entered
-	l.wait("a few beats", func() bool {
-		ok := 0
-		for _, r := range p.Requests(workertest.Beat) {
-			if r.Status == http.StatusOK {
-				ok++
+	still(t, func(t *testing.T, p *workertest.Plane, via func(*worker.Config)) {
+		p.SetTTL(4 * time.Second)
+		p.Inject(workertest.Fault{Route: workertest.Beat, Times: 3, Lost: true})
+		l := startAt(t, p, via)
+		g := l.kit.gate("slow")
+		s := p.Session(workertest.Calls("slow"))
+		<-g.entered
+		l.wait("a few beats", func() bool {
+			ok := 0
+			for _, r := range p.Requests(workertest.Beat) {
+				if r.Status == http.StatusOK {
+					ok++
+				}
 			}
+			return ok == 2
+		})
+		g.let()
+		l.finished(s)
+		if diff := cmp.Diff([]string{"ran slow false"}, texts(s)); diff != "" {
+			t.Error(diff)
 		}
-		return ok == 2
+		if n := len(p.Items(s)); n != 1 {
+			t.Errorf("%d items", n)
+		}
 	})
-	g.let()
-	l.finished(s)
-	if diff := cmp.Diff([]string{"ran slow false"}, texts(s)); diff != "" {
-		t.Error(diff)
-	}
-	if n := len(p.Items(s)); n != 1 {
-		t.Errorf("%d items", n)
-	}
 }
 
 func TestOperatorsStop(t *testing.T) {
 	t.Parallel()
 	t.Run("gracefully: the call finishes and its result is posted", func(t *testing.T) {
 		t.Parallel()
-		p := workertest.New(t)
-		p.SetTTL(2 * time.Second)
-		l := startAt(t, p)
-		g := l.kit.gate("slow")
-		s := p.Session(workertest.Calls("slow", "next"))
-		<-g.entered
-		p.StopWork(s, false)
-		l.wait("a beat that hears of it, and one more", func() bool { return routes(p, workertest.Beat) >= 3 })
-		g.let()
-		l.wait("the stop", func() bool { return routes(p, workertest.Stop) == 1 })
-		if got := texts(s); len(got) < 1 || got[0] != "ran slow false" {
-			t.Errorf("answers %v", got)
-		}
-		if l.kit.order[0] != s.CallIDs()[0] || len(g.cancelled) > 0 {
-			t.Error("the call was cancelled")
-		}
+		still(t, func(t *testing.T, p *workertest.Plane, via func(*worker.Config)) {
+			p.SetTTL(2 * time.Second)
+			l := startAt(t, p, via)
+			g := l.kit.gate("slow")
+			s := p.Session(workertest.Calls("slow", "next"))
+			<-g.entered
+			p.StopWork(s, false)
+			l.wait("a beat that hears of it, and one more", func() bool { return routes(p, workertest.Beat) >= 3 })
+			g.let()
+			l.wait("the stop", func() bool { return routes(p, workertest.Stop) == 1 })
+			if got := texts(s); len(got) < 1 || got[0] != "ran slow false" {
+				t.Errorf("answers %v", got)
+			}
+			if l.kit.order[0] != s.CallIDs()[0] || len(g.cancelled) > 0 {
+				t.Error("the call was cancelled")
+			}
+		})
 	})
 	t.Run("by force: cancelled within a second", func(t *testing.T) {
 		t.Parallel()
-		p := workertest.New(t)
-		p.SetTTL(2 * time.Second)
-		l := startAt(t, p)
-		g := l.kit.gate("slow")
-		s := p.Session(workertest.Calls("slow"))
-		<-g.entered
-		p.StopWork(s, true)
-		<-g.cancelled
-		l.wait("the stop", func() bool { return routes(p, workertest.Stop) == 1 })
-		if len(s.Answers()) != 0 {
-			t.Errorf("answers %v", texts(s))
-		}
+		still(t, func(t *testing.T, p *workertest.Plane, via func(*worker.Config)) {
+			p.SetTTL(2 * time.Second)
+			l := startAt(t, p, via)
+			g := l.kit.gate("slow")
+			s := p.Session(workertest.Calls("slow"))
+			<-g.entered
+			asked := time.Now()
+			p.StopWork(s, true)
+			<-g.cancelled
+			if took := time.Since(asked); took > time.Second {
+				t.Errorf("cancelled after %v", took)
+			}
+			l.wait("the stop", func() bool { return routes(p, workertest.Stop) == 1 })
+			if len(s.Answers()) != 0 {
+				t.Errorf("answers %v", texts(s))
+			}
+		})
 	})
 }
 
 func TestACancelledCallThatHangsLosesItsSandbox(t *testing.T) {
 	t.Parallel()
-	p := workertest.New(t)
-	p.SetTTL(2 * time.Second)
-	l := startAt(t, p)
-	g := l.kit.gate("slow")
-	g.stubborn = true
-	s := p.Session(workertest.Calls("slow"))
-	<-g.entered
-	p.StopWork(s, true)
-	<-g.cancelled
-	l.wait("the sandbox's end", func() bool { _, closed, _ := l.boxes.count(); return closed == 1 })
-	if routes(p, workertest.Stop) != 0 {
-		t.Error("let go while the call hangs")
-	}
-	g.let()
-	l.wait("the stop", func() bool { return routes(p, workertest.Stop) == 1 })
+	still(t, func(t *testing.T, p *workertest.Plane, via func(*worker.Config)) {
+		p.SetTTL(2 * time.Second)
+		l := startAt(t, p, via)
+		g := l.kit.gate("slow")
+		g.stubborn = true
+		s := p.Session(workertest.Calls("slow"))
+		<-g.entered
+		p.StopWork(s, true)
+		<-g.cancelled
+		l.wait("the sandbox's end", func() bool { _, closed, _ := l.boxes.count(); return closed == 1 })
+		if routes(p, workertest.Stop) != 0 {
+			t.Error("let go while the call hangs")
+		}
+		g.let()
+		l.wait("the stop", func() bool { return routes(p, workertest.Stop) == 1 })
+	})
 }
 
 func TestAnUnsentResultIsPostedByTheNextHistoryPass(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -71,6 +72,27 @@ func newLab(t *testing.T, p *workertest.Plane, change ...func(*worker.Config)) *
 	}
 	l.w = w
 	return l
+}
+
+// still plays a test on a clock of its own, which moves only while everything
+// waits: that the machine is slow changes nothing. A worker reaches the plane
+// by via.
+func still(t *testing.T, play func(t *testing.T, p *workertest.Plane, via func(*worker.Config))) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		p, net := workertest.Offline(), newWire()
+		server, served := &http.Server{Handler: p}, make(chan error, 1)
+		go func() { served <- server.Serve(net) }()
+		transport := &http.Transport{DialContext: net.dial, MaxIdleConnsPerHost: 100}
+		p.URL = "http://plane.test"
+		t.Cleanup(func() {
+			p.Close()
+			transport.CloseIdleConnections()
+			server.Close()
+			<-served
+		})
+		play(t, p, func(c *worker.Config) { c.HTTPClient = &http.Client{Transport: transport} })
+	})
 }
 
 func (l *lab) run() {

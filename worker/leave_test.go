@@ -23,7 +23,7 @@ func TestLeaveWhileASandboxIsFilled(t *testing.T) {
 	p.inside = g.beat
 	left := errors.New("not called")
 	p.prepared = &Prepared{Opened: func(ctx context.Context, _ Sandbox) error {
-		ctx, cancel := context.WithTimeout(ctx, time.Second)
+		ctx, cancel := context.WithTimeout(ctx, time.Minute)
 		defer cancel()
 		left = g.leave(ctx)
 		return nil

@@ -109,20 +109,22 @@ func TestPoller(t *testing.T) {
 // A poller that drains is at the end of an empty queue at once.
 func TestPollerDoesNotHoldPolls(t *testing.T) {
 	t.Parallel()
-	p := workertest.New(t)
-	c := client.New(p.URL, client.Bearer(workertest.EnvironmentKey), nil)
-	defer c.CloseIdleConnections()
-	poller, err := worker.NewPoller(worker.PollerConfig{Client: c, EnvironmentID: workertest.EnvironmentID, Drain: true, Block: -1})
-	if err != nil {
-		t.Fatal(err)
-	}
-	began := time.Now()
-	if _, err := poller.Next(t.Context()); err != io.EOF {
-		t.Error(err)
-	}
-	if took := time.Since(began); took > worker.DefaultBlock/2 {
-		t.Errorf("an empty queue took %v", took)
-	}
+	still(t, func(t *testing.T, p *workertest.Plane, via func(*worker.Config)) {
+		var cfg worker.Config
+		via(&cfg)
+		c := client.New(p.URL, client.Bearer(workertest.EnvironmentKey), cfg.HTTPClient)
+		poller, err := worker.NewPoller(worker.PollerConfig{Client: c, EnvironmentID: workertest.EnvironmentID, Drain: true, Block: -1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		if _, err := poller.Next(t.Context()); err != io.EOF {
+			t.Error(err)
+		}
+		if took := time.Since(began); took > 0 {
+			t.Errorf("an empty queue took %v", took)
+		}
+	})
 }
 
 // Without AutoStop the items of a poller are served at the same time by
@@ -173,10 +175,12 @@ func TestPollerItemsAreServedSideBySide(t *testing.T) {
 
 func TestHeldPollsAreRepeatedAtOnce(t *testing.T) {
 	t.Parallel()
-	l := start(t, func(c *worker.Config) { c.Block = 100 * time.Millisecond })
-	l.wait("some polls", func() bool { return routes(l.plane, workertest.Poll) >= 5 })
-	polls := l.plane.Requests(workertest.Poll)
-	if took := polls[4].At.Sub(polls[0].At); took > 900*time.Millisecond {
-		t.Errorf("five polls of 100 ms took %v", took)
-	}
+	still(t, func(t *testing.T, p *workertest.Plane, via func(*worker.Config)) {
+		l := startAt(t, p, via, func(c *worker.Config) { c.Block = 100 * time.Millisecond })
+		l.wait("some polls", func() bool { return routes(p, workertest.Poll) >= 5 })
+		polls := p.Requests(workertest.Poll)
+		if took := polls[4].At.Sub(polls[0].At); took > 900*time.Millisecond {
+			t.Errorf("five polls of 100 ms took %v", took)
+		}
+	})
 }

@@ -180,31 +180,32 @@ func (p *prepared) Prepare(context.Context, worker.PrepareInput) (*worker.Prepar
 // the item is somebody else's.
 func TestPreparedEndsWithTheLease(t *testing.T) {
 	t.Parallel()
-	p := workertest.New(t)
-	p.SetTTL(time.Second)
-	began, over := make(chan struct{}), make(chan struct{})
-	l := startAt(t, p, func(c *worker.Config) {
-		c.Preparer = &prepared{Finish: func(ctx context.Context, _ worker.End) error {
-			close(began)
-			<-ctx.Done()
-			close(over)
-			return nil
-		}}
+	still(t, func(t *testing.T, p *workertest.Plane, via func(*worker.Config)) {
+		p.SetTTL(4 * time.Second)
+		began, over := make(chan struct{}), make(chan struct{})
+		l := startAt(t, p, via, func(c *worker.Config) {
+			c.Preparer = &prepared{Finish: func(ctx context.Context, _ worker.End) error {
+				close(began)
+				<-ctx.Done()
+				close(over)
+				return nil
+			}}
+		})
+		s := p.Session(workertest.Calls("first"))
+		l.finished(s)
+		l.stop()
+		<-began
+		p.StealLease(s)
+		select {
+		case <-over:
+		case <-time.After(soon):
+			t.Fatal("it goes on")
+		}
+		if err := l.ended(); err != nil {
+			t.Error(err)
+		}
+		if len(p.Requests(workertest.Stop)) > 0 {
+			t.Error("somebody else's item was stopped")
+		}
 	})
-	s := p.Session(workertest.Calls("first"))
-	l.finished(s)
-	l.stop()
-	<-began
-	p.StealLease(s)
-	select {
-	case <-over:
-	case <-time.After(soon):
-		t.Fatal("it goes on")
-	}
-	if err := l.ended(); err != nil {
-		t.Error(err)
-	}
-	if len(p.Requests(workertest.Stop)) > 0 {
-		t.Error("somebody else's item was stopped")
-	}
 }

@@ -76,28 +76,30 @@ func TestRoom(t *testing.T) {
 	})
 	t.Run("an item that nobody makes room for in time is left to the queue", func(t *testing.T) {
 		t.Parallel()
-		left := make(chan string, 100)
-		l := newLab(t, workertest.New(t), func(c *worker.Config) {
-			c.MaxSessions, c.Room, c.MaxIdle, c.Reclaim = 2, 1, -1, 50*time.Millisecond
-			c.Logger = slog.New(slog.NewTextHandler(heard{"leaving it to the queue", left}, nil))
-		})
-		l.boxes.hold = newGate()
-		l.run()
-		t.Cleanup(l.boxes.hold.let)
-		l.finished(l.plane.Session(workertest.Calls("a")))
-		late := l.plane.Session(workertest.Calls("b"))
-		for what, ch := range map[string]<-chan string{"the parked session gives way": l.boxes.hold.entered, "the item is left": left} {
-			select {
-			case <-ch:
-			case <-time.After(soon):
-				t.Fatal("not in time: ", what)
+		still(t, func(t *testing.T, p *workertest.Plane, via func(*worker.Config)) {
+			left := make(chan string, 100)
+			l := newLab(t, p, via, func(c *worker.Config) {
+				c.MaxSessions, c.Room, c.MaxIdle, c.Reclaim = 2, 1, -1, 50*time.Millisecond
+				c.Logger = slog.New(slog.NewTextHandler(heard{"leaving it to the queue", left}, nil))
+			})
+			l.boxes.hold = newGate()
+			l.run()
+			t.Cleanup(l.boxes.hold.let)
+			l.finished(l.plane.Session(workertest.Calls("a")))
+			late := l.plane.Session(workertest.Calls("b"))
+			for what, ch := range map[string]<-chan string{"the parked session gives way": l.boxes.hold.entered, "the item is left": left} {
+				select {
+				case <-ch:
+				case <-time.After(soon):
+					t.Fatal("not in time: ", what)
+				}
 			}
-		}
-		if n := len(l.w.Status()); n != 1 {
-			t.Errorf("%d attached, room for 1", n)
-		}
-		l.boxes.hold.let()
-		l.finished(late)
+			if n := len(l.w.Status()); n != 1 {
+				t.Errorf("%d attached, room for 1", n)
+			}
+			l.boxes.hold.let()
+			l.finished(late)
+		})
 	})
 }
 

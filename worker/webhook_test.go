@@ -105,29 +105,31 @@ func TestWebhookVerdictsAreTheOfficialLibrarys(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			if c.secret == "" {
-				c.secret = newSecret
-			}
-			r := delivery(t, c.secret, "whe_1", time.Now().Add(c.shift), runs)
-			if c.change != nil {
-				c.change(r)
-			}
-			var body bytes.Buffer
-			body.ReadFrom(r.Body)
-			r = replaced(r, body.String())
-			oracle, err := webhooks.NewWebhook(newSecret)
-			if err != nil {
-				t.Fatal(err)
-			}
-			want := oracle.Verify(body.Bytes(), r.Header) == nil
-			h := newWebhook(t, oldSecret, newSecret)
-			status, text := answer(h, r)
-			if took := status == http.StatusNoContent; took != want || !took && status != http.StatusUnauthorized || woken(h) != want {
-				t.Errorf("answered %d %q, the library takes it: %v", status, text, want)
-			}
-			if strings.Contains(text, "MfKQ") || strings.Contains(text, "C2FV") {
-				t.Error("the answer holds a key")
-			}
+			synctest.Test(t, func(t *testing.T) { // both at one time
+				if c.secret == "" {
+					c.secret = newSecret
+				}
+				r := delivery(t, c.secret, "whe_1", time.Now().Add(c.shift), runs)
+				if c.change != nil {
+					c.change(r)
+				}
+				var body bytes.Buffer
+				body.ReadFrom(r.Body)
+				r = replaced(r, body.String())
+				oracle, err := webhooks.NewWebhook(newSecret)
+				if err != nil {
+					t.Fatal(err)
+				}
+				want := oracle.Verify(body.Bytes(), r.Header) == nil
+				h := newWebhook(t, oldSecret, newSecret)
+				status, text := answer(h, r)
+				if took := status == http.StatusNoContent; took != want || !took && status != http.StatusUnauthorized || woken(h) != want {
+					t.Errorf("answered %d %q, the library takes it: %v", status, text, want)
+				}
+				if strings.Contains(text, "MfKQ") || strings.Contains(text, "C2FV") {
+					t.Error("the answer holds a key")
+				}
+			})
 		})
 	}
 }
@@ -218,51 +220,55 @@ func TestWebhookKeys(t *testing.T) {
 // next one.
 func TestWebhookWakesAWorker(t *testing.T) {
 	t.Parallel()
-	p := workertest.New(t)
-	h := newWebhook(t, oldSecret)
-	early := p.Session(workertest.Calls("a"))
-	l := startAt(t, p, idleSoon, func(c *worker.Config) { c.MaxSessions, c.MaxParked, c.Wake = 2, -1, h.Wake() })
-	l.finished(early)
-	l.wait("the item to be let go, and the queue to be found empty", func() bool { return p.Live() == 0 && routes(p, workertest.Poll) == 2 })
+	still(t, func(t *testing.T, p *workertest.Plane, via func(*worker.Config)) {
+		h := newWebhook(t, oldSecret)
+		early := p.Session(workertest.Calls("a"))
+		l := startAt(t, p, via, idleSoon, func(c *worker.Config) { c.MaxSessions, c.MaxParked, c.Wake = 2, -1, h.Wake() })
+		l.finished(early)
+		l.wait("the item to be let go, and the queue to be found empty", func() bool { return p.Live() == 0 && routes(p, workertest.Poll) == 2 })
 
-	polls := routes(p, workertest.Poll)
-	lost := []*workertest.Session{p.Session(workertest.Calls("a")), p.Session(workertest.Calls("a")), p.Session(workertest.Calls("a"))}
-	last := p.Session(workertest.Calls("a"))
-	came := time.Now()
-	if status, _ := answer(h, delivery(t, oldSecret, "whe_1", time.Now(), runs)); status != http.StatusNoContent {
-		t.Fatal(status)
-	}
-	for _, s := range append(lost, last) {
-		l.finished(s)
-	}
-	if l.kit.most > 2 {
-		t.Errorf("%d calls at a time in two slots", l.kit.most)
-	}
-	l.wait("the items to be let go, and the queue to be found empty", func() bool { return p.Live() == 0 && routes(p, workertest.Poll) >= polls+5 })
-	l.stop()
-	if err := l.ended(); err != nil {
-		t.Error(err)
-	}
-	later := p.Requests(workertest.Poll)[polls:]
-	if len(later) != 5 || later[0].At.Before(came) {
-		t.Errorf("%d polls for four items, the first %v after the delivery", len(later), later[0].At.Sub(came))
-	}
-	if p.Items(last)[0] != api.WorkStopped {
-		t.Error("an item was kept")
-	}
+		polls := routes(p, workertest.Poll)
+		lost := []*workertest.Session{p.Session(workertest.Calls("a")), p.Session(workertest.Calls("a")), p.Session(workertest.Calls("a"))}
+		last := p.Session(workertest.Calls("a"))
+		time.Sleep(time.Second)
+		came := time.Now()
+		if status, _ := answer(h, delivery(t, oldSecret, "whe_1", came, runs)); status != http.StatusNoContent {
+			t.Fatal(status)
+		}
+		for _, s := range append(lost, last) {
+			l.finished(s)
+		}
+		if l.kit.most > 2 {
+			t.Errorf("%d calls at a time in two slots", l.kit.most)
+		}
+		l.wait("the items to be let go", func() bool { return p.Live() == 0 })
+		time.Sleep(10 * time.Second)
+		later := p.Requests(workertest.Poll)[polls:]
+		if len(later) != 5 || later[0].At.Before(came) {
+			t.Errorf("%d polls for four items, the first %v after the delivery", len(later), later[0].At.Sub(came))
+		}
+		l.stop()
+		if err := l.ended(); err != nil {
+			t.Error(err)
+		}
+		if p.Items(last)[0] != api.WorkStopped {
+			t.Error("an item was kept")
+		}
+	})
 }
 
 // A delivery that is lost is made up for by a look at the queue.
 func TestALostDeliveryIsMadeUpFor(t *testing.T) {
 	t.Parallel()
-	p := workertest.New(t)
-	l := startAt(t, p, func(c *worker.Config) { c.Wake, c.Sweep = make(chan struct{}), 200*time.Millisecond })
-	l.wait("the first look", func() bool { return len(p.Requests(workertest.Poll)) == 1 })
-	s := p.Session(workertest.Calls("a"))
-	l.finished(s)
-	if n := len(p.Requests(workertest.Poll)); n > 5 {
-		t.Errorf("%d polls", n)
-	}
+	still(t, func(t *testing.T, p *workertest.Plane, via func(*worker.Config)) {
+		l := startAt(t, p, via, func(c *worker.Config) { c.Wake, c.Sweep = make(chan struct{}), 200*time.Millisecond })
+		l.wait("the first look", func() bool { return len(p.Requests(workertest.Poll)) == 1 })
+		s := p.Session(workertest.Calls("a"))
+		l.finished(s)
+		if n := len(p.Requests(workertest.Poll)); n > 5 {
+			t.Errorf("%d polls", n)
+		}
+	})
 }
 
 func TestNoSweepWhereNoneIsWanted(t *testing.T) {

@@ -82,19 +82,22 @@ func (p *Plane) serve(route Route, do answer) http.HandlerFunc {
 			p.meddle(f, req.Work)
 		}
 		out, fail := do(r, body)
+		switch {
+		case f.Lost:
+		case fail != nil:
+			req.Status = fail.status
+		default:
+			req.Status = http.StatusOK
+		}
+		p.seen(req) // with what the call did: who sees one sees the other
 		p.mu.Unlock()
 		if f.Lost {
-			p.note(req)
 			panic(http.ErrAbortHandler)
 		}
 		if fail != nil {
-			req.Status = fail.status
-			p.note(req)
 			fail.write(w)
 			return
 		}
-		req.Status = http.StatusOK
-		p.note(req)
 		if raw, ok := out.([]byte); ok {
 			w.Header().Set("Content-Type", "application/octet-stream")
 			_, _ = w.Write(raw)
@@ -153,6 +156,11 @@ func (p *Plane) refuse(f *Fault, w http.ResponseWriter, r *http.Request) {
 func (p *Plane) note(r Request) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.seen(r)
+}
+
+// seen needs mu.
+func (p *Plane) seen(r Request) {
 	p.requests = append(p.requests, r)
 	p.change()
 }
