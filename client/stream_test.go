@@ -112,12 +112,12 @@ func TestStreamEndsWithItsContext(t *testing.T) {
 }
 
 func TestStreamGivesUpOnSilence(t *testing.T) {
-	s, err := sse(t, ": ping\n\n", true).Stream(t.Context(), "sesn_1", StreamOptions{Silence: 50 * time.Millisecond})
-	if err != nil {
-		t.Fatal(err)
+	s, err := sse(t, ": ping\n\n", true).Stream(t.Context(), "sesn_1", StreamOptions{Silence: 500 * time.Millisecond})
+	if err == nil { // else the machine took longer than that to open it
+		defer s.Close()
+		_, err = s.Next()
 	}
-	defer s.Close()
-	if _, err := s.Next(); !errors.Is(err, ErrSilence) {
+	if !errors.Is(err, ErrSilence) {
 		t.Errorf("%v", err)
 	}
 }

@@ -51,8 +51,8 @@ func (s *stage) next(t testing.TB) *scene {
 	select {
 	case sc := <-s.asked:
 		return sc
-	case <-time.After(20 * time.Second):
-		t.Fatal("no model request within 20 s")
+	case <-time.After(patience):
+		t.Fatal("no model request in time")
 		return nil
 	}
 }
@@ -235,7 +235,7 @@ func TestInterruptAmidARequest(t *testing.T) {
 		w.send(id, interrupt, message("instead"))
 		select {
 		case <-sc.ctx.Done():
-		case <-time.After(10 * time.Second):
+		case <-time.After(patience):
 			t.Fatal("the request was not cancelled")
 		}
 		s.next(t).say("second")
@@ -438,13 +438,24 @@ func TestRetryAfterIsObeyedAndAnInterruptEndsThePause(t *testing.T) {
 	equal(t, types(l)[8:14], []string{"user.interrupt", "session.thread_status_idle", "session.usage", "session.status_idle", "session.status_running", "session.thread_status_running"})
 }
 
+// asleep is a model that answers from the second request on.
+type asleep struct{ awake bool }
+
+func (a *asleep) Stream(ctx context.Context, _ model.Request, _ model.Sink) (model.Response, error) {
+	if !a.awake {
+		a.awake = true
+		<-ctx.Done()
+		return model.Response{}, ctx.Err()
+	}
+	return model.Response{Stop: model.StopEnd, Blocks: []model.Block{{Kind: model.Text, Text: "awake"}}}, nil
+}
+
 func TestASilentProviderIsCutOff(t *testing.T) {
-	w, s := staged(t, storetest.SQLite(t), func(c *turn.Config) { c.Silence = 30 * time.Millisecond })
-	id := w.create(actor(), "hi")
-	sc := s.next(t)
-	<-sc.ctx.Done()
-	s.next(t).say("awake")
-	l := w.idle(id, api.StopEndTurn)
+	w := newWorld(t, storetest.SQLite(t), func(c *turn.Config) {
+		c.Silence = 200 * time.Millisecond
+		c.Models.Add(api.Model{ID: "stage"}, &asleep{})
+	})
+	l := w.idle(w.create(actor(), "hi"), api.StopEndTurn)
 	if e := l[5].(*api.SessionError); !strings.Contains(e.Error.Message, "sent nothing") {
 		t.Errorf("%+v", e)
 	}
@@ -486,13 +497,27 @@ func TestStopGivesTheTurnBackAndTheNextStartGoesOn(t *testing.T) {
 	})
 }
 
+// limit is a context that says when somebody waits for its end.
+type limit struct {
+	context.Context
+	asked chan struct{}
+	once  sync.Once
+}
+
+func (l *limit) Done() <-chan struct{} {
+	l.once.Do(func() { close(l.asked) })
+	return l.Context.Done()
+}
+
 // Stop waits for what runs when it may, and takes nothing new.
 func TestStopLetsARunningRequestEnd(t *testing.T) {
 	w, s := staged(t, storetest.SQLite(t))
 	id := w.create(actor(), "hi")
 	sc := s.next(t)
+	limit := &limit{Context: context.Background(), asked: make(chan struct{})}
 	var stopped sync.WaitGroup
-	stopped.Go(func() { must(t, w.r.Stop(context.Background())) })
+	stopped.Go(func() { must(t, w.r.Stop(limit)) })
+	<-limit.asked               // it takes nothing new any more, and waits
 	sc.say("calls", "teleport") // which would go on at once
 	stopped.Wait()
 	s.none(t)
@@ -506,7 +531,7 @@ func TestStopLetsARunningRequestEnd(t *testing.T) {
 
 func TestACrashAmidARequestLosesAndDoublesNothing(t *testing.T) {
 	storetest.Each(t, func(t *testing.T, st store.Store) {
-		w, s := staged(t, st, func(c *turn.Config) { c.Lease, c.Sweep = 300*time.Millisecond, 50*time.Millisecond })
+		w, s := staged(t, st, func(c *turn.Config) { c.Sweep = 50 * time.Millisecond })
 		id := w.create(actor(), "hi")
 		s.next(t).fail(overloaded)
 		sc := s.next(t) // of the second try: its holder dies now
@@ -516,7 +541,7 @@ func TestACrashAmidARequestLosesAndDoublesNothing(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			row.TurnOwner, row.TurnFence = "turn_dead", row.TurnFence+1
+			row.TurnOwner, row.TurnFence, row.TurnUntil = "turn_dead", row.TurnFence+1, time.Now()
 			return tx.UpdateSession(row)
 		}))
 		w.start()
@@ -547,8 +572,9 @@ func TestReplicas(t *testing.T) {
 		if !st.Shared() {
 			t.Skip("by design: one process alone has this store")
 		}
+		const lease = 4 * time.Second // longer than the machine may stand still
 		w, s := staged(t, st, func(c *turn.Config) {
-			c.Lease, c.Renew, c.Sweep = 400*time.Millisecond, 50*time.Millisecond, 50*time.Millisecond
+			c.Lease, c.Renew, c.Sweep = lease, 50*time.Millisecond, 50*time.Millisecond
 		})
 		first := w.r
 		w.start()
@@ -561,12 +587,14 @@ func TestReplicas(t *testing.T) {
 		s1, err := first.Create(ctx(t), turn.NewSession{EnvironmentID: w.env, Agent: actor(), InitialEvents: raws(message("hi"))})
 		must(t, err)
 		sc := s.next(t)
-		// Held over several leases, it is not taken away.
+		// Held for longer than a lease, it is not taken away.
 		fence := w.session(s1.ID).TurnFence
 		was := w.session(s1.ID).TurnUntil
-		deadline := time.Now().Add(10 * time.Second)
-		for w.session(s1.ID).TurnUntil.Sub(was) < time.Second {
-			if time.Now().After(deadline) {
+		deadline := time.After(patience)
+		for tick := time.Tick(20 * time.Millisecond); w.session(s1.ID).TurnUntil.Sub(was) <= lease; {
+			select {
+			case <-tick:
+			case <-deadline:
 				t.Fatal("the lease is not renewed")
 			}
 		}
@@ -579,7 +607,7 @@ func TestReplicas(t *testing.T) {
 		}
 		select {
 		case <-sc.ctx.Done():
-		case <-time.After(10 * time.Second):
+		case <-time.After(patience):
 			t.Fatal("the other replica's interrupt did not end the request")
 		}
 		w.idle(s1.ID, api.StopEndTurn)

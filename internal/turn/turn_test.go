@@ -23,6 +23,9 @@ import (
 )
 
 // Whoever starts a goroutine waits for it: none is left when the worlds stop.
+// patience is far more than anything here takes.
+const patience = time.Minute
+
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // world is a control plane without HTTP: a store, its rooms, and a runner.
@@ -196,7 +199,7 @@ func (w *world) until(session string, what string, done func([]api.Event, plane.
 		}
 	})
 	defer cancel()
-	limit := time.After(20 * time.Second)
+	limit := time.After(patience)
 	for {
 		// A log is never older than the session read before it.
 		s := w.session(session)
@@ -206,7 +209,7 @@ func (w *world) until(session string, what string, done func([]api.Event, plane.
 		select {
 		case <-bell:
 		case <-limit:
-			w.t.Fatalf("%s: not within 20 s; the log is\n%s", what, strings.Join(types(w.list(session)), "\n"))
+			w.t.Fatalf("%s: not in time; the log is\n%s", what, strings.Join(types(w.list(session)), "\n"))
 		}
 	}
 }
