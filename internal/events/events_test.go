@@ -28,6 +28,9 @@ type world struct {
 
 const session = "sesn_1"
 
+// patience is far more than anything here takes.
+const patience = time.Minute
+
 func each(t *testing.T, f func(w world)) {
 	storetest.Each(t, func(t *testing.T, st store.Store) {
 		w := world{t, st, New(st)}
@@ -103,7 +106,7 @@ func (w world) until(s *Subscription, n int) []*Frame {
 	for len(got) < n {
 		select {
 		case <-s.Ready():
-		case <-time.After(20 * time.Second):
+		case <-time.After(patience):
 			w.Fatalf("%d of %d frames came: %v", len(got), n, texts(got))
 		}
 		frames, err := s.Take(w.Context())
@@ -321,7 +324,7 @@ func (a amid) now() {
 // heard waits until the session's hub has heard of a frame.
 func (w world) heard(emit int64) {
 	w.Helper()
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); runtime.Gosched() {
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); runtime.Gosched() {
 		w.log.mu.Lock()
 		h := w.log.hubs[session]
 		w.log.mu.Unlock()
@@ -565,7 +568,8 @@ func TestConcurrentStreams(t *testing.T) {
 	each(t, func(w world) {
 		const writers, each, readers = 4, 40, 12
 		total := int64(writers * each)
-		var wg sync.WaitGroup
+		var wg, begun, written sync.WaitGroup
+		begun.Add(readers)
 		for i := range readers {
 			wg.Go(func() {
 				from, last := From{}, int64(-1)
@@ -573,6 +577,7 @@ func TestConcurrentStreams(t *testing.T) {
 					from, last = From{Resume: true}, 0
 				}
 				sub, err := w.log.Subscribe(t.Context(), session, from, nil)
+				begun.Done()
 				if err != nil {
 					t.Error(err)
 					return
@@ -594,7 +599,7 @@ func TestConcurrentStreams(t *testing.T) {
 					if len(frames) == 0 {
 						select {
 						case <-sub.Ready():
-						case <-time.After(20 * time.Second):
+						case <-time.After(patience):
 							t.Errorf("nothing after frame %d", last)
 							return
 						}
@@ -603,23 +608,16 @@ func TestConcurrentStreams(t *testing.T) {
 			})
 		}
 		for range writers {
-			wg.Go(func() {
+			written.Go(func() {
 				for range each {
 					w.append("x")
 				}
 			})
 		}
 		// A live tail may begin after the last frame: one more wakes it.
-		wg.Go(func() {
-			for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); {
-				var s plane.Session
-				w.st.View(t.Context(), func(r store.Reader) (err error) { s, err = r.Session(session); return err })
-				if s.Emit >= total {
-					w.append("end")
-					return
-				}
-			}
-		})
+		written.Wait()
+		begun.Wait()
+		w.append("end")
 		wg.Wait()
 	})
 }

@@ -14,6 +14,9 @@ import (
 	"github.com/berthdev/berth/internal/store/storetest"
 )
 
+// patience is far more than anything here takes.
+const patience = time.Minute
+
 // listener is an open stream whose frames arrive on a channel.
 type listener struct {
 	frames chan frame
@@ -72,7 +75,7 @@ func (w *world) listen(cred, path string, header ...string) *listener {
 func (l *listener) until(t *testing.T, kind string) []frame {
 	t.Helper()
 	var got []frame
-	timeout := time.After(20 * time.Second)
+	timeout := time.After(patience)
 	for {
 		select {
 		case f, ok := <-l.frames:
@@ -84,7 +87,7 @@ func (l *listener) until(t *testing.T, kind string) []frame {
 				return got
 			}
 		case <-timeout:
-			t.Fatalf("no %s within 20 s: %v", kind, kinds2(got))
+			t.Fatalf("no %s in time: %v", kind, kinds2(got))
 		}
 	}
 }
@@ -93,7 +96,7 @@ func (l *listener) until(t *testing.T, kind string) []frame {
 func (l *listener) ended(t *testing.T) []frame {
 	t.Helper()
 	var got []frame
-	timeout := time.After(20 * time.Second)
+	timeout := time.After(patience)
 	for {
 		select {
 		case f, ok := <-l.frames:
@@ -102,7 +105,7 @@ func (l *listener) ended(t *testing.T) []frame {
 			}
 			got = append(got, f)
 		case <-timeout:
-			t.Fatalf("the stream is still open after 20 s: %v", kinds2(got))
+			t.Fatalf("the stream is still open: %v", kinds2(got))
 		}
 	}
 }

@@ -132,7 +132,7 @@ func TestAWorkerIsSeen(t *testing.T) {
 		t.Errorf("page %s", body)
 	}
 	close(k.open)
-	p.Wait(t, "the end", 20*time.Second, s.Done)
+	p.Wait(t, "the end", time.Minute, s.Done)
 	stop()
 	if err := <-done; err != nil {
 		t.Fatal(err)

@@ -17,7 +17,7 @@ import (
 	"github.com/berthdev/berth/worker/workertest"
 )
 
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // bench is a plane, a script and what runs it for each item.
 type bench struct {

@@ -19,7 +19,7 @@ import (
 	"github.com/berthdev/berth/internal/store/storetest"
 )
 
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // started runs the queue's goroutines for the test.
 func (w *world) started() {

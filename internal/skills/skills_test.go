@@ -251,7 +251,7 @@ func (g *gathering) RoundTrip(r *http.Request) (*http.Response, error) {
 		g.mu.Unlock()
 		select {
 		case <-g.there:
-		case <-time.After(20 * time.Second):
+		case <-time.After(time.Minute):
 			return nil, errors.New("the other downloads did not begin")
 		}
 	}
