@@ -24,16 +24,16 @@ func Writable(s sandbox.Spec) []string {
 	return open
 }
 
-// inMemory are kinds of mounts that hold nothing of the host's files.
-var inMemory = []string{"tmpfs", "proc", "devpts", "mqueue", "dev"}
+// kernels are kinds of mounts that hold no files of the host's disks.
+var kernels = []string{"tmpfs", "proc", "devpts", "mqueue", "dev", "cgroup", "cgroup2"}
 
 // Exposed names a mount by which a session could change more than Writable and
-// own: "" for none. What is in memory does not count.
+// own: "" for none. What is the kernel's or in memory does not count.
 func Exposed(s sandbox.Spec, mounts []agentwire.Mount, own ...string) string {
 	open := append(Writable(s), own...)
 	for _, m := range mounts {
 		device := m.Type == "devtmpfs" && strings.HasPrefix(m.Target, "/dev/")
-		if !slices.Contains(strings.Split(m.Options, ","), "ro") && !slices.Contains(inMemory, m.Type) && !device && !slices.Contains(open, m.Target) {
+		if !slices.Contains(strings.Split(m.Options, ","), "ro") && !slices.Contains(kernels, m.Type) && !device && !slices.Contains(open, m.Target) {
 			return m.Target
 		}
 	}

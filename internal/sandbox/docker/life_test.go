@@ -22,7 +22,7 @@ func TestProbe(t *testing.T) {
 	}{
 		"nobody":     {func(c *docker.Config) { c.Host = "unix:///nowhere/docker.sock" }, "no Docker daemon answers at unix:///nowhere/docker.sock"},
 		"far":        {func(c *docker.Config) { c.Host = "tcp://127.0.0.1:2375" }, "another machine"},
-		"no runtime": {func(c *docker.Config) { c.Runtime = "runsc" }, "no runtime runsc; use one of"},
+		"no runtime": {func(c *docker.Config) { c.Runtime = "nowhere" }, "no runtime nowhere; use one of"},
 	} {
 		p := newDriver(t, c.change).Probe(t.Context())
 		if p.OK || p.Cure == "" || !strings.Contains(p.Reason+"; "+p.Cure, c.want) || strings.Contains(p.Reason+p.Cure, "\n") {

@@ -5,6 +5,7 @@
 package dockertest
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -45,6 +47,17 @@ func Start() (host string, err error) {
 	return "unix://" + s.socket(), nil
 }
 
+// runtimes are those of the daemon beside its usual one, runc: gVisor's, where
+// make runsc has built it. Its sandboxes have to make sockets that the host sees.
+func runtimes() map[string]any {
+	_, file, _, _ := runtime.Caller(0)
+	path := filepath.Join(filepath.Dir(file), "../../../../bin/runsc")
+	if _, err := os.Stat(path); err != nil {
+		return nil
+	}
+	return map[string]any{"runsc": map[string]any{"path": path, "runtimeArgs": []string{"--host-uds=create"}}}
+}
+
 type server struct {
 	dir  string
 	life io.Closer // the keeper's input: the daemon lives while it is open
@@ -61,7 +74,7 @@ var errNone = errors.New("no Docker daemon can be started here: it needs root, a
 const keeper = `
 dir=$1
 run() {
-	dockerd --config-file "$dir/none.json" --data-root "$dir/data" --exec-root "$dir/exec" --pidfile "$dir/pid" -H "unix://$dir/docker.sock" \
+	dockerd --config-file "$dir/config.json" --data-root "$dir/data" --exec-root "$dir/exec" --pidfile "$dir/pid" -H "unix://$dir/docker.sock" \
 		--iptables=false --ip6tables=false --bridge=none --storage-driver "$1" --log-level warn </dev/null >>"$dir/log" 2>&1 &
 	pid=$!
 }
@@ -93,7 +106,11 @@ var start = sync.OnceValues(func() (*server, error) {
 		return nil, err
 	}
 	s := &server{dir: dir}
-	if err := os.WriteFile(filepath.Join(dir, "none.json"), []byte("{}"), 0o600); err != nil {
+	config, err := json.Marshal(map[string]any{"runtimes": runtimes()})
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, "config.json"), config, 0o600)
+	}
+	if err != nil {
 		return nil, err
 	}
 	cmd := exec.Command("/bin/sh", "-c", keeper, "berth-docker", dir)
