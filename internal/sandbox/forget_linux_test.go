@@ -50,3 +50,27 @@ func TestWhatCannotBeForgotten(t *testing.T) {
 		}
 	})
 }
+
+// TestNoSpaceToStart: a start that fails before anything runs leaves nothing.
+func TestNoSpaceToStart(t *testing.T) {
+	dir := t.TempDir()
+	if err := unix.Mount("small", dir, "tmpfs", 0, "nr_inodes=8"); err != nil {
+		t.Skipf("by design: mounts need root: %v", err)
+	}
+	defer unix.Unmount(dir, unix.MNT_DETACH)
+	k := keeper(t, mock.New(mock.Knobs{}), dir)
+	for i := 0; ; i++ { // for one more inode each time, until all that a start makes first is there
+		if _, lost, err := k.Open(t.Context(), "sesn_1"); err == nil || lost {
+			t.Fatalf("%v %v", lost, err)
+		}
+		if entries, err := os.ReadDir(dir); err != nil || len(entries) != i {
+			t.Fatalf("a start that failed left %v, %v", entries, err)
+		}
+		if i == 7 {
+			break
+		}
+		if err := os.WriteFile(filepath.Join(dir, fmt.Sprint(i)), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

@@ -259,30 +259,31 @@ func (k *Keeper) start(ctx context.Context, p *place, dir, session string, parts
 	}
 	_, errDir := os.Stat(dir)
 	_, errTree := os.Stat(tree)
+	fresh := errors.Is(errDir, fs.ErrNotExist)
 	lost = errDir == nil && errors.Is(errTree, fs.ErrNotExist)
 	spec := k.cfg.Spec
 	spec.SessionID, spec.Dir, spec.Tree, spec.Parts = session, dir, tree, parts
 	if k.pool != nil {
 		p.kind = kindOf(spec)
-		if errors.Is(errDir, fs.ErrNotExist) {
+		if fresh {
 			if sb, ok := k.pool.take(ctx, spec, p.kind); ok {
 				p.sb = sb
 				return false, nil
 			}
 		}
 	}
-	if err := os.MkdirAll(tree, 0o755); err != nil {
-		return false, fmt.Errorf("sandbox: %w", err)
+	if err = os.MkdirAll(tree, 0o755); err == nil {
+		if errTree != nil {
+			os.Remove(filepath.Join(dir, stagedName))
+		}
+		err = markUnsettled(dir, session)
 	}
-	if errTree != nil {
-		os.Remove(filepath.Join(dir, stagedName))
+	if err == nil {
+		k.cfg.At(PointStarting)
+		err = k.mount(ctx, spec)
 	}
-	if err := markUnsettled(dir, session); err != nil {
-		return false, fmt.Errorf("sandbox: %w", err)
-	}
-	k.cfg.At(PointStarting)
 	var sb Sandbox
-	if err = k.mount(ctx, spec); err == nil {
+	if err == nil {
 		sb, err = k.cfg.Driver.Start(ctx, spec)
 	}
 	if err == nil {
@@ -296,7 +297,7 @@ func (k *Keeper) start(ctx context.Context, p *place, dir, session string, parts
 	}
 	if err != nil {
 		err = errors.Join(err, disk.Unmount(dir))
-		if errDir != nil {
+		if fresh {
 			err = errors.Join(err, removal.All(dir))
 		}
 		return false, fmt.Errorf("sandbox: %s: %w", k.cfg.Driver.Name(), err)

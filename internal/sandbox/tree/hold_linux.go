@@ -188,8 +188,12 @@ func (h *beneath) mkdir(rel string) error {
 		return err
 	}
 	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if err != nil {
+	switch err {
+	case nil:
+	case unix.ENOENT, unix.ENOTDIR, unix.ELOOP:
 		return errMoved // taken away at once
+	default:
+		return err
 	}
 	defer unix.Close(fd)
 	if err := h.own.give(fd); err != nil {
