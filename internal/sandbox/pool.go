@@ -295,14 +295,10 @@ func (p *pool) salvage(dir string) (done bool, err error) {
 	if !room || os.Rename(dir, to) != nil {
 		return false, nil
 	}
-	entries, err := os.ReadDir(to)
-	for _, e := range entries {
-		if e.Name() != "tree" {
-			err = errors.Join(err, removal.All(filepath.Join(to, e.Name())))
-		}
-	}
+	f, err := os.Open(to)
 	if err == nil {
-		err = shape.Restore(filepath.Join(to, "tree"))
+		err = removal.Rest(f, func(name string) bool { return name == "tree" })
+		err = errors.Join(err, shape.Restore(f, "tree"), f.Close())
 	}
 	p.mu.Lock()
 	keep := err == nil && !p.stopped && len(p.spares) < p.size
@@ -390,7 +386,7 @@ func (p *pool) give(w warm, spec Spec) error {
 			return err
 		}
 	}
-	if err := markUnsettled(w.dir, spec.SessionID); err != nil {
+	if err := os.WriteFile(filepath.Join(w.dir, unsettledName), []byte(spec.SessionID), 0o600); err != nil {
 		return err
 	}
 	return w.sb.(Assignable).Assign(spec.SessionID, spec.Dir)

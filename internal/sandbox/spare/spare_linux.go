@@ -62,19 +62,11 @@ func of(f *os.File, depth int) (*Shape, error) {
 	return s, nil
 }
 
-// Restore removes from a directory what is not of the shape, however deep it is.
-// No sandbox runs on it. With an error it is not what it was: something of the
-// shape is missing, has been set otherwise, or another thing cannot be removed.
-func (s *Shape) Restore(dir string) error {
-	above, err := os.Open(filepath.Dir(dir))
-	if err != nil {
-		return err
-	}
-	defer above.Close()
-	return s.restore(above, filepath.Base(dir))
-}
-
-func (s *Shape) restore(above *os.File, name string) error {
+// Restore removes from a directory in another what is not of the shape, however
+// deep it is. No sandbox runs on it. With an error it is not what it was: something
+// of the shape is missing, has been set otherwise, or another thing cannot be
+// removed.
+func (s *Shape) Restore(above *os.File, name string) error {
 	f, err := open(above, name)
 	if err != nil {
 		return err
@@ -91,7 +83,7 @@ func (s *Shape) restore(above *os.File, name string) error {
 		return err
 	}
 	for name, inner := range s.inner {
-		if err := inner.restore(f, name); err != nil {
+		if err := inner.Restore(f, name); err != nil {
 			return err
 		}
 	}

@@ -25,6 +25,15 @@ func fresh(t *testing.T) string {
 	return dir
 }
 
+func restore(s *Shape, dir string) error {
+	above, err := os.Open(filepath.Dir(dir))
+	if err != nil {
+		return err
+	}
+	defer above.Close()
+	return s.Restore(above, filepath.Base(dir))
+}
+
 // TestUsed has a session use it: it is as it was, and the same directories.
 func TestUsed(t *testing.T) {
 	dir := fresh(t)
@@ -49,7 +58,7 @@ func TestUsed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Restore(dir); err != nil {
+	if err := restore(s, dir); err != nil {
 		t.Fatal(err)
 	}
 	after, err := os.Stat(filepath.Join(dir, "workspace"))
@@ -124,7 +133,7 @@ func TestSetOtherwise(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := s.Restore(dir); err != nil {
+			if err := restore(s, dir); err != nil {
 				t.Fatalf("unused: %v", err)
 			}
 			switch err := change(dir); {
@@ -133,7 +142,7 @@ func TestSetOtherwise(t *testing.T) {
 			case err != nil:
 				t.Fatal(err)
 			}
-			if s.Restore(dir) == nil {
+			if restore(s, dir) == nil {
 				t.Error("it counts as what it was")
 			}
 		})
@@ -171,7 +180,7 @@ func TestMounted(t *testing.T) {
 		if err := unix.Mount(other, at, "", unix.MS_BIND, ""); err != nil {
 			t.Skipf("by design: mounts need root: %v", err)
 		}
-		err = s.Restore(dir)
+		err = restore(s, dir)
 		if e := unix.Unmount(at, 0); e != nil {
 			t.Fatal(e)
 		}

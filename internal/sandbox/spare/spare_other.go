@@ -2,7 +2,10 @@
 
 package spare
 
-import "errors"
+import (
+	"errors"
+	"os"
+)
 
 // Shape is none.
 type Shape struct{}
@@ -11,4 +14,4 @@ type Shape struct{}
 func Of(string) (*Shape, error) { return nil, errors.New("spare: only on Linux") }
 
 // Restore gives an error.
-func (*Shape) Restore(string) error { return errors.New("spare: only on Linux") }
+func (*Shape) Restore(*os.File, string) error { return errors.New("spare: only on Linux") }
