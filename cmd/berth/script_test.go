@@ -4,9 +4,11 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -60,6 +62,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"server": server,
 			"field":  field,
+			"fails":  fails,
 		},
 	})
 }
@@ -115,6 +118,29 @@ func server(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Setenv(name, value)
 	}
 	servers.Store(ts, p)
+}
+
+// fails runs a command that must end with a status and say why on one line of
+// standard error, and nothing else: fails STATUS REGEXP COMMAND...
+func fails(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 3 {
+		ts.Fatalf("usage: fails STATUS REGEXP COMMAND...")
+	}
+	status, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	says, err := regexp.Compile(args[1])
+	ts.Check(err)
+	err = ts.Exec(args[2], args[3:]...)
+	if exit, ok := errors.AsType[*exec.ExitError](err); !ok || exit.ExitCode() != status {
+		ts.Fatalf("ended with %v, want status %d", err, status)
+	}
+	if out := ts.ReadFile("stdout"); out != "" {
+		ts.Fatalf("wrote %q", out)
+	}
+	said, more := ts.ReadFile("stderr"), ""
+	if said, more, _ = strings.Cut(said, "\n"); more != "" || !says.MatchString(said) {
+		ts.Fatalf("said %q, then %q; want one line like %s", said, more, args[1])
+	}
 }
 
 // field sets a variable from a member of the JSON object on the last
