@@ -83,7 +83,6 @@ func TestAContainersEntrypointShowsBashNoKey(t *testing.T) {
 	// The secret is known once the item is polled, before the hunt is sent.
 	w.Session(w.Agent(), testenv.Script(testenv.Say("go", testenv.Bash("echo hello")), testenv.Say("done")))
 	work, session, secret := claimed(t, w)
-	half := len(secret) / 2
 	dumps := `for p in /proc/[0-9]*; do
   read -r comm < $p/comm; [ "$comm" = berth ] || continue
   echo "a berth"; head -c 1 $p/environ 2>/dev/null | od -c | grep -q . && tr '\0' '\n' < $p/environ 2>/dev/null | grep -v -e ^BERTH_ENTRY= -e ^GO | sed 's/^/FOUND variable /'
@@ -100,8 +99,8 @@ for p in /proc/[0-9]*; do grep -l '^State:.*Z' $p/status 2>/dev/null | sed 's/^/
 		args = append(args, "-e", name)
 	}
 	w.Send(session, testenv.Script(
-		testenv.Say("hunt", testenv.Bash(hunt(w.EnvKey[:12], w.EnvKey[12:]))),
-		testenv.Say("hunt on", testenv.Bash(hunt(secret[:half], secret[half:]))),
+		testenv.Say("hunt", testenv.Bash(hunt(w.EnvKey, everybody, everywhere))),
+		testenv.Say("hunt on", testenv.Bash(hunt(secret, everybody, everywhere))),
 		testenv.Say("read", testenv.Bash(dumps)), testenv.Say("hunted")))
 	out := c.docker(env, append(args, containerImage, "--max-idle", "2s")...)
 	if !strings.Contains(out, `msg="the item is done"`) {

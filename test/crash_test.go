@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -128,6 +129,16 @@ func TestServerKilledAtEachStep(t *testing.T) {
 					}
 					if got := strings.TrimSpace(testenv.Text(results[1])); got != "one\ntwo" {
 						t.Errorf("the calls ran as %q, want each once", got)
+					}
+					var said []string
+					for _, e := range testenv.Of(events, "agent.message") {
+						said = append(said, testenv.Text(e))
+					}
+					if want := []string{"first", "second", "it said one\ntwo"}; !slices.Equal(said, want) {
+						t.Errorf("the agent said %q, want %q", said, want)
+					}
+					if n := len(testenv.Of(events, "agent.tool_use")); n != 2 || len(testenv.Of(events, "user.message")) != 1 {
+						t.Errorf("something is doubled:\n%s", testenv.Dump(events))
 					}
 					checkFrames(t, w, session, events)
 				})
