@@ -36,13 +36,13 @@ func TestPayloads(t *testing.T) {
 		if len(said) != 1 || !strings.HasPrefix(said[0], "us ") {
 			t.Fatalf("%+v became %q", n, said)
 		}
-		got, ok := parse(said[0][3:])
-		if !ok || got.Session != n.Session || got.Emit != n.Emit || got.Turn != n.Turn || got.Deleted != n.Deleted || got.Environment != n.Environment {
+		got, times := parse(said[0][3:])
+		if times != 1 || got.Session != n.Session || got.Emit != n.Emit || got.Turn != n.Turn || got.Deleted != n.Deleted || got.Environment != n.Environment {
 			t.Errorf("%+v became %q and then %+v", n, said, got)
 		}
 	}
-	for _, other := range []string{"", "s", "s sesn_1", "s sesn_1 x", "z 1 2", "q"} {
-		if n, ok := parse(other); ok {
+	for _, other := range []string{"", "s", "s sesn_1", "s sesn_1 x", "z 1 2", "q", "q a b", "q a -1"} {
+		if n, times := parse(other); times > 0 {
 			t.Errorf("%q became %+v", other, n)
 		}
 	}

@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -114,25 +115,32 @@ func (e *ears) heard(n *pgconn.Notification) {
 	if sender == e.self || n.Channel != channel {
 		return
 	}
-	if note, ok := parse(said); ok {
-		e.hub.Publish([]store.Note{note})
+	if note, times := parse(said); times > 0 {
+		e.hub.Publish(slices.Repeat([]store.Note{note}, times))
 	}
 }
 
-// parse reads what payloads wrote. What it does not know is a newer
-// program's and means nothing here.
-func parse(payload string) (n store.Note, ok bool) {
+// parse reads what payloads wrote, and how often it is meant. What it does not
+// know is a newer program's and means nothing here.
+func parse(payload string) (n store.Note, times int) {
 	f := strings.Fields(payload)
 	switch {
 	case len(f) == 2 && f[0] == "d":
-		return store.Note{Session: f[1], Deleted: true}, true
+		return store.Note{Session: f[1], Deleted: true}, 1
 	case len(f) == 2 && f[0] == "t":
-		return store.Note{Session: f[1], Taken: true}, true
-	case len(f) >= 2 && f[0] == "q":
-		return store.Note{Environment: f[1]}, true
+		return store.Note{Session: f[1], Taken: true}, 1
+	case len(f) == 2 && f[0] == "q":
+		return store.Note{Environment: f[1]}, 1
+	case len(f) == 3 && f[0] == "q":
+		more, err := strconv.ParseUint(f[2], 10, 16)
+		if err == nil {
+			return store.Note{Environment: f[1]}, int(more)
+		}
 	case len(f) >= 3 && f[0] == "s":
 		emit, err := strconv.ParseInt(f[2], 10, 64)
-		return store.Note{Session: f[1], Emit: emit, Turn: len(f) > 3 && f[3] == "t"}, err == nil
+		if err == nil {
+			return store.Note{Session: f[1], Emit: emit, Turn: len(f) > 3 && f[3] == "t"}, 1
+		}
 	}
-	return n, false
+	return n, 0
 }

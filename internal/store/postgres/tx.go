@@ -292,10 +292,10 @@ func (t *attempt) Rollback() {
 const channel = "berth"
 
 // payloads are the notes as other processes hear them: who says it, and ids
-// only. Of equal ones PostgreSQL passes on one a commit, so that a further offer
-// of an environment has its number.
+// only. Of equal ones PostgreSQL passes on one a commit: how many offers more an
+// environment has is said at the end.
 func payloads(self string, notes []store.Note) (said []string) {
-	offers := make(map[string]int)
+	more := make(map[string]int)
 	for _, n := range notes {
 		switch {
 		case n.Deleted:
@@ -309,12 +309,20 @@ func payloads(self string, notes []store.Note) (said []string) {
 			}
 			said = append(said, s)
 		}
-		if n.Environment != "" {
-			s := self + " q " + n.Environment
-			if offers[s]++; offers[s] > 1 {
-				s += " " + strconv.Itoa(offers[s])
-			}
-			said = append(said, s)
+		if n.Environment == "" {
+			continue
+		}
+		offer := self + " q " + n.Environment
+		if _, again := more[offer]; again {
+			more[offer]++
+			continue
+		}
+		more[offer] = 0
+		said = append(said, offer)
+	}
+	for offer, n := range more {
+		if n > 0 {
+			said = append(said, offer+" "+strconv.Itoa(n))
 		}
 	}
 	return said
