@@ -42,13 +42,14 @@ func TestHostsMountsComeAndGo(t *testing.T) {
 	mount(at("before"))
 	w := sandboxtest.Start(t, newDriver(), nil)
 	mount(at("later"))
-	w.Want("grep -c ' "+base+"/[a-z]* .* - tmpfs host' /proc/self/mountinfo; mkdir "+at("own")+"; mount -t tmpfs own "+at("own")+" && echo mine", "2\nmine\n", toolset.Exited, 0)
+	shown := "grep -c ' " + base + "/[a-z]* .* - tmpfs host' /proc/self/mountinfo"
+	w.Want(shown+"; mkdir "+at("own")+"; mount -t tmpfs own "+at("own")+" && echo mine", "2\nmine\n", toolset.Exited, 0)
 	for _, name := range []string{"before", "later"} {
 		if err := unix.Unmount(at(name), 0); err != nil {
 			t.Error(err)
 		}
 	}
-	w.Want("grep -c ' - tmpfs host' /proc/self/mountinfo", "0\n", toolset.Exited, 1)
+	w.Want(shown, "0\n", toolset.Exited, 1)
 	if err := unix.Unmount(at("own"), 0); err != unix.EINVAL {
 		t.Errorf("a session's mount is the host's: %v", err)
 	}

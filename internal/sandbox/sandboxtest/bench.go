@@ -195,7 +195,7 @@ func AsOrdinaryUser(t *testing.T, tests string) {
 	if err := os.Chown(dir, nobody, nobody); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("/proc/self/exe", "-test.run", tests, "-test.v", "-test.timeout", "5m")
+	cmd := exec.Command("/proc/self/exe", "-test.run", tests, "-test.v", "-test.timeout", "30m")
 	cmd.Env = []string{"TMPDIR=" + dir, "PATH=/usr/local/bin:/usr/bin:/bin", "HOME=" + dir}
 	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}

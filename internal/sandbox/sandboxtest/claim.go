@@ -106,7 +106,7 @@ func testDead(t *testing.T, driver func() sandbox.Driver) {
 	}
 	p, err := agent.OpenHandle(h)
 	if err == nil {
-		err = errors.Join(p.Kill(), p.Wait(10*time.Second))
+		err = errors.Join(p.Kill(), p.Wait(patience))
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -141,7 +141,7 @@ func warmKeeper(t testing.TB, d sandbox.Driver, dir string, size int) *sandbox.K
 // filled waits until so many sandboxes are ready.
 func filled(t testing.TB, k *sandbox.Keeper, n int) {
 	t.Helper()
-	for end := time.Now().Add(time.Minute); k.Ready() < n; await(time.Millisecond) {
+	for end := time.Now().Add(patience); k.Ready() < n; await(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("only %d sandboxes are ready", k.Ready())
 		}

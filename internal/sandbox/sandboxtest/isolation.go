@@ -209,7 +209,7 @@ func testFiles(t *testing.T, d sandbox.Driver) {
 func testNeighbour(t *testing.T, d sandbox.Driver) {
 	a := Start(t, d, nil)
 	b := Start(t, d, nil)
-	stay := nap()
+	stay := Nap()
 	a.Want("echo private >/workspace/a; echo private >/dev/shm/a; echo private >/tmp/a; echo private >/home/agent/a; sleep "+stay+" &", "", toolset.Exited, 0)
 	b.Want("cat /workspace/a /dev/shm/a /tmp/a /home/agent/a 2>&-; ls /proc/*/root"+a.Spec.Tree+" "+a.Spec.Tree+" 2>&-; true", "", toolset.Exited, 0)
 	if out := Output(b.Do("cat /proc/*/mountinfo /proc/*/environ 2>/dev/null | tr '\\0' '\\n'")); strings.Contains(out, a.Spec.SessionID+"/") || strings.Contains(out, a.Spec.Dir) {

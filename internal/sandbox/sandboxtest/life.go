@@ -146,7 +146,7 @@ func testLife(t *testing.T, driver func() sandbox.Driver) {
 	t.Run("stop leaves nothing", func(t *testing.T) {
 		Start(t, d, nil).Want("true", "", toolset.Exited, 0) // whatever is made once is made now
 		fds := descriptors(t, d)
-		stay := nap()
+		stay := Nap()
 		w := Start(t, d, nil)
 		w.Want("echo kept >f; sleep "+stay+" & setsid nohup sleep "+stay+" >&- 2>&- & (setsid sleep "+stay+" &); trap '' TERM HUP INT", "", toolset.Exited, 0)
 		busy := make(chan error, 1)
@@ -216,7 +216,7 @@ func testLife(t *testing.T, driver func() sandbox.Driver) {
 		w.Want("echo $x", "kept\n", toolset.Exited, 0)
 	})
 	t.Run("what cannot be taken over is ended", func(t *testing.T) {
-		stay := nap()
+		stay := Nap()
 		w := Start(t, d, nil)
 		w.Want("setsid sleep "+stay+" &", "", toolset.Exited, 0)
 		f := w.Sandbox.(forgetter)
@@ -240,13 +240,13 @@ func testLife(t *testing.T, driver func() sandbox.Driver) {
 		only(t, w.Spec.Dir, "tree")
 	})
 	t.Run("nobody comes back", func(t *testing.T) {
-		stay := nap()
+		stay := Nap()
 		w := Start(t, d, func(s *sandbox.Spec) { s.OrphanTTL = 200 * time.Millisecond })
 		w.Want("setsid sleep "+stay+" & sleep "+stay+" &", "", toolset.Exited, 0)
 		f := w.Sandbox.(forgetter)
 		rec := w.Record()
 		f.Close()
-		if err := f.Process().Wait(10 * time.Second); err != nil {
+		if err := f.Process().Wait(patience); err != nil {
 			t.Fatal(err)
 		}
 		gone(t, stay)
@@ -256,7 +256,7 @@ func testLife(t *testing.T, driver func() sandbox.Driver) {
 		only(t, w.Spec.Dir, "tree")
 	})
 	t.Run("the agent is killed", func(t *testing.T) {
-		stay := nap()
+		stay := Nap()
 		w := Start(t, d, nil)
 		w.Want("setsid sleep "+stay+" &", "", toolset.Exited, 0)
 		if err := w.Sandbox.(forgetter).Process().Kill(); err != nil {
@@ -330,7 +330,7 @@ func testRecover(t *testing.T, d, d2 sandbox.Driver) {
 	u := w.with(t)
 	u.Sandbox = third
 	u.Want("cat runs", "run\nrun\n", toolset.Exited, 0)
-	stay := nap()
+	stay := Nap()
 	u.Want("setsid sleep "+stay+" &", "", toolset.Exited, 0)
 	if err := third.Stop(t.Context()); err != nil {
 		t.Fatal(err)
@@ -372,11 +372,11 @@ func descriptors(t *testing.T, d sandbox.Driver) int {
 	return len(entries)
 }
 
-// atMost counts descriptors until there are no more than n, or for 5 s:
-// connections are closed a moment after their last answer.
+// atMost counts descriptors until there are no more than n: connections are
+// closed a moment after their last answer.
 func atMost(t *testing.T, d sandbox.Driver, n int) (now int) {
 	t.Helper()
-	for end := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
 		if now = descriptors(t, d); now <= n || time.Now().After(end) {
 			return now
 		}

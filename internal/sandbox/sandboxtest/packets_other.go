@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-const attackPort = 47123
+const attackPort = 21123
 
 // packets are counted on Linux only.
 type packets struct{ seen atomic.Int64 }

@@ -5,6 +5,7 @@ package sandboxtest
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -41,6 +42,10 @@ func Run(t *testing.T, driver func() sandbox.Driver) {
 	}
 	t.Run("attacks", func(t *testing.T) { Attacks(t, d, driver) })
 }
+
+// patience is how long what is to come is waited for: on a machine that does
+// much else, that is a while.
+const patience = time.Minute
 
 var sessions atomic.Int64
 
@@ -145,7 +150,7 @@ func (g gate) host() string { return filepath.Join(g.w.Spec.Tree, "workspace", g
 func (g gate) reached() {
 	g.w.T.Helper()
 	if g.files {
-		for end := time.Now().Add(20 * time.Second); ; {
+		for end := time.Now().Add(patience); ; {
 			if _, err := os.Lstat(g.host() + ".in"); err == nil {
 				return
 			}
@@ -211,7 +216,7 @@ func gone(t testing.TB, word string) {
 // reach waits until so many of these processes run.
 func reach(t testing.TB, word string, n int) {
 	t.Helper()
-	for end := time.Now().Add(5 * time.Second); ; {
+	for end := time.Now().Add(patience); ; {
 		pids := running(t, word)
 		if len(pids) == n {
 			return
@@ -234,7 +239,7 @@ func (w *World) reach(word string, n int) {
 	}
 	count := "a=" + word[:3] + "; b=" + word[3:] + "; n=0; for f in /proc/[0-9]*/cmdline; do tr '\\0' ' ' <$f 2>&- | grep -q \"$a$b\" && n=$((n+1)); done; echo $n"
 	got := ""
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); await(10 * time.Millisecond) {
+	for end := time.Now().Add(patience); time.Now().Before(end); await(10 * time.Millisecond) {
 		if got = strings.TrimSpace(Output(w.Do(count))); got == strconv.Itoa(n) {
 			return
 		}
@@ -244,9 +249,10 @@ func (w *World) reach(word string, n int) {
 
 func await(d time.Duration) { <-time.After(d) }
 
-// nap is a duration for sleep that no other process uses.
-func nap() string {
-	return "3" + strconv.FormatInt(time.Now().UnixNano()%1e9+1e9, 10) + strconv.FormatInt(sessions.Add(1), 10)
+// Nap is a duration for sleep that no other process uses, of this test or
+// another one that runs beside it.
+func Nap() string {
+	return fmt.Sprintf("3%07d%03d%d", os.Getpid(), time.Now().UnixMilli()%1000, sessions.Add(1))
 }
 
 // Sessions is how many sessions a driver whose sandboxes start slowly has in

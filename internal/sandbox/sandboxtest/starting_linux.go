@@ -40,7 +40,7 @@ func KilledWhileStarting(t *testing.T, driver func() sandbox.Driver, places func
 	}
 	for _, mark := range marks {
 		t.Run(mark, func(t *testing.T) {
-			dir := filepath.Join(t.TempDir(), "berth-starting-"+nap())
+			dir := filepath.Join(t.TempDir(), "berth-starting-"+Nap())
 			cmd := exec.Command("/proc/self/exe", "-test.run", starting, "--", "starting", dir, mark)
 			out, err := cmd.CombinedOutput()
 			if ws, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || ws.Signal() != syscall.SIGKILL {
@@ -55,7 +55,7 @@ func KilledWhileStarting(t *testing.T, driver func() sandbox.Driver, places func
 					}
 				}
 			}
-			if left := naming(t, filepath.Base(dir)); len(left) > 0 {
+			if left := unnamed(t, filepath.Base(dir)); len(left) > 0 {
 				t.Errorf("after the next worker's start %v are left: %s", left, commands(left))
 			}
 			h, _, err := k.Open(t.Context(), session(0))

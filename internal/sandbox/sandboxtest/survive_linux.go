@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -45,7 +46,7 @@ func NothingSurvives(t *testing.T, driver func() sandbox.Driver, n int) {
 	began, fds := time.Now(), 0
 	tmp := t.TempDir()
 	t.Setenv("TMPDIR", tmp)
-	dir := filepath.Join(tmp, "berth-survive-"+nap())
+	dir := filepath.Join(tmp, "berth-survive-"+Nap())
 	for done := 0; done < n; done += batch {
 		lose(t, driver(), dir, min(batch, n-done))
 		nothingLeft(t, d, dir)
@@ -135,7 +136,7 @@ func survivorKeeper(t *testing.T, d sandbox.Driver, dir string, mounts ...sandbo
 func lose(t *testing.T, d sandbox.Driver, dir string, n int) {
 	t.Helper()
 	defer closeIdle(d)
-	word := nap()
+	word := Nap()
 	cmd := exec.Command("/proc/self/exe", "-test.run", survivors, "-test.timeout", "20m", "--", "worker", dir, strconv.Itoa(n), word)
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
@@ -162,7 +163,7 @@ func lose(t *testing.T, d sandbox.Driver, dir string, n int) {
 			nets[net] = true
 		}
 	}
-	inside := members(t, nets)
+	inside, shown := members(t, nets), mounted(t, nets)
 	_ = cmd.Process.Kill()
 	_ = cmd.Wait()
 	if !left {
@@ -191,15 +192,26 @@ func lose(t *testing.T, d sandbox.Driver, dir string, n int) {
 			t.Errorf("process %s is left in the network %s", process, net)
 		}
 	}
+	for _, m := range mounted(t, nets) {
+		if slices.Contains(shown, m) { // as above
+			t.Errorf("a network is mounted: %s", m)
+		}
+	}
+}
+
+// mounted are the mounts of networks.
+func mounted(t *testing.T, nets map[string]bool) (found []string) {
+	t.Helper()
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for net := range nets {
-		if strings.Contains(string(mounts), " "+net+" ") {
-			t.Errorf("the network %s is mounted", net)
+	for m := range strings.Lines(string(mounts)) {
+		if slices.ContainsFunc(strings.Fields(m), func(f string) bool { return nets[f] }) {
+			found = append(found, m)
 		}
 	}
+	return found
 }
 
 // members are the processes in networks: the network by process and start.
@@ -224,6 +236,18 @@ func members(t *testing.T, nets map[string]bool) map[string]string {
 func netOf(pid int) string {
 	net, _ := os.Readlink("/proc/" + strconv.Itoa(pid) + "/ns/net")
 	return net
+}
+
+// unnamed waits until no process names a folder, and gives those that still do:
+// the killed take a moment, and who begins in mounts of its own has a copy of all
+// of the host's at first.
+func unnamed(t *testing.T, folder string) (left []int) {
+	t.Helper()
+	for end := time.Now().Add(patience); ; await(10 * time.Millisecond) {
+		if left = naming(t, folder); len(left) == 0 || time.Now().After(end) {
+			return left
+		}
+	}
 }
 
 // naming lists the processes that name a folder: in their command line, or by
@@ -251,10 +275,7 @@ func naming(t *testing.T, folder string) (pids []int) {
 func nothingLeft(t *testing.T, d sandbox.Driver, dir string) {
 	t.Helper()
 	folder := filepath.Base(dir)
-	for end := time.Now().Add(2 * time.Second); len(naming(t, folder)) > 0 && time.Now().Before(end); {
-		await(10 * time.Millisecond) // the killed take a moment
-	}
-	if left := naming(t, folder); len(left) > 0 {
+	if left := unnamed(t, folder); len(left) > 0 {
 		t.Errorf("processes are left: %v", left)
 	}
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
@@ -307,7 +328,7 @@ func testDaemons(t *testing.T, driver func() sandbox.Driver) {
 		},
 	}
 	for name, by := range end {
-		word := nap()
+		word := Nap()
 		w := Start(t, d, nil)
 		w.Want(`sleep `+word+` & setsid nohup sleep `+word+` >&- 2>&- & (setsid sleep `+word+` &); (env -i setsid sleep `+word+` &) >&- 2>&-; trap "" TERM HUP INT
 			(perl -MSocket -e 'for (1..200) { fork or exit } socket(S, AF_INET, SOCK_STREAM, 0); listen(S, 1); exec "sleep", "`+word+`"' &) >&- 2>&-
@@ -318,14 +339,14 @@ func testDaemons(t *testing.T, driver func() sandbox.Driver) {
 		if err := w.Stop(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if took := time.Since(began); took > 5*time.Second {
+		if took := time.Since(began); took > patience/2 {
 			t.Errorf("%s: the end took %v", name, took)
 		}
 		gone(t, word)
 		only(t, w.Spec.Dir, "tree")
 	}
 	t.Setenv("TMPDIR", t.TempDir())
-	dir := filepath.Join(os.TempDir(), "berth-survive-"+nap())
+	dir := filepath.Join(os.TempDir(), "berth-survive-"+Nap())
 	lose(t, driver(), dir, 10)
 	nothingLeft(t, d, dir)
 }

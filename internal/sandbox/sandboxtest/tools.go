@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"github.com/berthdev/berth/internal/egress"
@@ -80,7 +81,7 @@ func (h *hosts) git(t testing.TB) http.Handler {
 }
 
 // Node gives a Node of a version that reads the proxy's variables, installed
-// from npm once for this machine.
+// from npm once for this machine, by one of the tests that run beside each other.
 func Node(t testing.TB) string {
 	t.Helper()
 	const version = "22.23.3"
@@ -90,15 +91,23 @@ func Node(t testing.TB) string {
 	}
 	dir := filepath.Join(cache, "berth-test", "node-"+version)
 	node := filepath.Join(dir, "node_modules", "node", "bin", "node")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o644)
+	if err == nil {
+		defer lock.Close()
+		err = syscall.Flock(int(lock.Fd()), syscall.LOCK_EX)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 	if _, err := os.Stat(node); err == nil {
 		return node
 	}
 	npm, err := exec.LookPath("npm")
 	if err != nil {
 		t.Skip("npm is not here (apt-get install npm)")
-	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		t.Fatal(err)
 	}
 	cmd := exec.Command(npm, "install", "--no-audit", "--no-fund", "--loglevel=error", "--prefix", dir, "node@"+version)
 	cmd.Dir = dir
