@@ -393,7 +393,7 @@ func TestUnpackedByAnother(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Error("it waits for the lock of an image that is there")
 	}
 }

@@ -251,7 +251,7 @@ func TestWhatCannotBeWrittenKeepsTheOld(t *testing.T) {
 	w := newWorld(t)
 	must(t, os.MkdirAll(filepath.Dir(w.to), 0o700))
 	must(t, syscall.Mount("none", filepath.Dir(w.to), "tmpfs", 0, "size=1m"))
-	t.Cleanup(func() { syscall.Unmount(filepath.Dir(w.to), 0) })
+	t.Cleanup(func() { syscall.Unmount(filepath.Dir(w.to), syscall.MNT_DETACH) })
 	w.put("small", "kept", 0o644)
 	w.collect(Limits{})
 	w.put("big", strings.Repeat("x", 2<<20), 0o644)

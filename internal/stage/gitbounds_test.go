@@ -198,7 +198,7 @@ esac
 		}
 		return err
 	}))
-	must(t, held.SetReadDeadline(time.Now().Add(10*time.Second)))
+	must(t, held.SetReadDeadline(time.Now().Add(time.Minute)))
 	if said, err := io.ReadAll(held); err != nil || string(said) != "up\n" { // until nobody holds the other end
 		t.Errorf("what git left said %q and is there still: %v", said, err)
 	}

@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"net/http/cgi"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -371,7 +372,10 @@ func objectsServer(t *testing.T) (endpoint, dir string) {
 		t.Skip("bin/versitygw is not built; test/setup builds it")
 	}
 	dir = t.TempDir()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	// An address of this process: the port is free until the server takes it.
+	pid := os.Getpid()
+	own := netip.AddrFrom4([4]byte{127, 64 + byte(pid>>16), byte(pid >> 8), byte(pid)})
+	l, err := net.Listen("tcp", netip.AddrPortFrom(own, 0).String())
 	must(t, err)
 	addr := l.Addr().String()
 	must(t, l.Close())
@@ -382,7 +386,7 @@ func objectsServer(t *testing.T) (endpoint, dir string) {
 	done := make(chan struct{})
 	go func() { cmd.Wait(); close(done) }()
 	t.Cleanup(func() { cmd.Process.Kill(); <-done })
-	for deadline := time.Now().Add(20 * time.Second); ; {
+	for deadline := time.Now().Add(time.Minute); ; {
 		c, err := net.DialTimeout("tcp", addr, time.Second)
 		if err == nil {
 			c.Close()

@@ -153,7 +153,7 @@ func TestDisk(t *testing.T) {
 	if err := Unmount(f); err != nil {
 		t.Fatal(err)
 	}
-	if took := time.Since(began); took > 2*time.Second {
+	if took := time.Since(began); took > time.Minute {
 		t.Errorf("to unmount took %v", took)
 	}
 	if _, err := os.Stat(big); err == nil || !Has(f) {

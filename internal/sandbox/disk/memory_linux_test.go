@@ -158,7 +158,7 @@ func TestKeepThatFails(t *testing.T) {
 	if err := unix.Mount("small", folder, "tmpfs", 0, "size=1m"); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { unix.Unmount(folder, 0) })
+	t.Cleanup(func() { unix.Unmount(folder, unix.MNT_DETACH) })
 	if err := os.MkdirAll(filepath.Join(treeOf(folder), "workspace"), 0o755); err != nil {
 		t.Fatal(err)
 	}

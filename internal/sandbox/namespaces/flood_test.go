@@ -20,7 +20,7 @@ func TestTenGigabytes(t *testing.T) {
 	}
 	w := sandboxtest.Start(t, d, nil)
 	const size = 10 << 30
-	r := w.Call(toolset.Command{Text: "head -c 10G /dev/zero; printf END", Timeout: 2 * time.Minute})
+	r := w.Call(toolset.Command{Text: "head -c 10G /dev/zero; printf END", Timeout: 10 * time.Minute})
 	if got := int64(len(r.Head)+len(r.Tail)) + r.Dropped; r.End != toolset.Exited || r.ExitCode != 0 || got != size+3 {
 		t.Errorf("it ended as %s %d after %v with %d bytes", r.End, r.ExitCode, r.Elapsed, got)
 	}

@@ -62,7 +62,7 @@ func Start(t testing.TB, d sandbox.Driver, change func(*sandbox.Spec)) *World {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "sandbox")
 	spec := sandbox.Spec{
-		SessionID: "sesn_test" + strconv.FormatInt(sessions.Add(1), 10),
+		SessionID: "sesn_" + Nap(), // it says who the sandbox is on the host, too
 		Dir:       dir, Tree: filepath.Join(dir, "tree"),
 	}
 	if change != nil {

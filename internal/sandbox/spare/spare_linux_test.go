@@ -181,7 +181,7 @@ func TestMounted(t *testing.T) {
 			t.Skipf("by design: mounts need root: %v", err)
 		}
 		err = restore(s, dir)
-		if e := unix.Unmount(at, 0); e != nil {
+		if e := unix.Unmount(at, unix.MNT_DETACH); e != nil {
 			t.Fatal(e)
 		}
 		if err == nil {

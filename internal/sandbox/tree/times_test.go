@@ -69,7 +69,7 @@ func TestWalkTimes(t *testing.T) {
 		if !errors.Is(err, why) {
 			t.Errorf("a cancelled walk: %v", err)
 		}
-		if now := descriptors(t); now != open {
+		if now := descriptors(t); now > open { // fewer where others were forgotten about
 			t.Errorf("%d descriptors are open, %d were", now, open)
 		}
 	})

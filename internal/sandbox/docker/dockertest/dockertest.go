@@ -79,7 +79,7 @@ run() {
 	pid=$!
 }
 run overlay2
-for i in 1 2 3 4 5 6 7 8 9 10; do
+for i in $(seq 600); do
 	[ -S "$dir/docker.sock" ] && break
 	kill -0 $pid 2>/dev/null || { run vfs; break; }
 	sleep 0.2
@@ -129,7 +129,7 @@ var start = sync.OnceValues(func() (*server, error) {
 // wait returns when the daemon answers.
 func (s *server) wait() error {
 	var err error
-	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(3 * time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		var c net.Conn
 		if c, err = net.Dial("unix", s.socket()); err != nil {
 			continue
