@@ -18,13 +18,21 @@ type process struct {
 	dead    bool   // a zombie
 }
 
+// A sweep that does not come to its end has had this much time, and this many
+// looks at the process table: on a busy machine one may take most of a second.
+const (
+	sweepTime  = 2 * time.Second
+	sweepLooks = 10
+)
+
 // sweep kills what a shell has started since a moment, and what that has
 // started in turn; since 0 means everything but the agent. What is spared, and
 // what descends from it or is of its session, stays. It comes back when it finds nothing more to
-// kill, or after two seconds.
+// kill, or gives up.
 func sweep(shell int, since uint64, spared func(pid int) bool) {
 	me := os.Getpid()
-	for end := time.Now().Add(2 * time.Second); ; {
+	end := time.Now().Add(sweepTime)
+	for looks := 1; ; looks++ {
 		table := processes()
 		killed := 0
 		for pid, p := range table {
@@ -37,7 +45,7 @@ func sweep(shell int, since uint64, spared func(pid int) bool) {
 		if killed == 0 {
 			return
 		}
-		if time.Now().After(end) {
+		if looks >= sweepLooks && time.Now().After(end) {
 			if me == 1 {
 				_ = unix.Kill(-1, unix.SIGKILL) // all of the namespace at once
 			}
@@ -66,10 +74,11 @@ func ours(table map[int]process, pid, me, shell int, since uint64, spared func(i
 	return ours(table, p.parent, me, shell, since, spared, depth+1)
 }
 
-// sweepTree kills what descends from the leader of a session or is of it, for
-// two seconds at most.
+// sweepTree kills what descends from the leader of a session or is of it, until
+// it finds nothing more, or gives up.
 func sweepTree(root int) {
-	for end := time.Now().Add(2 * time.Second); time.Now().Before(end); {
+	end := time.Now().Add(sweepTime)
+	for looks := 0; looks < sweepLooks || time.Now().Before(end); looks++ {
 		table := processes()
 		killed := 0
 		for pid, p := range table {

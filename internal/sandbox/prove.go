@@ -25,7 +25,7 @@ type Examined interface {
 var ErrUnproven = errors.New("the sandbox is not what was promised")
 
 // proofTime bounds a proof.
-const proofTime = 10 * time.Second
+const proofTime = 30 * time.Second
 
 // Prove compares what a driver promises and a spec asks for with what is found
 // in the live sandbox and what the host sees of it. fresh says that no tool has

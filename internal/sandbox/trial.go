@@ -34,7 +34,7 @@ func Trial(ctx context.Context, d Driver) (r Receipt, err error) {
 	if r, err = Prove(ctx, d, sb, true); err != nil {
 		return r, err
 	}
-	res, err := sb.Bash(ctx, toolset.Command{ID: "probe", Text: "echo ok", Timeout: 10 * time.Second})
+	res, err := sb.Bash(ctx, toolset.Command{ID: "probe", Text: "echo ok", Timeout: 30 * time.Second})
 	if err == nil && (res.End != toolset.Exited || string(res.Head) != "ok\n") {
 		err = fmt.Errorf("a command ended as %s with %q", res.End, res.Head)
 	}

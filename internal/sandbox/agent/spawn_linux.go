@@ -24,7 +24,7 @@ type spawner struct {
 }
 
 // spawnTime bounds one start.
-const spawnTime = 10 * time.Second
+const spawnTime = 30 * time.Second
 
 // start starts the agent, by the spawner when it is to have a user namespace.
 func (p *Program) start(files []*os.File, sys *syscall.SysProcAttr, legacy []string) (*Process, error) {

@@ -20,7 +20,7 @@ func Try(ctx context.Context, d sandbox.Driver) error { return TryWith(ctx, d, s
 // TryWith is Try with a spec, whose session and places are filled in. The
 // folder is made in spec.Dir, if that is set, which is made too.
 func TryWith(ctx context.Context, d sandbox.Driver, spec sandbox.Spec) error {
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	if spec.Dir != "" {
 		if err := os.MkdirAll(spec.Dir, 0o700); err != nil {
@@ -41,7 +41,7 @@ func TryWith(ctx context.Context, d sandbox.Driver, spec sandbox.Spec) error {
 	if err != nil {
 		return err
 	}
-	res, err := sb.Bash(ctx, toolset.Command{ID: "probe", Text: "echo ok", Timeout: 10 * time.Second})
+	res, err := sb.Bash(ctx, toolset.Command{ID: "probe", Text: "echo ok", Timeout: 30 * time.Second})
 	if stop := sb.Stop(context.WithoutCancel(ctx)); stop != nil {
 		err = errors.Join(err, stop)
 	}

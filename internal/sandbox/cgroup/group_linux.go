@@ -294,8 +294,8 @@ func (g *Group) waitFrozen() bool {
 }
 
 const (
-	killTime   = 5 * time.Second
-	removeTime = 5 * time.Second
+	killTime   = 20 * time.Second
+	removeTime = 20 * time.Second
 )
 
 // Empty says that no process is in the group.
@@ -326,7 +326,7 @@ func (g *Group) gone() bool {
 }
 
 // Remove removes the group, for which the killed must have gone; it waits for
-// them for up to five seconds. Twice is fine.
+// them for up to twenty seconds, which a busy machine may take. Twice is fine.
 func (g *Group) Remove() error {
 	g.Close()
 	var events *os.File

@@ -19,7 +19,7 @@ const (
 	// usualHost is where a daemon listens that nobody configured.
 	usualHost = "unix:///var/run/docker.sock"
 	// askTime bounds a question to the daemon that moves nothing.
-	askTime = 10 * time.Second
+	askTime = 30 * time.Second
 )
 
 // daemon is the connection to a daemon, made when it is first needed. Safe for

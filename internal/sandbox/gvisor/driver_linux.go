@@ -320,7 +320,7 @@ func (d *Driver) end(h handle, group *cgroup.Group) func(context.Context, *agent
 }
 
 // endTime bounds the end of a process that was killed.
-const endTime = 10 * time.Second
+const endTime = 20 * time.Second
 
 // kill kills the sentry, which is the first of its process namespace: the kernel
 // ends the rest before that one is gone. The file server would follow by itself.

@@ -70,7 +70,7 @@ func (r *runsc) check(ctx context.Context) (version string, err error) {
 	if r.version != "" {
 		return r.version, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, r.path, "--version").Output()
 	if err != nil {

@@ -337,7 +337,7 @@ func (d *Driver) end(h handle, group *cgroup.Group) func(context.Context, *agent
 		if err := l.Process().Kill(); err != nil {
 			return err
 		}
-		if err := l.Process().Wait(10 * time.Second); err != nil {
+		if err := l.Process().Wait(20 * time.Second); err != nil {
 			return err
 		}
 		if d.power {

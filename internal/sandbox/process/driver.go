@@ -339,7 +339,7 @@ func end(g *cgroup.Group, mark string) func(context.Context, *agent.Live) error 
 			return err
 		}
 		killAll(g, mark)
-		if err := l.Process().Wait(5 * time.Second); err != nil {
+		if err := l.Process().Wait(20 * time.Second); err != nil {
 			return err
 		}
 		return g.Remove()
