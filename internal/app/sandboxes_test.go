@@ -2,6 +2,8 @@ package app
 
 import (
 	"errors"
+	"log/slog"
+	"slices"
 	"strings"
 	"testing"
 
@@ -22,6 +24,33 @@ func ways(namespaces sandbox.Probe) []sandbox.Driver {
 	return []sandbox.Driver{
 		way{mock.New(mock.Knobs{Probe: &namespaces}), "namespaces"},
 		way{mock.New(mock.Knobs{}), "process"},
+	}
+}
+
+// TestAutoTakesTheBest: gVisor where it works, else namespaces, and no other
+// driver, whatever works.
+func TestAutoTakesTheBest(t *testing.T) {
+	for _, c := range []struct {
+		works []string
+		want  string
+	}{
+		{[]string{"gvisor", "namespaces", "docker", "command", "process"}, "gvisor"},
+		{[]string{"namespaces", "docker", "command", "process"}, "namespaces"},
+		{[]string{"docker", "command", "process"}, ""},
+	} {
+		var all []sandbox.Driver
+		for _, d := range drivers(config.Sandbox{}, "", t.TempDir(), slog.New(slog.DiscardHandler)) {
+			p := sandbox.Probe{OK: slices.Contains(c.works, d.Name()), Reason: "it does not work", Cure: "mend it"}
+			all = append(all, way{mock.New(mock.Knobs{Probe: &p}), d.Name()})
+		}
+		got := ""
+		d, _, err := chooseDriver(t.Context(), "auto", all)
+		if err == nil {
+			got = d.Name()
+		}
+		if got != c.want || len(all) != 5 {
+			t.Errorf("where %v work auto takes %q of %d, not %q: %v", c.works, got, len(all), c.want, err)
+		}
 	}
 }
 

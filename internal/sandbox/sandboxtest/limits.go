@@ -34,6 +34,48 @@ func testLimits(t *testing.T, d sandbox.Driver) {
 			test.run(t, d)
 		})
 	}
+	t.Run("not enforced", func(t *testing.T) { testNotEnforced(t, d) })
+}
+
+// testNotEnforced asks for each limit that a driver does not enforce here:
+// required it refuses the session by its name, and else the receipt says that it
+// is left out. Without a pool nobody makes disks.
+func testNotEnforced(t *testing.T, d sandbox.Driver) {
+	for limit, l := range map[sandbox.Limit]sandbox.Limits{
+		sandbox.LimitCPU: {CPU: 1}, sandbox.LimitMemory: {Memory: 256 << 20}, sandbox.LimitPIDs: {PIDs: 100}, sandbox.LimitDisk: {Disk: 32 << 20},
+		sandbox.LimitOpenFiles: {OpenFiles: 100}, sandbox.LimitCallTime: {CallTime: time.Minute}, sandbox.LimitSessionTime: {SessionTime: time.Hour},
+	} {
+		if slices.Contains(d.Capabilities().Limits, limit) {
+			continue
+		}
+		for _, required := range []bool{true, false} {
+			if l.Required = nil; required {
+				l.Required = l.Asked()
+			}
+			dir := t.TempDir()
+			k, err := sandbox.NewKeeper(sandbox.KeeperConfig{Driver: d, Dir: dir, Spec: sandbox.Spec{Limits: l}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := k.Start(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			_, _, err = k.Open(t.Context(), "sesn_limit")
+			switch {
+			case required && (err == nil || !strings.Contains(err.Error(), string(limit))):
+				t.Errorf("%s is required and not enforced: %v", limit, err)
+			case !required && err != nil:
+				t.Errorf("%s is neither required nor enforced: %v", limit, err)
+			case !required:
+				if r, err := sandbox.ReadReceipt(filepath.Join(dir, "sesn_limit")); err != nil || !slices.Contains(r.Left, limit) {
+					t.Errorf("the receipt leaves out %v, not %s: %v", r.Left, limit, err)
+				}
+			}
+			if err := k.Stop(t.Context()); err != nil {
+				t.Error(err)
+			}
+		}
+	}
 }
 
 // Bounded starts a sandbox with limits, all of them required, and has it
