@@ -56,7 +56,7 @@ func TestMCPServersInASandbox(t *testing.T) {
 const mcpFile = `
 mcp_servers:
   - {name: s, command: [./server], env: {MINE: "x y"}}
-  - {name: h, command: [bash, hostile.sh, noisy], prefix: h-, tools: [do], timeout: 20s}
+  - {name: h, command: [bash, hostile.sh, noisy], prefix: h-, tools: [do], timeout: 2m}
 `
 
 func mcpIn(t *testing.T, way config.Sandbox, dir string) {
@@ -94,7 +94,7 @@ func mcpIn(t *testing.T, way config.Sandbox, dir string) {
 			StateDir: state, Tools: declared, Log: slog.New(slog.DiscardHandler),
 		})
 	}()
-	plane.Wait(t, "the session's end", 2*time.Minute, s.Done)
+	plane.Wait(t, "the session's end", 5*time.Minute, s.Done)
 	stop()
 	if err := <-ended; err != nil {
 		t.Error(err)

@@ -97,7 +97,7 @@ func memoryIn(t *testing.T, way config.Sandbox) {
 	}})
 	state := t.TempDir()
 	memoryWorker(t, plane, way, state)
-	plane.Wait(t, "the session's end", time.Minute, s.Done)
+	plane.Wait(t, "the session's end", 5*time.Minute, s.Done)
 	plane.Wait(t, "the item's end", time.Minute, func() bool { return len(plane.Requests(workertest.Stop)) > 0 })
 	got := s.Answers()
 	if want := "be kind\nold\nb\n/data/far:\n.anthropic-memory-store\n\n/mnt/memory:\nnotes\nrules"; strings.TrimSpace(got[0].Text) != want {

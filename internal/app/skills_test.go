@@ -91,7 +91,7 @@ func skillsIn(t *testing.T, way config.Sandbox) {
 			StateDir: state, Tools: declared, Log: slog.New(slog.DiscardHandler),
 		})
 	}()
-	plane.Wait(t, "the session's end", time.Minute, s.Done)
+	plane.Wait(t, "the session's end", 5*time.Minute, s.Done)
 	stop()
 	if err := <-ended; err != nil {
 		t.Error(err)

@@ -49,7 +49,7 @@ func TestMain(m *testing.M) {
 		out, err := exec.Command("/bin/sh", "-c", "sleep 0 >/dev/null 2>&1 & echo $!").Output()
 		var pid int
 		fmt.Sscan(string(out), &pid)
-		for end := time.Now().Add(10 * time.Second); err == nil && unix.Kill(pid, 0) == nil; {
+		for end := time.Now().Add(time.Minute); err == nil && unix.Kill(pid, 0) == nil; {
 			if time.Now().After(end) {
 				os.Exit(1)
 			}

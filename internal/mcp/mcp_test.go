@@ -98,7 +98,7 @@ func real(t *testing.T) (*Session, *machine) {
 		t.Fatal(err)
 	}
 	m := &machine{t: t, dir: t.TempDir()}
-	s := (&Server{Name: "s", Command: []string{path}, Env: map[string]string{"MINE": "x y"}, Prefix: "s_", Timeout: 30 * time.Second}).In(m)
+	s := (&Server{Name: "s", Command: []string{path}, Env: map[string]string{"MINE": "x y"}, Prefix: "s_", Timeout: 2 * time.Minute}).In(m)
 	t.Cleanup(s.Close)
 	return s, m
 }
@@ -126,7 +126,7 @@ func TestCalls(t *testing.T) {
 	want(t, s, "s_echo", `{"text":"back"}`, false, "1 back") // of another server
 	want(t, s, "s_grown", `{}`, true, "no tool")
 	want(t, s, "s_grow", `{}`, false, "grown")
-	for end := time.Now().Add(10 * time.Second); ; { // the news comes when it comes
+	for end := time.Now().Add(time.Minute); ; { // the news comes when it comes
 		got, isError := s.Call(t.Context(), "s_grown", []byte(`{}`))
 		if !isError && got[0].Text == "here" {
 			break
@@ -178,7 +178,7 @@ func TestAnInterruptedCallEndsTheServer(t *testing.T) {
 	want(t, s, "s_echo", `{"text":"back"}`, false, "1 back")
 	s.server.Timeout = 100 * time.Millisecond
 	want(t, s, "s_wait", `{}`, true, "did not end within 100ms")
-	s.server.Timeout = 30 * time.Second
+	s.server.Timeout = 2 * time.Minute
 	want(t, s, "s_echo", `{"text":"back"}`, false, "1 back")
 	if m.started != 3 {
 		t.Errorf("%d servers were started", m.started)
@@ -192,7 +192,7 @@ func hostile(t *testing.T, how string) (*Session, *machine) {
 		t.Fatal(err)
 	}
 	m := &machine{t: t, dir: t.TempDir()}
-	s := (&Server{Name: "h", Command: []string{"bash", script, how}, Prefix: "h_", Timeout: 30 * time.Second}).In(m)
+	s := (&Server{Name: "h", Command: []string{"bash", script, how}, Prefix: "h_", Timeout: 2 * time.Minute}).In(m)
 	t.Cleanup(s.Close)
 	return s, m
 }

@@ -159,7 +159,7 @@ func TestAScriptThatDetachesIsSafe(t *testing.T) {
 	if n := len(b.stops()); n != 0 {
 		t.Fatalf("the item was stopped %d times", n)
 	}
-	b.wait("the item to be offered again", func() bool { return len(b.plane.Items(s)) > 1 && b.file("ran") == "x\nx\n" })
+	b.wait("the item to be offered again", func() bool { return len(b.plane.Items(s)) > 1 && strings.Count(b.file("ran"), "x") > 1 })
 	if err := b.end(); err != nil {
 		t.Error(err)
 	}
@@ -167,9 +167,9 @@ func TestAScriptThatDetachesIsSafe(t *testing.T) {
 
 func TestTheParentKeepsTheLease(t *testing.T) {
 	b := start(t, waits, func(c *Config) { c.Lease = LeaseParent })
-	b.plane.SetTTL(2 * time.Second)
+	b.plane.SetTTL(10 * time.Second) // a beat every 5 s
 	b.plane.Session(workertest.Calls("bash"))
-	b.wait("beats", func() bool { return len(b.plane.Requests(workertest.Beat)) > 2 })
+	b.wait("beats", func() bool { return len(b.plane.Requests(workertest.Beat)) > 1 })
 	if !strings.Contains(b.file("env"), "BERTH_WORK_LEASE=parent\n") {
 		t.Error("the script is not told who beats")
 	}
@@ -199,7 +199,7 @@ func TestALostLeaseEndsTheScript(t *testing.T) {
 }
 
 func TestSeveralAtOnce(t *testing.T) {
-	b := start(t, "echo x >> $DIR/ran; mkfifo $DIR/gate.$ANTHROPIC_SESSION_ID; read x < $DIR/gate.$ANTHROPIC_SESSION_ID", nil)
+	b := start(t, "mkfifo $DIR/gate.$ANTHROPIC_SESSION_ID; echo x >> $DIR/ran; read x < $DIR/gate.$ANTHROPIC_SESSION_ID", nil)
 	sessions := []*workertest.Session{b.plane.Session(workertest.Calls("bash")), b.plane.Session(workertest.Calls("bash")), b.plane.Session(workertest.Calls("bash"))}
 	b.wait("three scripts", func() bool { return strings.Count(b.file("ran"), "x") == 3 })
 	for _, s := range sessions {
@@ -216,7 +216,7 @@ func TestSeveralAtOnce(t *testing.T) {
 // themselves; so is the end of a script's time.
 func TestSignals(t *testing.T) {
 	script := "trap 'echo told > $DIR/told; exit 0' TERM\necho there > $DIR/there\nwhile :; do sleep 0.05; done"
-	for _, timeout := range []time.Duration{0, 500 * time.Millisecond} {
+	for _, timeout := range []time.Duration{0, 3 * time.Second} {
 		b := start(t, script, func(c *Config) { c.Timeout = timeout; c.Most = 1 })
 		b.plane.Session(workertest.Calls("bash"))
 		b.wait("the script to run", func() bool { return b.file("there") != "" })

@@ -20,7 +20,7 @@ func (s *Server) url(database string) string {
 // wait returns when the server takes connections.
 func (s *Server) wait() error {
 	var err error
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		if err = s.do("postgres", "SELECT 1"); err == nil {
 			return nil
 		}
@@ -30,7 +30,7 @@ func (s *Server) wait() error {
 }
 
 func (s *Server) do(database, sql string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	c, err := pgx.Connect(ctx, s.url(database))
 	if err != nil {
