@@ -87,8 +87,12 @@ func TestAContainersEntrypointShowsBashNoKey(t *testing.T) {
   read -r comm < $p/comm; [ "$comm" = berth ] || continue
   echo "a berth"; head -c 1 $p/environ 2>/dev/null | od -c | grep -q . && tr '\0' '\n' < $p/environ 2>/dev/null | grep -v -e ^BERTH_ENTRY= -e ^GO | sed 's/^/FOUND variable /'
   head -c 1 $p/maps >/dev/null 2>&1 && [ -s $p/maps ] && echo "FOUND memory of $p"
-done; (sleep 0.1 &); (setsid sh -c 'sleep 0.1' &) ; sleep 1
-for p in /proc/[0-9]*; do grep -l '^State:.*Z' $p/status 2>/dev/null | sed 's/^/FOUND zombie /'; done; echo dumped`
+done; (sleep 0.1 &); (setsid sh -c 'sleep 0.1' &)
+for i in $(seq 30); do
+  sleep 1; z=$(for p in /proc/[0-9]*; do grep -l '^State:.*Z' $p/status 2>/dev/null; done)
+  [ -n "$z" ] || break
+done
+[ -z "$z" ] || echo "FOUND zombie $z"; echo dumped`
 	env := []string{
 		"ANTHROPIC_BASE_URL=" + w.BaseURL, "ANTHROPIC_ENVIRONMENT_ID=" + w.EnvironmentID, "ANTHROPIC_ENVIRONMENT_KEY=" + w.EnvKey,
 		"ANTHROPIC_SESSION_ID=" + session, "ANTHROPIC_WORK_ID=" + work, "ANTHROPIC_WORK_SECRET=" + secret,

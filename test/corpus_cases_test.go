@@ -152,7 +152,7 @@ var corpus = []corpusCase{
 	{"bash errexit", "", []corpusCall{bash("set -e; false; echo not here").but(shellEnd), bash("echo alive")}},
 	{"bash killed", "", []corpusCall{bash("kill -9 $$").but(shellEnd), bash("echo alive")}},
 	{"bash signal", "", []corpusCall{bash("bash -c 'kill -TERM $$'").but(noTerminal)}},
-	{"bash timeout", "", []corpusCall{bashFor(700, "x=1; echo partial; sleep 30"), bash(`echo "[$x] $PWD"`)}},
+	{"bash timeout", "", []corpusCall{bashFor(3000, "x=1; echo partial; sleep 30"), bash(`echo "[$x] $PWD"`)}},
 	{"bash timeout without output", "", []corpusCall{bashFor(500, "sleep 30")}},
 	{"bash default timeouts", "", []corpusCall{bashFor(0, "echo zero"), bashFor(-5, "echo negative")}},
 	{"bash fractional timeout", "", []corpusCall{raw("bash", `{"command":"echo ok","timeout_ms":5e3}`)}},

@@ -183,7 +183,6 @@ func TestTheNextWorkerGoesOn(t *testing.T) {
 	for _, replaced := range []bool{false, true} {
 		t.Run(map[bool]string{false: "killed", true: "replaced"}[replaced], func(t *testing.T) {
 			w := testenv.Start(t, testenv.Options{})
-			shorten(t, w)
 			state := t.TempDir()
 			first := w.WorkerIn(state, "", "--sandbox", "namespaces")
 			session := w.Session(w.Agent(), testenv.Script(
@@ -233,7 +232,6 @@ func TestReplacedAgainAndAgain(t *testing.T) {
 		rounds = 60
 	}
 	w := testenv.Start(t, testenv.Options{})
-	shorten(t, w)
 	state := t.TempDir()
 	worker := w.WorkerIn(state, "", "--sandbox", "namespaces")
 	agent := w.Agent()

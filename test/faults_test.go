@@ -163,7 +163,7 @@ func (f *faulty) ourWorker() servant {
 			"--policy", policy, "--max-sessions", "12", "--max-idle", idle))
 	}
 	return servant{
-		limit: 2 * testenv.Patience,
+		limit: 5 * testenv.Patience,
 		idle:  func() []string { return live(f.t, states) },
 		stop: func() []string {
 			for _, w := range workers {
@@ -217,7 +217,7 @@ func (f *faulty) play(n int, ran string, w servant) workertest.History {
 		}
 		return over
 	})
-	until(testenv.Patience/2, func() bool { return f.plane.Live() == 0 && len(w.idle()) == 0 })
+	until(testenv.Patience, func() bool { return f.plane.Live() == 0 && len(w.idle()) == 0 })
 	h := f.plane.History()
 	h.Left = w.idle()
 	h.Left = append(h.Left, w.stop()...)

@@ -111,7 +111,9 @@ func TestBashFindsNothingWorthStealing(t *testing.T) {
 		testenv.Say("neighbour", testenv.Bash("n=neighbour; n=$n-was; timeout 60 grep -rlF $n-here / --exclude-dir=proc --exclude-dir=sys --exclude-dir=usr 2>/dev/null; echo looked")),
 		testenv.Say("self", testenv.Bash("grep -E 'NoNewPrivs|CapEff|CapBnd|CapPrm' /proc/self/status")),
 		testenv.Say("done")))
-	events := w.Ended(session)
+	events := w.UntilWithin(5*testenv.Patience, session, "the end of the hunt", func(e []map[string]any) bool {
+		return testenv.StopReason(e) == "end_turn"
+	})
 	checkLog(t, events)
 	var texts []string
 	for _, e := range testenv.Of(events, "user.tool_result") {

@@ -123,7 +123,7 @@ func TestMemoryAsTheOfficialWorker(t *testing.T) {
 func TestMemoryOfAReplacedWorker(t *testing.T) {
 	t.Parallel()
 	p := newMemoryPlay(t, "/mnt/memory/notes")
-	p.plane.SetTTL(8 * time.Second) // when the next worker can go on
+	p.plane.SetTTL(16 * time.Second) // at whose half the next worker goes on
 	p.plane.Inject(workertest.Fault{Route: workertest.ListMemories, Times: 1, Delay: time.Hour})
 	state := t.TempDir()
 	first := p.worker(t, state)
@@ -148,7 +148,7 @@ func TestMemoryOfAReplacedWorker(t *testing.T) {
 func TestMemoryOfAKilledWorker(t *testing.T) {
 	t.Parallel()
 	p := newMemoryPlay(t, "/mnt/memory/notes")
-	p.plane.SetTTL(8 * time.Second) // when the next worker can go on
+	p.plane.SetTTL(16 * time.Second) // at whose half the next worker goes on
 	state := t.TempDir()
 	first := p.worker(t, state)
 	p.meddle(t)

@@ -190,7 +190,7 @@ func TestOfficialFlagsAndVariables(t *testing.T) {
 // stop.
 func TestMaxIdleZeroIsForEver(t *testing.T) {
 	c := offer(t, false, false)
-	c.plane.SetTTL(2 * time.Second)
+	c.plane.SetTTL(10 * time.Second) // a beat every 5 s
 	var env []string
 	for _, name := range required["poll"] {
 		env = append(env, name+"="+c.is[name])
@@ -198,7 +198,7 @@ func TestMaxIdleZeroIsForEver(t *testing.T) {
 	p := testenv.Run(t, env, "worker", "poll", "--state-dir", filepath.Join(c.dir, "state"), "--sandbox", "process", "--max-idle", "0")
 	c.plane.Wait(t, "the turn's end", testenv.Patience, c.session.Done)
 	beats := len(c.plane.Requests(workertest.Beat))
-	c.plane.Wait(t, "beats after it", testenv.Patience, func() bool { return len(c.plane.Requests(workertest.Beat)) > beats+1 })
+	c.plane.Wait(t, "a beat after it", testenv.Patience, func() bool { return len(c.plane.Requests(workertest.Beat)) > beats })
 	if len(c.plane.Requests(workertest.Stop)) > 0 {
 		t.Error("the session was let go")
 	}

@@ -69,16 +69,16 @@ func TestWorkerKilledAtEachStep(t *testing.T) {
 	}
 	// Most of it is waiting for leases to lapse: all at once.
 	for _, k := range all {
-		lasts := "0.5"
-		if k.step == amidCall { // it is to run still when its turn to be killed comes
-			lasts = "8"
+		lasts := "sleep 0.5"
+		if k.step == amidCall {
+			lasts = "until [ -e gate ]; do sleep 0.05; done"
 		}
 		if k.pooled {
 			k.doomed = k.start(k.hosts[0], k.step)
 			k.ready(t)
 		}
 		k.session = k.w.Session(agent, testenv.Script(
-			testenv.Say("first", testenv.Bash("echo 1 >> ran; touch at; sleep "+lasts+"; echo one")),
+			testenv.Say("first", testenv.Bash("echo 1 >> ran; touch at; "+lasts+"; echo one")),
 			testenv.Say("second", testenv.Bash("echo 2 >> ran; echo two")), testenv.Say("done")))
 		if !k.pooled {
 			k.doomed = k.start(k.hosts[0], k.step)
@@ -154,6 +154,9 @@ func (k *killing) await(t *testing.T) {
 			t.Errorf("%s: the session's sandbox bears %q, %v", k.name(), rec.Label, err)
 		}
 		k.doomed.Kill()
+		if err := os.WriteFile(filepath.Join(k.workspace(k.hosts[0]), "gate"), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
 	}
 	select {
 	case <-k.doomed.Done():

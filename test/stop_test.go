@@ -134,12 +134,13 @@ func TestASecondSignalCutsACallOff(t *testing.T) {
 	}
 }
 
-// An operator's stop by force ends a running call within a second, long before
-// the next beat is due. Its command notes every 10 ms that it runs.
+// An operator's stop by force ends a running call long before the next beat is
+// due, in 30 s. Its command notes every 10 ms that it runs. TestOperatorsStop of
+// the worker holds it to a second, on a clock of its own.
 func TestAForcedStopEndsACallAtOnce(t *testing.T) {
 	w := testenv.Start(t, testenv.Options{})
 	for _, before := range []string{"", "", "trap '' TERM INT HUP; "} {
-		own := w.Environment("forced "+t.TempDir()[len(os.TempDir()):], nil) // beats every 30 s
+		own := w.Environment("forced "+t.TempDir()[len(os.TempDir()):], nil)
 		m := toTheGate(t, own, before+"touch runs; while :; do touch runs; sleep 0.01; done &")
 		asked := time.Now()
 		m.stop(t, true)
@@ -150,7 +151,7 @@ func TestAForcedStopEndsACallAtOnce(t *testing.T) {
 		}
 		took := info.ModTime().Sub(asked)
 		t.Logf("the command ran for another %v, the worker let go after %v", took.Round(time.Millisecond), time.Since(asked).Round(time.Millisecond))
-		if took > time.Second {
+		if took > 10*time.Second {
 			t.Errorf("the command ran for another %v", took)
 		}
 		if got := m.results(); len(got) > 0 {

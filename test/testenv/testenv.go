@@ -82,6 +82,7 @@ type World struct {
 	opts Options
 	dir  string
 	db   string
+	addr string
 
 	Server        *Process
 	BaseURL       string
@@ -93,7 +94,7 @@ type World struct {
 // Start starts a world and stops it with the test.
 func Start(t testing.TB, o Options) *World {
 	t.Helper()
-	w := &World{t: t, opts: o, dir: t.TempDir()}
+	w := &World{t: t, opts: o, dir: t.TempDir(), addr: address(t)}
 	if o.Postgres {
 		w.db = pgtest.Database(t)
 	}
@@ -108,11 +109,7 @@ func (w *World) Dir() string { return w.dir }
 // when not "", arms a crash point.
 func (w *World) Serve(crash string) {
 	w.t.Helper()
-	addr := "127.0.0.1:0"
-	if w.BaseURL != "" {
-		addr = strings.TrimPrefix(w.BaseURL, "http://")
-	}
-	args := []string{"dev", "--json", "--addr", addr, "--data-dir", w.dir}
+	args := []string{"dev", "--json", "--addr", w.addr, "--data-dir", w.dir}
 	if w.db != "" {
 		args = append(args, "--database", w.db)
 	}
@@ -135,7 +132,7 @@ func (w *World) Serve(crash string) {
 	if err := json.Unmarshal([]byte(line), &ready); err != nil || ready.BaseURL == "" {
 		w.t.Fatalf("berth dev: no ready line but %q (%v)\n%s", line, err, w.Server.Log())
 	}
-	w.BaseURL = ready.BaseURL
+	w.BaseURL, w.addr = ready.BaseURL, strings.TrimPrefix(ready.BaseURL, "http://")
 	switch {
 	case !w.opts.Serve:
 		w.APIKey, w.EnvironmentID, w.EnvKey = ready.APIKey, ready.EnvironmentID, ready.EnvironmentKey
