@@ -132,6 +132,13 @@ func TestEventsThroughTheSDK(t *testing.T) {
 			t.Errorf("event type %s has no fixture", name)
 		}
 	}
+	metAll(t, met)
+	compareFile(t, "events.sse", stream.Bytes())
+}
+
+// metAll looks for variants of the SDK's unions that no fixture was.
+func metAll(t *testing.T, met map[reflect.Type]map[reflect.Type]bool) {
+	t.Helper()
 	for union, variants := range met {
 		if ofAgents.MatchString(union.Name()) {
 			continue
@@ -142,7 +149,31 @@ func TestEventsThroughTheSDK(t *testing.T) {
 			}
 		}
 	}
-	compareFile(t, "events.sse", stream.Bytes())
+}
+
+// Every type of error is read by the SDK, those that it has no name for, too.
+func TestErrorsThroughTheSDK(t *testing.T) {
+	nameless := []ErrorType{ErrConflict, ErrRequestTooLarge, ErrMemoryPrecondition, ErrMemoryPathConflict}
+	met := map[reflect.Type]map[reflect.Type]bool{}
+	for _, kind := range append([]ErrorType{ErrInvalidRequest, ErrAuthentication, ErrBilling, ErrPermission, ErrNotFound, ErrRateLimit, ErrAPI, ErrTimeout, ErrOverloaded}, nameless...) {
+		want := ErrorResponse{Type: "error", RequestID: "req_01a", Error: ErrorBody{Type: kind, Message: "m", Details: map[string]any{"field": "name"}}}
+		text, err := json.Marshal(want)
+		if err != nil {
+			t.Fatal(err)
+		}
+		roundTrip(t, text, want)
+		var sdk anthropic.ErrorResponse
+		if err := json.Unmarshal(text, &sdk); err != nil {
+			t.Fatalf("the SDK refuses %s: %v", text, err)
+		}
+		if sdk.Error.Type != string(kind) || sdk.Error.Message != "m" || sdk.RequestID != "req_01a" {
+			t.Errorf("the SDK read %s as %+v", text, sdk)
+		}
+		if !slices.Contains(nameless, kind) {
+			oracle{t, nil, []string{"details"}, met}.check("", reflect.ValueOf(sdk))
+		}
+	}
+	metAll(t, met)
 }
 
 // ofAgents are the unions within an agent's snapshot, and the retry status, which
