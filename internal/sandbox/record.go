@@ -87,8 +87,8 @@ func ReadRecord(dir string) (Record, error) {
 	}
 	if rec.SessionID == "" && !nobodys(filepath.Base(dir)) {
 		rec.Spec.Dir, rec.Spec.Tree = dir, filepath.Join(dir, "tree")
-		session, since, err := readMark(dir)
-		if err == nil {
+		session, _ := readMark(dir) // the folder may say it
+		if since, err := Taken(dir); err == nil {
 			rec.StartedAt = since
 		}
 		rec.SessionID = whose(dir, session)

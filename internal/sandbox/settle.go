@@ -20,14 +20,10 @@ func markUnsettled(dir, session string) error {
 	return replaceFile(filepath.Join(dir, unsettledName), []byte(session))
 }
 
-// readMark gives the session that the mark names, and since when;
-// fs.ErrNotExist without a mark.
-func readMark(dir string) (session string, since time.Time, err error) {
+// readMark gives the session that the mark names; fs.ErrNotExist without a mark.
+func readMark(dir string) (session string, err error) {
 	text, err := os.ReadFile(filepath.Join(dir, unsettledName))
-	if err == nil {
-		since, err = Taken(dir)
-	}
-	return string(text), since, err
+	return string(text), err
 }
 
 // Taken is since when the sandbox in a folder is a session's, as ReadRecord gives
@@ -54,7 +50,7 @@ func (k *Keeper) settle(ctx context.Context, dir string) error {
 			k.log.Warn("a session's disk stays mounted", "dir", dir, "err", err)
 		}
 	}()
-	session, _, err := readMark(dir)
+	session, err := readMark(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
