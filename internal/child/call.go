@@ -116,34 +116,53 @@ func (a *agent) readReport() error {
 		return nil
 	}
 	a.report = append(a.report, said...)
-	// The report is a mark, "CODE NONCE" and a new line.
-	at := bytes.Index(a.report, []byte(" "+c.nonce+"\n"))
-	if at < 0 {
-		if len(a.report) > 64<<10 { // somebody else writes there
-			a.report = append(a.report[:0], a.report[len(a.report)-1024:]...)
-		}
-		return nil
-	}
-	from := bytes.LastIndexByte(a.report[:at], reportByte[0]) + 1
-	word, said := string(a.report[from:at]), a.report[:max(from-1, 0)]
-	a.report = append([]byte(nil), a.report[at+len(c.nonce)+2:]...)
-	if c.checking {
-		c.checking = false
-		if why := unfinished(said); why != "" {
-			c.got.write([]byte(why))
-			a.finish("incomplete", 0)
+	for {
+		// The report is a mark and "CODE NONCE".
+		at := bytes.Index(a.report, []byte(" "+nonce))
+		if at < 0 {
+			if len(a.report) > 64<<10 { // somebody else writes there
+				a.report = append(a.report[:0], a.report[len(a.report)-1024:]...)
+			}
 			return nil
 		}
-		return a.evaluate()
+		from := bytes.LastIndexByte(a.report[:at], reportByte[0]) + 1
+		word, said := string(a.report[from:at]), a.report[:max(from-1, 0)]
+		a.report = append([]byte(nil), a.report[at+len(nonce)+1:]...)
+		if c.checking {
+			return a.looked(said)
+		}
+		if code, err := strconv.Atoi(word); err == nil { // else bash shows what it reads
+			a.ended(code)
+			return nil
+		}
 	}
-	code, err := strconv.Atoi(word)
-	if err != nil {
+}
+
+// looked goes on with a command that bash has looked at.
+func (a *agent) looked(said []byte) (err error) {
+	c := a.call
+	c.checking = false
+	if why := unfinished(said); why != "" {
+		c.got.write([]byte(why))
+		a.finish("incomplete", 0)
 		return nil
 	}
+	if c.nonce, err = a.nonce(); err != nil { // the last one may come once more
+		return err
+	}
+	return a.evaluate()
+}
+
+// ended takes the report that the running command has ended.
+func (a *agent) ended(code int) {
 	a.settle()
 	a.readRest()
+	if code == 1 && a.call.got.total == 0 && cramped(a.shell.pid) { // then it may not have begun
+		a.call.got.write([]byte("bash: the shell may open too few files (ulimit -n) to run commands\n"))
+		kill(a.shell.pid)
+		return
+	}
 	a.finish("exited", code)
-	return nil
 }
 
 // unfinished gives bash's own words when it missed the end of something, ""

@@ -73,9 +73,11 @@ func (k *keeps) close() {
 }
 
 // reportOf makes a file, by a redirection of nothing. What follows is a
-// redirection, too: between the two no trap can start anything.
-func (k *keeps) reportOf(status, nonce string) string {
-	return "3>|" + quote(k.dir+endedDir+"/") + `"` + status + ` $- ` + nonce + `" `
+// redirection, too: between the two no trap can start anything. Without the file
+// nobody would end the waiting.
+func (k *keeps) reportOf(status, nonce, wait string) string {
+	path := quote(quote(k.dir+endedDir+"/")) + `'"'"` + status + ` $-"` + quote(" "+nonce+`"`)
+	return "'3>|'" + path + quote(" "+wait+" || [[ ! -e ") + path + quote(" ]] || "+again(wait, nonce))
 }
 
 // reports looks for the report with a nonce and gives it as a report FIFO would.

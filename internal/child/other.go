@@ -91,15 +91,15 @@ func (a *agent) pause(now time.Time) error {
 	return err
 }
 
-func (s *shell) keep() (int, error)                   { return -1, errLinux }
-func (k *keeps) close()                               {}
-func (k *keeps) reportOf(status, nonce string) string { return "" }
-func (k *keeps) reports([]byte, string) []byte        { return nil }
-func (k *keeps) tidy()                                {}
-func (k *keeps) loud() bool                           { return false }
-func (k *keeps) heed(string)                          {}
-func (k *keeps) still(*shell, bool) bool              { return false }
-func (a *agent) lonely() bool                         { return false }
+func (s *shell) keep() (int, error)             { return -1, errLinux }
+func (k *keeps) close()                         {}
+func (k *keeps) reportOf(_, _, _ string) string { return "" }
+func (k *keeps) reports([]byte, string) []byte  { return nil }
+func (k *keeps) tidy()                          {}
+func (k *keeps) loud() bool                     { return false }
+func (k *keeps) heed(string)                    {}
+func (k *keeps) still(*shell, bool) bool        { return false }
+func (a *agent) lonely() bool                   { return false }
 
 func (f *forwarder) is(int) bool    { return false }
 func (f *forwarder) ended(int)      {}
@@ -144,6 +144,8 @@ func keepFrom(first int) {
 func neighbour(int) bool { return false }
 
 func bindShell(int, int) error { return nil }
+
+func cramped(int) bool { return false }
 
 func spawn() int { return 1 }
 

@@ -50,7 +50,8 @@ func (a *agent) freshShell() error {
 }
 
 // reap collects every child that has ended. When the shell is among them, the
-// running command ended it.
+// running command ended it. A shell that is stopped goes on: nobody else would
+// see to that.
 func (a *agent) reap() error {
 	var junk [64]byte
 	for {
@@ -60,12 +61,18 @@ func (a *agent) reap() error {
 	}
 	for {
 		var ws unix.WaitStatus
-		pid, err := unix.Wait4(-1, &ws, unix.WNOHANG, nil)
+		pid, err := unix.Wait4(-1, &ws, unix.WNOHANG|unix.WUNTRACED, nil)
 		if err == unix.EINTR {
 			continue
 		}
 		if pid <= 0 {
 			return nil
+		}
+		if ws.Stopped() {
+			if pid == a.shell.pid {
+				_ = unix.Kill(pid, unix.SIGCONT)
+			}
+			continue
 		}
 		a.collected(pid, ws)
 		if pid != a.shell.pid {

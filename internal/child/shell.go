@@ -28,7 +28,7 @@ type shell struct {
 	gone   int64  // up to where the script has been thrown away
 	waits  int    // at which of its two FIFOs bash waits, having done all of the script
 	awake  int    // that one, open to let bash go on, or -1
-	line   string // the last that reports and waits
+	nonce  string // of the last report
 	report int    // the report FIFO; where bash keeps its output, a file for what is wrong with a text
 	text   int    // the file that a long text is put in
 	out    [outputs]output
@@ -136,17 +136,20 @@ var errCrowded = errors.New("start bash: there are too many processes")
 // preamble is what bash does first: it begins with what makes the script as
 // long as a block, and ends with waiting. No command can change where.
 func (s *shell) preamble(workdir string) string {
-	return "#" + strings.Repeat(" ", blockSize) + "\nbuiltin cd -- " + quote(workdir) + " || builtin cd /; builtin unset OLDPWD; builtin export PS1= PS2=; " + s.await(s.waits)
+	return "#" + strings.Repeat(" ", blockSize) + "\nbuiltin cd -- " + quote(workdir) + " || builtin cd /; builtin unset OLDPWD; builtin export PS1= PS2=; " + s.await(s.waits) + " || " + again(s.await(s.waits), "") + "\n"
 }
 
 // await has bash wait for the next part of the script. It stands on the line
 // that reports: all of the script has been read by then. To open a FIFO takes
 // until somebody has its other end, and is two calls. There are two FIFOs, in
-// turns, so that the one waited at is never still open from the last time. A
-// job that ends tears some bash out of it.
-func (s *shell) await(at int) string {
-	wait := "4<" + quote(s.wakePath(at))
-	return wait + " || " + wait + " || " + wait + "\n"
+// turns, so that the one waited at is never still open from the last time.
+func (s *shell) await(at int) string { return "4<" + quote(s.wakePath(at)) }
+
+// again waits once more: a job that ends tears some bash out of it. One that
+// cannot wait ends, by asking for what nobody can have set, and does nothing
+// unbidden.
+func again(wait, nonce string) string {
+	return wait + " || " + wait + ` || 4<"${b` + nonce + `?}"`
 }
 
 func (s *shell) wakePath(at int) string { return s.dir + "/wake" + strconv.Itoa(at) }
@@ -247,6 +250,11 @@ const (
 
 // say has bash, which waits, do more script: lines, and then a report. That
 // stands on a line of its own: some errors end the line they are on.
+//
+// A session can make a function or an alias of every name, so the lines use but
+// one, eval, quoted as no alias is found, and that reports and waits, too: a bash
+// whose eval is something else, or that may not write where it reports, reads on
+// to the script's end and has ended.
 func (s *shell) say(lines, status, nonce string) error {
 	if s.end-s.gone > maxScript {
 		if err := unix.Ftruncate(s.script, 0); err != nil { // it goes on behind a hole
@@ -254,30 +262,39 @@ func (s *shell) say(lines, status, nonce string) error {
 		}
 		s.gone = s.end
 	}
-	s.tidy()
-	s.line = s.reportOf(status, nonce) + s.await(1-s.waits)
-	if err := s.append(lines + s.line); err != nil {
+	s.nonce = nonce
+	if err := s.append(lines + `\eval ` + s.reportOf(status, nonce, s.await(1-s.waits)) + "\n"); err != nil {
 		return err
 	}
+	s.tidy() // a bash torn out of waiting finds more to do where the last report is gone
 	return s.wake()
 }
 
 // unechoed is output without the line that reports, which bash shows at its end
-// where a command has told it to show what it reads.
+// where a command has told it to show what it reads or does.
 func (s *shell) unechoed(out []byte) []byte {
 	if s.keeps == nil || !s.keeps.loud() {
 		return out
 	}
-	return bytes.TrimSuffix(out, []byte(s.line))
+	at := bytes.Index(out, []byte(s.nonce))
+	if at < 0 {
+		return out
+	}
+	return out[:bytes.LastIndexByte(out[:at], '\n')+1]
 }
 
-// reportOf is what a report is made with.
-func (s *shell) reportOf(status, nonce string) string {
+// reportOf is what reports and then waits: bash says of an expression that is
+// none what it is.
+func (s *shell) reportOf(status, nonce, wait string) string {
 	if s.keeps != nil {
-		return s.keeps.reportOf(status, nonce)
+		return s.keeps.reportOf(status, nonce, wait)
 	}
-	return `builtin printf '\037%s %s\n' ` + status + " " + nonce + " >|" + quote(s.dir+"/report") + "; "
+	return quote("(("+reportByte+status+" "+nonce+")) || "+wait+" || "+again(wait, nonce)) + " 2>|" + quote(s.dir+"/report")
 }
+
+// lineNumber has bash count the line after the next line end as so many, in a
+// redirection of nothing: an assignment is undone where it stands.
+func lineNumber(n int) string { return "((1)) <&$((LINENO=" + strconv.Itoa(n-1) + ",0))\n" }
 
 // warm has a bash to which calls are dear do once what each command asks of it:
 // that a session's first command finds done.
@@ -287,7 +304,7 @@ func (s *shell) warm(number func() (string, error)) error {
 	}
 	nonce, err := number()
 	if err == nil {
-		err = s.say("eval 'builtin echo' >/dev/null\n", "$?", nonce)
+		err = s.say(`\eval '((1))' </dev/null`+"\n", "$?", nonce)
 	}
 	if err == nil && wait(s.bell(), warmTime) == nil {
 		s.reports(make([]byte, 4<<10), nonce)
@@ -319,47 +336,52 @@ func (s *shell) reports(buf []byte, nonce string) []byte {
 	return append(buf[:max(n, 0):max(n, 0)], made...)
 }
 
-// word gives a text as a word for bash, and what bash has to do before it is
-// one: a long one goes through a file, up to a NUL.
-func (s *shell) word(text string) (word, before string, err error) {
+// word gives a text as a word for bash, and how many lines the word has more
+// than one: a long one goes through a file.
+func (s *shell) word(text string) (word string, more int, err error) {
 	if len(text) <= maxWord {
-		return quote(text), "", nil
+		return quote(text), strings.Count(text, "\n"), nil
 	}
 	if err := unix.Ftruncate(s.text, 0); err != nil {
-		return "", "", fail("write the command", err)
+		return "", 0, fail("write the command", err)
 	}
 	if _, err := unix.Seek(s.text, 0, io.SeekStart); err != nil {
-		return "", "", fail("write the command", err)
+		return "", 0, fail("write the command", err)
 	}
-	return `"$__berth"`, "builtin unset -v __berth; IFS= builtin read -rd '' __berth <" + quote(s.dir+"/text") + "\n", write(s.text, text+"\x00")
+	return `"$(<` + quote(s.dir+"/text") + `)"`, 0, write(s.text, text)
 }
 
 // check asks bash whether a text is a whole command, without running it. What
-// bash finds wrong comes before the report.
+// bash finds wrong comes before the report. It must not run what it reads, so a
+// process of its own first forgets functions by the names that it uses, as it can
+// by POSIX's rules, and goes back to its own, with the options it had.
 func (s *shell) check(text, nonce string) error {
-	word, before, err := s.word(text)
+	word, more, err := s.word(text)
 	if err != nil {
 		return err
 	}
-	return s.say(before+"(LC_ALL=C; builtin eval \"set -n\n\""+word+") </dev/null 2>|"+quote(s.dir+"/report")+" || builtin :\n", checked, nonce)
+	return s.say(lineNumber(-1-more)+`(LC_ALL=C IFS=: __=$BASHOPTS POSIXLY_CORRECT=; \unset -f unset eval set shopt exit || \exit; \unset -v POSIXLY_CORRECT; \shopt -s $__; \eval "\set -n`+"\n"+`"`+word+
+		`) </dev/null 2>|`+quote(s.dir+"/report")+" || ((1))\n", checked, nonce)
 }
 
 // run has bash evaluate a text, with its output to the FIFO of the output taken
 // last. The redirection stands at the top level, where a trap at the shell's
 // exit still has it.
 func (s *shell) run(text, nonce string) error {
-	word, before, err := s.word(text)
+	word, more, err := s.word(text)
 	if err != nil {
 		return err
 	}
-	out := ">|" + quote(s.dir+"/out") + " 2>&1\n"
+	to := " </dev/null >|" + quote(s.dir+"/out") + " 2>&1\n"
+	keep := ""
 	switch {
-	case s.keeps == nil || s.keeps.out < 0:
-		return s.say("exec </dev/null\n"+before+"eval "+word+out, "$?", nonce)
+	case s.keeps == nil || !s.keeps.has && s.keeps.out < 0:
 	case s.keeps.has:
-		return s.say(before+"eval "+word+"\n", "$?", nonce)
+		to = "\n"
+	default:
+		keep = `\exec` + to
 	}
-	return s.say("exec </dev/null "+out+before+"eval "+word+"\n", "$?", nonce)
+	return s.say(keep+lineNumber(1-more)+`\eval `+word+to, "$?", nonce)
 }
 
 // takeOutput gives the FIFO for a command's output: the one that bash has
@@ -368,7 +390,7 @@ func (s *shell) run(text, nonce string) error {
 func (s *shell) takeOutput(turn int, lonely bool, buf []byte) (out int, err error) {
 	k := s.keeps
 	if k == nil {
-		if out = s.again(buf); out >= 0 {
+		if out = s.reuse(buf); out >= 0 {
 			return out, nil
 		}
 		return s.newOutput(turn)
@@ -384,17 +406,17 @@ func (s *shell) takeOutput(turn int, lonely bool, buf []byte) (out int, err erro
 		return k.out, nil
 	}
 	out, err = s.newOutput(turn)
-	if k.out = out; k.loud() {
+	if k.out = out; k.loud() || !lonely {
 		k.out = -1
 	}
 	return out, err
 }
 
-// again gives the spare output to a command, unless it is not spare any more or
+// reuse gives the spare output to a command, unless it is not spare any more or
 // what has its name is another file by now. A FIFO that has had a writer is at its
 // end until the next one comes: that bash does not have it yet would look as if
 // nobody had it any more.
-func (s *shell) again(buf []byte) int {
+func (s *shell) reuse(buf []byte) int {
 	i := s.spare
 	if s.spare = -1; i < 0 {
 		return -1

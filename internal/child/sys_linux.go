@@ -97,3 +97,11 @@ func bindShell(pid, openFiles int) error {
 	most := min(uint64(openFiles), now.Max)
 	return fail("limit descriptors", unix.Prlimit(pid, unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: min(most, max(now.Cur, 1024)), Max: most}, nil))
 }
+
+// cramped says of a shell that it may open fewer files than our redirections
+// take.
+func cramped(pid int) bool {
+	const enough = 24
+	var now unix.Rlimit
+	return unix.Prlimit(pid, unix.RLIMIT_NOFILE, nil, &now) == nil && now.Cur < enough
+}

@@ -27,6 +27,7 @@ func Run(t *testing.T, driver func() sandbox.Driver) {
 	}
 	t.Run("shell", func(t *testing.T) { testShell(t, d) })
 	t.Run("ends", func(t *testing.T) { testEnds(t, d) })
+	t.Run("a shell turned against us", func(t *testing.T) { testTurned(t, d) })
 	t.Run("life", func(t *testing.T) { testLife(t, driver) })
 	t.Run("programs", func(t *testing.T) { testPrograms(t, d, driver) })
 	t.Run("parts", func(t *testing.T) { testParts(t, driver) })

@@ -46,6 +46,9 @@ func testShell(t *testing.T, d sandbox.Driver) {
 		{"a division by zero ends its line only", "echo $((1/0)) 2>/dev/null; echo not\n", "", 1},
 		{"no job control noise", "sleep 0 & wait; echo ok", "ok\n", 0},
 		{"the name and the flags", "echo $0", "bash\n", 0},
+		{"its lines", "no-such-a\n\n no-such-b\necho $LINENO", "bash: line 1: no-such-a: command not found\nbash: line 3: no-such-b: command not found\n4\n", 0},
+		{"its lines, looked at before", "(no-such-a)\necho '\n' $LINENO", "bash: line 1: no-such-a: command not found\n\n 3\n", 0},
+		{"its lines, where it is long", ": " + strings.Repeat("x", 40<<10) + "\n: '\n'\nno-such-a", "bash: line 4: no-such-a: command not found\n", 127},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := w.with(t)
@@ -85,7 +88,7 @@ func testShell(t *testing.T, d sandbox.Driver) {
 			if r.End != toolset.Incomplete {
 				t.Errorf("%q: %s %q", text, r.End, Output(r))
 			}
-			if len(r.Head) == 0 || strings.Contains(string(r.Head), "__berth") {
+			if !strings.Contains(string(r.Head), "line 2: ") && !strings.Contains(string(r.Head), "line 3: ") || strings.Contains(string(r.Head), "__berth") {
 				t.Errorf("%q: said %q", text, r.Head)
 			}
 		}
