@@ -12,7 +12,6 @@ import (
 
 	"github.com/berthdev/berth/internal/config"
 	"github.com/berthdev/berth/internal/sandbox"
-	"github.com/berthdev/berth/internal/sandbox/agent"
 	"github.com/berthdev/berth/internal/sandbox/tree"
 	"github.com/berthdev/berth/internal/stage"
 	"github.com/berthdev/berth/worker"
@@ -51,7 +50,7 @@ func setWorkdir(ctx context.Context, c config.Engine, spec *sandbox.Spec, d sand
 	why := errors.New("--sandbox " + d.Name() + " has no views of a directory for this user")
 	if d.Capabilities().View {
 		trial := sandbox.Spec{Dir: boxes, Workdir: dir, View: dir}
-		if why = agent.TryWith(ctx, d, trial); why == nil {
+		if why = sandbox.Try(ctx, d, trial); why == nil {
 			spec.View = dir
 			return "", nil
 		}

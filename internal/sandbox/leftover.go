@@ -147,7 +147,7 @@ func abandon(ctx context.Context, folder string, drivers []Driver) error {
 			return err
 		}
 	}
-	if nobodys(filepath.Base(folder)) {
+	if name := filepath.Base(folder); nobodys(name) || strings.HasPrefix(name, trialPrefix) {
 		return removeAll(folder)
 	}
 	return nil

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
@@ -25,11 +24,7 @@ func dockerBoxes(ctx context.Context) (*boxes, string, error) {
 	if err != nil {
 		return nil, "", err
 	}
-	dir, err := os.MkdirTemp("", "berth-bench-docker-")
-	if err != nil {
-		return nil, "", err
-	}
-	b, err := boxesOf(func(p *agent.Program) sandbox.Driver {
+	b, err := boxesOf(func(p *agent.Program, dir string) sandbox.Driver {
 		return docker.New(docker.Config{Host: host, Program: p, Dir: dir})
 	})
 	if err != nil {

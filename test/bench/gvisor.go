@@ -17,7 +17,7 @@ import (
 )
 
 func gvisorBoxes(ctx context.Context) (*boxes, error) {
-	b, err := boxesOf(func(p *agent.Program) sandbox.Driver {
+	b, err := boxesOf(func(p *agent.Program, _ string) sandbox.Driver {
 		return gvisor.New(gvisor.Config{Runsc: "bin/runsc", Program: p})
 	})
 	if err != nil {

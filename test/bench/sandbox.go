@@ -31,10 +31,11 @@ type boxes struct {
 }
 
 func newBoxes() (*boxes, error) {
-	return boxesOf(func(p *agent.Program) sandbox.Driver { return namespaces.New(namespaces.Config{Program: p}) })
+	return boxesOf(func(p *agent.Program, _ string) sandbox.Driver { return namespaces.New(namespaces.Config{Program: p}) })
 }
 
-func boxesOf(driver func(*agent.Program) sandbox.Driver) (*boxes, error) {
+// boxesOf gives the driver a directory of its own.
+func boxesOf(driver func(p *agent.Program, dir string) sandbox.Driver) (*boxes, error) {
 	program, err := agent.Open("bin/berth-agent")
 	if err != nil {
 		return nil, fmt.Errorf("%w (run make build)", err)
@@ -43,7 +44,7 @@ func boxesOf(driver func(*agent.Program) sandbox.Driver) (*boxes, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &boxes{dir: dir, driver: driver(program)}, nil
+	return &boxes{dir: dir, driver: driver(program, filepath.Join(dir, "driver"))}, nil
 }
 
 func (b *boxes) close() { os.RemoveAll(b.dir) }

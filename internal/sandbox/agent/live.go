@@ -335,7 +335,11 @@ func (l *Live) connect(within time.Duration) (*conn, error) {
 	}
 	c, err := dial(l.dir)
 	if err == nil {
-		if _, err = ready(c, within); err != nil {
+		// One that was never booted ends at what is no Boot.
+		if err = (&conn{c: c}).send(agentwire.KindPing, nil); err == nil {
+			_, err = ready(c, within)
+		}
+		if err != nil {
 			c.Close()
 		}
 	}

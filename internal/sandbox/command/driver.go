@@ -57,7 +57,7 @@ func (d *Driver) Probe(ctx context.Context) sandbox.Probe {
 	if d.probed {
 		return sandbox.Probe{OK: true}
 	}
-	if err := agent.Try(ctx, d); err != nil {
+	if err := sandbox.Try(ctx, d, sandbox.Spec{}); err != nil {
 		why, _, _ := strings.Cut(err.Error(), "\n")
 		return sandbox.Probe{Reason: why, Cure: "try the command by hand: its standard input and output must be those of a shell, with bash beside it"}
 	}

@@ -92,7 +92,7 @@ func (d *Driver) Probe(ctx context.Context) sandbox.Probe {
 	if probed {
 		return p
 	}
-	if err := agent.TryWith(ctx, d, sandbox.Spec{Image: d.cfg.Image}); err != nil {
+	if err := sandbox.Try(ctx, d, sandbox.Spec{Image: d.cfg.Image}); err != nil {
 		p.OK = false
 		p.Reason, p.Cure = reason(err)
 		return p

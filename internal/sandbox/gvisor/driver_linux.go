@@ -97,7 +97,7 @@ func (d *Driver) Probe(ctx context.Context) sandbox.Probe {
 	if d.probed {
 		return p
 	}
-	if err := agent.Try(ctx, d); err != nil {
+	if err := sandbox.Try(ctx, d, sandbox.Spec{}); err != nil {
 		return sandbox.Probe{Reason: "a sandbox cannot be made here: " + err.Error(), Version: version,
 			Cure: "inside a container, give it --privileged; else see what `" + d.runsc.path + " --network=none do true` says as root"}
 	}

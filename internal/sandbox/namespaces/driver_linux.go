@@ -98,7 +98,7 @@ func (d *Driver) Probe(ctx context.Context) sandbox.Probe {
 }
 
 func (d *Driver) try(ctx context.Context) error {
-	return agent.Try(ctx, d)
+	return sandbox.Try(ctx, d, sandbox.Spec{})
 }
 
 // cure is one line on how to make namespaces work.

@@ -73,7 +73,7 @@ func (d *Driver) tryMounts() bool {
 		return false
 	}
 	trial := &Driver{cfg: d.cfg, log: slog.New(slog.DiscardHandler), mounts: func() bool { return true }}
-	err := agent.Try(context.Background(), trial)
+	err := sandbox.Try(context.Background(), trial, sandbox.Spec{})
 	if err != nil {
 		d.log.Warn("the session's directories cannot be mounted at their names; bash finds them by BERTH_WORKSPACE, BERTH_OUTPUTS and BERTH_MEMORY", "err", err)
 	}
