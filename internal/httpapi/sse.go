@@ -68,7 +68,7 @@ func subscribe(c *call) (*events.Subscription, error) {
 		return nil, noSession(err, session)
 	}
 	if c.who.Kind == plane.CallerSessions {
-		c.s.cfg.Queue.MarkStreamed(c.ctx(), session)
+		c.s.cfg.Queue.MarkStreamed(session)
 	}
 	return sub, nil
 }

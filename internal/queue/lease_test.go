@@ -476,7 +476,7 @@ func TestOpenedStreamIsNotForgotten(t *testing.T) {
 		d, _ := w.held("w", s)
 		up := w.looks.Store
 		w.looks.Store = down{up}
-		w.q.MarkStreamed(w.Context(), s)
+		w.q.MarkStreamed(s)
 		w.q.writeMarks()
 		w.looks.Store = up
 		<-w.q.mark

@@ -178,7 +178,7 @@ func runModel(rt *rapid.T, w *world) {
 			w.delete(s)
 			sessions = slices.DeleteFunc(sessions, func(o string) bool { return o == s })
 		},
-		"streamed": func(*rapid.T) { w.q.MarkStreamed(w.Context(), pick()); w.q.writeMarks() },
+		"streamed": func(*rapid.T) { w.q.MarkStreamed(pick()); w.q.writeMarks() },
 		"time": func(*rapid.T) {
 			w.pass(rapid.SampledFrom([]time.Duration{time.Millisecond, time.Second, 6 * time.Second, 31 * time.Second, 2 * time.Minute}).Draw(rt, "time"))
 		},

@@ -320,7 +320,7 @@ func TestStartStop(t *testing.T) {
 		if got := w.next(out); got.work == nil || got.work.Data.ID != s {
 			t.Errorf("after the second start: %+v", got.work)
 		}
-		w.q.MarkStreamed(t.Context(), s)
+		w.q.MarkStreamed(s)
 		w.q.Stop()
 		if !w.live(s).Streamed {
 			t.Error("Stop lost a mark")

@@ -96,7 +96,7 @@ func (q *Queue) Stats(ctx context.Context, environment string) (stats api.WorkSt
 
 // MarkStreamed says that the session's holder opened its stream: calls may
 // begin from here. It returns at once; the store is told soon.
-func (q *Queue) MarkStreamed(_ context.Context, session string) {
+func (q *Queue) MarkStreamed(session string) {
 	q.mu.Lock()
 	q.streamed[session] = struct{}{}
 	q.mu.Unlock()

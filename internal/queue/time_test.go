@@ -266,7 +266,7 @@ func TestAPollPassesADeletedSession(t *testing.T) {
 		gone, lost := w.session(true), w.session(true)
 		for _, s := range []string{gone, lost} {
 			d := w.must("w1", s)
-			w.q.MarkStreamed(t.Context(), s)
+			w.q.MarkStreamed(s)
 			w.q.writeMarks()
 			if !w.item(d.ID).Streamed {
 				t.Fatal("not marked")
@@ -399,8 +399,8 @@ func TestPossiblyStarted(t *testing.T) {
 		if d.secret.PossiblyStarted == nil || len(d.secret.PossiblyStarted) > 0 {
 			t.Errorf("the holder never opened the stream, yet %v", d.secret.PossiblyStarted)
 		}
-		w.q.MarkStreamed(t.Context(), s)
-		w.q.MarkStreamed(t.Context(), "sesn_none")
+		w.q.MarkStreamed(s)
+		w.q.MarkStreamed("sesn_none")
 		w.q.writeMarks()
 		if !w.item(d.ID).Streamed {
 			t.Fatal("not marked")
@@ -432,7 +432,7 @@ func TestAHolderSaysWhatItHasBegun(t *testing.T) {
 	each(t, func(w *world) {
 		s := w.session(true)
 		d, _ := w.held("w1", s)
-		w.q.MarkStreamed(t.Context(), s)
+		w.q.MarkStreamed(s)
 		w.q.writeMarks()
 		w.tool(s, "sevt_1")
 		w.tool(s, "sevt_2")
@@ -447,7 +447,7 @@ func TestAHolderSaysWhatItHasBegun(t *testing.T) {
 		if !slices.Equal(d.secret.PossiblyStarted, []string{"sevt_1"}) {
 			t.Errorf("after the first stop: %v", d.secret.PossiblyStarted)
 		}
-		w.q.MarkStreamed(t.Context(), s)
+		w.q.MarkStreamed(s)
 		w.q.writeMarks()
 		stop(d.who) // what a former one began stays begun
 		w.none("two went in a row without a result")
@@ -457,7 +457,7 @@ func TestAHolderSaysWhatItHasBegun(t *testing.T) {
 			t.Errorf("after the second stop: %v", d.secret.PossiblyStarted)
 		}
 		w.ack(d)
-		w.q.MarkStreamed(t.Context(), s)
+		w.q.MarkStreamed(s)
 		w.q.writeMarks()
 		stop(envKey) // anybody's who has the key: no word of the holder's
 		w.clock.advance(41 * time.Second)
@@ -477,7 +477,7 @@ func TestWhatComesAfterAStopHasNotBegun(t *testing.T) {
 			each(t, func(w *world) {
 				s := w.session(true)
 				d, _ := w.held("w1", s)
-				w.q.MarkStreamed(t.Context(), s)
+				w.q.MarkStreamed(s)
 				w.q.writeMarks()
 				w.call(s, "sevt_1", plane.CallTool, plane.CallAsked)
 				stop(w, d)
@@ -499,7 +499,7 @@ func TestWhatComesAfterAStopHasNotBegun(t *testing.T) {
 	each(t, func(w *world) { // amid a model request
 		s := w.session(true)
 		d, _ := w.held("w1", s)
-		w.q.MarkStreamed(t.Context(), s)
+		w.q.MarkStreamed(s)
 		w.q.writeMarks()
 		w.stop(d.who, d.ID, true)
 		w.tool(s, "sevt_1")
