@@ -53,10 +53,11 @@ func (r *Runner) AcceptSend(ctx context.Context, session string, send Send) (api
 		if err != nil {
 			return err
 		}
-		if err := fenced(tx, send.Who); err != nil {
+		proven, err := fenced(tx, send.Who)
+		if err != nil {
 			return err
 		}
-		a = &accepting{change: r.change(tx, &s), resting: s.Turn == plane.TurnRest, room: room != nil, after: s.Pos}
+		a = &accepting{change: r.change(tx, &s), resting: s.Turn == plane.TurnRest, proven: proven, room: room != nil, after: s.Pos}
 		if known, err := a.sentBefore(send); known || err != nil {
 			return err
 		}
@@ -97,19 +98,20 @@ func (r *Runner) AcceptSend(ctx context.Context, session string, send Send) (api
 }
 
 // fenced refuses a sessions token whose delivery has ended. The session's
-// lock is held: a lapse, which takes it too, comes before or after.
-func fenced(tx store.Tx, who plane.Identity) error {
+// lock is held: a lapse, which takes it too, comes before or after. proven says
+// that the delivery has brought a result.
+func fenced(tx store.Tx, who plane.Identity) (proven bool, err error) {
 	if who.Kind != plane.CallerSessions {
-		return nil
+		return false, nil
 	}
 	w, err := tx.Work(who.WorkID)
 	if err != nil && plane.KindOf(err) != plane.NotFound {
-		return err
+		return false, err
 	}
 	if err != nil || w.TokenID != who.KeyID || w.TokenStanding(time.Now()) != plane.Live {
-		return plane.Errorf(plane.Unauthenticated, "the work item of this sessions token has ended or was given to another worker")
+		return false, plane.Errorf(plane.Unauthenticated, "the work item of this sessions token has ended or was given to another worker")
 	}
-	return nil
+	return w.Tries == 0, nil
 }
 
 // accepting is one request's events on their way into the log.
@@ -118,6 +120,7 @@ type accepting struct {
 	out     api.EventList
 	given   map[string]api.Event // events of this request by id
 	resting bool                 // no turn is under way: messages have their place at once
+	proven  bool                 // see fenced
 
 	started bool // a message begins a turn
 	answers bool // calls were answered or refused
@@ -295,7 +298,7 @@ func (a *accepting) result(at, id string, kind plane.CallKind, e api.Event, dige
 		}
 		return a.again(call.AnswerID)
 	}
-	if !a.results { // while nothing is written: to wait for the item undoes nobody else
+	if !a.results && !a.proven { // while nothing is written: to wait for the item undoes nobody else
 		if err := a.r.cfg.Queue.Progress(a.tx, a.s.ID); err != nil {
 			return err
 		}

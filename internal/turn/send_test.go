@@ -59,26 +59,35 @@ func TestASendWithAKeyHappensOnce(t *testing.T) {
 // nothing needs to be undone.
 func TestAResultWritesWhenAllIsLocked(t *testing.T) {
 	storetest.Each(t, func(t *testing.T, st store.Store) {
-		var written, locked int
-		w, s := staged(t, st, func(c *turn.Config) { c.Store = ordered{st, &written, &locked} })
+		var written, asked int
+		w, s := staged(t, st, func(c *turn.Config) { c.Store = ordered{st, &written, &asked} })
 		id := w.create(actor(), "hi")
-		s.next(t).say("", "bash")
-		call := w.open(id)
-		_, err := w.q.Poll(ctx(t), w.env, "", 0, 0)
+		s.next(t).say("", "bash", "bash")
+		calls := open(w.idle(id, api.StopRequiresAction))
+		work, err := w.q.Poll(ctx(t), w.env, "", 0, 0)
 		must(t, err)
-		written, locked = 0, 0
-		_, err = w.r.AcceptSend(ctx(t), id, turn.Send{Key: "k", Events: raws(result(call, "ok"))})
-		must(t, err)
-		if written == 0 || locked != 1 {
-			t.Errorf("%d writes; the item was locked %d times before them", written, locked)
+		who := plane.Identity{Kind: plane.CallerSessions, WorkID: work.ID}
+		must(t, st.View(ctx(t), func(r store.Reader) error {
+			it, err := r.Work(work.ID)
+			who.KeyID = it.TokenID
+			return err
+		}))
+		// A delivery is proven by its first result: the second needs no item.
+		for i, want := range []int{1, 0} {
+			written, asked = 0, 0
+			_, err = w.r.AcceptSend(ctx(t), id, turn.Send{Who: who, Key: calls[i], Events: raws(result(calls[i], "ok"))})
+			must(t, err)
+			if written == 0 || asked != want {
+				t.Errorf("result %d: %d writes; items were looked for %d times before them, want %d", i+1, written, asked, want)
+			}
 		}
 	})
 }
 
-// ordered counts what was written, and the items locked before that.
+// ordered counts what was written, and the live items asked for before that.
 type ordered struct {
 	store.Store
-	written, locked *int
+	written, asked *int
 }
 
 func (o ordered) Update(ctx context.Context, fn func(store.Tx) error) error {
@@ -90,11 +99,11 @@ type orderedTx struct {
 	ordered
 }
 
-func (o orderedTx) LockWork(id string) (plane.WorkItem, error) {
+func (o orderedTx) LiveWork(session string) (plane.WorkItem, error) {
 	if *o.written == 0 {
-		*o.locked++
+		*o.asked++
 	}
-	return o.Tx.LockWork(id)
+	return o.Tx.LiveWork(session)
 }
 
 func (o orderedTx) UpdateCall(c plane.Call) error { *o.written++; return o.Tx.UpdateCall(c) }
