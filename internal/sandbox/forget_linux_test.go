@@ -34,7 +34,7 @@ func TestWhatCannotBeForgotten(t *testing.T) {
 		if h.Close(t.Context(), true) == nil {
 			t.Error("what is mounted there counts as removed")
 		}
-		if err := unix.Unmount(at, 0); err != nil {
+		if err := unix.Unmount(at, unix.MNT_DETACH); err != nil {
 			t.Error(err)
 		}
 		if _, err := os.Stat(filepath.Join(other, "theirs")); err != nil {
