@@ -92,7 +92,7 @@ func testNoise(t *testing.T, d sandbox.Driver) {
 	} {
 		w.Want(text+"; (exit 3)", want, toolset.Exited, 3)
 	}
-	r := w.Do("head -c 100000000 /dev/zero; (exit 4)")
+	r := w.long("head -c 100000000 /dev/zero; (exit 4)")
 	if int64(len(r.Head)+len(r.Tail))+r.Dropped != 100_000_000 || len(r.Head)+len(r.Tail) > 1000 || r.ExitCode != 4 {
 		t.Errorf("100 MB of NULs: kept %d and %d, dropped %d, code %d", len(r.Head), len(r.Tail), r.Dropped, r.ExitCode)
 	}

@@ -73,7 +73,7 @@ func testDisk(t *testing.T, driver func() sandbox.Driver) {
 		"rm -r /workspace/many; mkdir /workspace/many && " + stuff("/workspace/many", 3900) + " | grep -q no-more",
 		`rm -r /workspace/many; perl -e 'chdir "/workspace"; for (1..100_000) { mkdir "d" or die "$!\n"; chdir "d" or die "$!\n" }'`,
 	} {
-		if out := w.Do("{ " + full + "; } 2>&1"); out.ExitCode == 0 || !strings.Contains(Output(out), "No space left") {
+		if out := w.long("{ " + full + "; } 2>&1"); out.ExitCode == 0 || !strings.Contains(Output(out), "No space left") {
 			t.Errorf("%q ended with %d: %q", full, out.ExitCode, Output(out))
 		}
 		w.Want("echo alive", "alive\n", toolset.Exited, 0)

@@ -42,7 +42,7 @@ func testFlood(t *testing.T, d sandbox.Driver) {
 	}
 	const size = 200_000_000
 	began := time.Now()
-	r = w.Do("yes 0123456789 | head -c " + strconv.Itoa(size) + "; printf END")
+	r = w.long("yes 0123456789 | head -c " + strconv.Itoa(size) + "; printf END")
 	took := time.Since(began)
 	if got := int64(len(r.Head)+len(r.Tail)) + r.Dropped; got != size+3 || !bytes.HasSuffix(r.Tail, []byte("END")) || !bytes.HasPrefix(r.Head, []byte("0123456789\n")) {
 		t.Errorf("of %d bytes %d are accounted for; head %.20q tail ends in %q", size+3, got, r.Head, r.Tail[len(r.Tail)-10:])

@@ -97,6 +97,12 @@ func (w *World) Do(text string) toolset.Result {
 	return w.Call(toolset.Command{Text: text})
 }
 
+// long is Do for what takes a while on a busy machine.
+func (w *World) long(text string) toolset.Result {
+	w.T.Helper()
+	return w.Call(toolset.Command{Text: text, Timeout: 10 * patience})
+}
+
 // Call runs a command; an error of the host fails the test.
 func (w *World) Call(c toolset.Command) toolset.Result {
 	w.T.Helper()
