@@ -113,12 +113,14 @@ func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (_ sandbox.Sandbo
 		return nil, err
 	}
 	undo.Add(func() error { return errors.Join(group.Kill(), group.Remove()) })
+	crash.At("process group")
 	p.boot.Renews = p.boot.Renews && !group.Dirs.None()
 	attr := attributes{user: d.cfg.User, mounts: d.mounts(), later: p.boot.Renews, group: group}
 	var rec sandbox.Record
 	live, err := agent.Start(ctx, agent.Launch{
 		Program: program, Dir: spec.Dir, Boot: p.boot, Sys: attr.sys(),
 		Started: func(proc *agent.Process) error {
+			crash.At("process agent")
 			rec, err = agent.NewRecord(Name, p.spec, handle{Handle: proc.Handle, Group: group.Dirs, User: d.cfg.User})
 			if err != nil {
 				return err
@@ -126,6 +128,7 @@ func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (_ sandbox.Sandbo
 			if err := sandbox.WriteRecord(rec); err != nil {
 				return err
 			}
+			crash.At("process handle")
 			return group.Enter(proc.Handle.PID)
 		},
 	})

@@ -23,6 +23,11 @@ func TestMain(m *testing.M) {
 
 func newDriver() sandbox.Driver { return process.New(process.Config{}) }
 
+// TestKilledWhileStarting has workers killed amid the start of a sandbox.
+func TestKilledWhileStarting(t *testing.T) {
+	sandboxtest.KilledWhileStarting(t, newDriver, nil, "process group", "process agent", "process handle")
+}
+
 func TestDriver(t *testing.T) { sandboxtest.Run(t, newDriver) }
 
 // TestNothingSurvives has sessions a fifth of which lose their worker.
