@@ -22,6 +22,7 @@ func (k *Keeper) Start(ctx context.Context) error {
 	}
 	wait, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	k.stops = cancel
+	k.later = func(folder string) { k.wg.Go(func() { k.expireIn(wait, folder) }) }
 	room := make(chan struct{}, 8)
 	var all sync.WaitGroup
 	for _, e := range entries {
@@ -42,7 +43,7 @@ func (k *Keeper) Start(ctx context.Context) error {
 		all.Go(func() {
 			room <- struct{}{}
 			defer func() { <-room }()
-			k.adopt(ctx, wait, e.Name(), rec)
+			k.adopt(ctx, e.Name(), rec)
 		})
 	}
 	all.Wait()
@@ -107,7 +108,7 @@ func (k *Keeper) clean(ctx context.Context) {
 }
 
 // adopt takes one sandbox over and waits in the background for its session.
-func (k *Keeper) adopt(ctx, wait context.Context, folder string, rec Record) {
+func (k *Keeper) adopt(ctx context.Context, folder string, rec Record) {
 	if rec.Driver != k.cfg.Driver.Name() {
 		k.log.Warn("a sandbox of another driver is left to its orphan time", "folder", folder, "driver", rec.Driver)
 		return
@@ -115,30 +116,33 @@ func (k *Keeper) adopt(ctx, wait context.Context, folder string, rec Record) {
 	dir := filepath.Join(k.cfg.Dir, folder)
 	p := k.enter(folder)
 	err := k.takeOver(ctx, p, dir, rec)
-	sb := p.sb
+	sb, ending := p.sb, p.ending
 	k.leave(folder, p)
 	if err != nil {
 		k.log.Warn("a sandbox could not be taken over", "folder", folder, "err", err)
 	}
-	if err == nil && sb == nil {
-		return
+	if (err != nil || sb != nil) && !ending { // else it is tried again already
+		k.later(folder)
 	}
-	k.wg.Go(func() {
-		t := time.NewTicker(k.cfg.Spec.OrphanTTL)
-		defer t.Stop()
-		for {
-			select {
-			case <-t.C:
-			case <-wait.Done():
-				return
-			}
-			err := k.expire(wait, folder)
-			if err == nil {
-				return
-			}
-			k.log.Warn("a sandbox that nobody has come for could not be ended", "folder", folder, "err", err)
+}
+
+// expireIn has the sandbox of a folder expire after Spec.OrphanTTL, and tries
+// again as often as it takes, until ctx ends.
+func (k *Keeper) expireIn(ctx context.Context, folder string) {
+	t := time.NewTicker(k.cfg.Spec.OrphanTTL)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return
 		}
-	})
+		err := k.expire(ctx, folder)
+		if err == nil {
+			return
+		}
+		k.log.Warn("a sandbox that nobody has come for could not be ended", "folder", folder, "err", err)
+	}
 }
 
 // expire ends the sandbox of a folder, also one that could not be taken over so
@@ -147,7 +151,7 @@ func (k *Keeper) expire(ctx context.Context, folder string) error {
 	dir := filepath.Join(k.cfg.Dir, folder)
 	p := k.enter(folder)
 	defer k.leave(folder, p)
-	if p.held != nil {
+	if p.held != nil && !p.ending {
 		return nil
 	}
 	if p.sb == nil {
@@ -162,6 +166,7 @@ func (k *Keeper) expire(ctx context.Context, folder string) error {
 			return err
 		}
 	}
+	p.ending = p.sb != nil // whoever called this tries again
 	return k.end(ctx, p, dir)
 }
 

@@ -5,7 +5,10 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/berthdev/berth/internal/sandbox"
 	"github.com/berthdev/berth/internal/sandbox/disk"
@@ -17,6 +20,7 @@ import (
 type stubborn struct {
 	*mock.Driver
 	stop     error
+	few      atomic.Int32 // further stops that fail
 	unproven bool
 }
 
@@ -37,8 +41,13 @@ func (b stubbornBox) Stop(ctx context.Context) error {
 	if b.d.stop != nil {
 		return b.d.stop
 	}
+	if b.d.few.Add(-1) >= 0 {
+		return errBusy
+	}
 	return b.Sandbox.Stop(ctx)
 }
+
+var errBusy = errors.New("it is busy")
 
 // TestSandboxThatDoesNotStop is nobody's any more, and is stopped before its
 // session gets another one on the same files.
@@ -79,6 +88,27 @@ func TestSandboxThatDoesNotStop(t *testing.T) {
 	if err := k.Stop(t.Context()); err != nil {
 		t.Error(err)
 	}
+}
+
+// TestSandboxThatStopsLater does so although nobody asks for it again.
+func TestSandboxThatStopsLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &stubborn{Driver: mock.New(mock.Knobs{})}
+		d.few.Store(3)
+		k := keeper(t, d, t.TempDir())
+		h := open(t, k, "sesn_1", false)
+		if err := h.Close(t.Context(), true); !errors.Is(err, errBusy) {
+			t.Errorf("Close gives %v", err)
+		}
+		time.Sleep(3*sandbox.DefaultOrphanTTL + time.Second)
+		synctest.Wait()
+		if d.Live() != 0 || k.Live() != 0 {
+			t.Errorf("%d sandboxes and %d places are left", d.Live(), k.Live())
+		}
+		if err := k.Stop(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // TestLostOutputsAreTold to who keeps what a session left.

@@ -50,7 +50,7 @@ func (h *Held) Close(ctx context.Context, forget bool) error {
 	defer h.keeper.leave(filepath.Base(h.dir), p)
 	open := p.held == h
 	if open {
-		if err := h.keeper.stop(ctx, p); err != nil {
+		if err := h.keeper.stop(ctx, p, h.dir); err != nil {
 			return err
 		}
 	}

@@ -70,8 +70,9 @@ type Keeper struct {
 	log *slog.Logger
 
 	wg    sync.WaitGroup
-	stops context.CancelFunc // ends the wait for adopted sandboxes
-	pool  *pool              // nil for none
+	stops context.CancelFunc  // ends the wait for sandboxes that are nobody's
+	later func(folder string) // ends a folder's sandbox in the background, unless a session has it by then; set by Start
+	pool  *pool               // nil for none
 
 	mu      sync.Mutex
 	places  map[string]*place // by folder; those in use or with a sandbox
@@ -290,7 +291,8 @@ func (k *Keeper) start(ctx context.Context, p *place, dir, session string, parts
 		k.cfg.At(PointStarted)
 		if err = k.prove(ctx, sb, dir, true); err != nil {
 			if stop := sb.Stop(context.WithoutCancel(ctx)); stop != nil {
-				p.sb, p.ending = sb, true
+				p.sb = sb
+				k.spoil(p, dir)
 				return false, fmt.Errorf("sandbox: %s: %w", k.cfg.Driver.Name(), errors.Join(err, stop))
 			}
 		}
@@ -347,7 +349,7 @@ func (k *Keeper) end(ctx context.Context, p *place, dir string) error {
 	if p.sb == nil {
 		return nil
 	}
-	err := k.stop(ctx, p)
+	err := k.stop(ctx, p, dir)
 	if err == nil {
 		_ = k.settle(ctx, dir) // what it left is in the tree
 	}
@@ -355,15 +357,25 @@ func (k *Keeper) end(ctx context.Context, p *place, dir string) error {
 }
 
 // stop is end for a place that has a sandbox, without what it left.
-func (k *Keeper) stop(ctx context.Context, p *place) error {
+func (k *Keeper) stop(ctx context.Context, p *place, dir string) error {
 	if p.ending || k.pool == nil || !k.pool.renew(context.WithoutCancel(ctx), p.sb, p.kind) {
 		if err := p.sb.Stop(ctx); err != nil {
-			p.ending = true
+			k.spoil(p, dir)
 			return fmt.Errorf("sandbox: stop: %w", err)
 		}
 	}
 	p.sb, p.kind, p.held, p.ending = nil, "", nil, false
 	return nil
+}
+
+// spoil notes that a place's sandbox does not stop, and has it tried again.
+func (k *Keeper) spoil(p *place, dir string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if !p.ending && !k.stopped && k.later != nil {
+		k.later(filepath.Base(dir))
+	}
+	p.ending = true
 }
 
 // enter locks a session's place; leave gives it back, and forgets it when
