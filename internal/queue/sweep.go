@@ -250,7 +250,9 @@ func silentFor(s plane.Session, now time.Time) time.Duration {
 	return now.Sub(s.LastProcessedAt)
 }
 
-// prune deletes items that stopped long ago.
+// prune deletes items that stopped long ago, and workers that nobody counts:
+// any text may name one.
 func (q *Queue) prune(ctx context.Context) error {
-	return q.st.Update(ctx, func(tx store.Tx) error { return tx.PruneWork(q.now().Add(-q.cfg.Retention)) })
+	now := q.now()
+	return q.st.Update(ctx, func(tx store.Tx) error { return tx.PruneWork(now.Add(-q.cfg.Retention), now.Add(-pruneEvery)) })
 }

@@ -198,8 +198,9 @@ type Tx interface {
 	ClaimWork(c Claim) (plane.WorkItem, error)
 	// SawWorker remembers that a worker polled, for workers_polling.
 	SawWorker(environment, worker string, at time.Time) error
-	// PruneWork deletes items that stopped before a time.
-	PruneWork(stoppedBefore time.Time) error
+	// PruneWork deletes items that stopped before a time, and workers that
+	// polled last before another.
+	PruneWork(stoppedBefore, seenBefore time.Time) error
 
 	SetSetting(name, value string) error
 

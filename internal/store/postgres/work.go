@@ -105,11 +105,11 @@ func (t *tx) WorkStats(environment string, now time.Time) (store.WorkStats, erro
 	return t.Reader.WorkStats(environment, now)
 }
 
-func (t *tx) PruneWork(stoppedBefore time.Time) error {
+func (t *tx) PruneWork(stoppedBefore, seenBefore time.Time) error {
 	if err := t.write(nil, `DELETE FROM work WHERE state = 'stopped' AND stopped_at < $1`, stoppedBefore); err != nil {
 		return err
 	}
-	return t.write(nil, `DELETE FROM workers WHERE seen_at < $1`, stoppedBefore)
+	return t.write(nil, `DELETE FROM workers WHERE seen_at < $1`, seenBefore)
 }
 
 // sight is a worker that polled.

@@ -301,7 +301,7 @@ func change(t *tx, r *rand.Rand, id string, kind int, unique string) error {
 		return errors.Join(liveErr, t.UpdateWork(live))
 	case 10:
 		live.State, live.StoppedAt = api.WorkStopped, &now
-		return errors.Join(liveErr, t.UpdateWork(live), t.PruneWork(time.UnixMicro(r.Int64N(1<<50))))
+		return errors.Join(liveErr, t.UpdateWork(live), t.PruneWork(time.UnixMicro(r.Int64N(1<<50)), time.Time{}))
 	}
 	w, err := t.ClaimWork(store.Claim{Environment: envOf(id), Now: now, ReclaimBefore: now})
 	if err != nil {

@@ -177,7 +177,7 @@ func TestStoppedItemsAreNotRemembered(t *testing.T) {
 		t.Fatalf("two live items: %v", err)
 	}
 	if err := st.Update(t.Context(), func(tx store.Tx) error {
-		if err := tx.PruneWork(now.Add(time.Hour)); err != nil {
+		if err := tx.PruneWork(now.Add(time.Hour), now); err != nil {
 			return err
 		}
 		if w, err := tx.Work("work_1"); plane.KindOf(err) != plane.NotFound {

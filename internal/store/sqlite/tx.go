@@ -365,11 +365,11 @@ func (t *tx) SawWorker(environment, worker string, at time.Time) error {
 		ON CONFLICT (environment_id, worker) DO UPDATE SET seen_at = max(seen_at, excluded.seen_at)`, environment, worker, at)
 }
 
-func (t *tx) PruneWork(stoppedBefore time.Time) error {
+func (t *tx) PruneWork(stoppedBefore, seenBefore time.Time) error {
 	if _, err := t.exec(`DELETE FROM work WHERE state = 'stopped' AND stopped_at < ?`, stoppedBefore); err != nil {
 		return err
 	}
-	_, err := t.exec(`DELETE FROM workers WHERE seen_at < ?`, stoppedBefore)
+	_, err := t.exec(`DELETE FROM workers WHERE seen_at < ?`, seenBefore)
 	return err
 }
 

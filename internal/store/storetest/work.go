@@ -318,7 +318,12 @@ func testWorkPrune(t *testing.T, st store.Store) {
 		items = append(items, w)
 	}
 	queued(t, st, items...)
-	update(t, st, func(tx store.Tx) error { return tx.PruneWork(at(10)) })
+	update(t, st, func(tx store.Tx) error {
+		return errors.Join(tx.SawWorker("env_1", "gone", at(9)), tx.SawWorker("env_1", "here", at(10)), tx.SawWorker("env_1", "there", at(11)))
+	})
+	update(t, st, func(tx store.Tx) error { return tx.PruneWork(at(10), at(11)) })
+	stats := see(t, st, func(r store.Reader) (store.WorkStats, error) { return r.WorkStats("env_1", at(12)) })
+	same(t, "workers", stats.WorkersPolling, 1)
 	var left []string
 	for _, w := range see(t, st, func(r store.Reader) ([]plane.WorkItem, error) { return r.WorkItems("env_1", store.Window{Asc: true}) }) {
 		left = append(left, w.ID)
