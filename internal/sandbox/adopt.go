@@ -31,7 +31,7 @@ func (k *Keeper) Start(ctx context.Context) error {
 			k.discard(ctx, e.Name(), rec, err)
 			continue
 		}
-		if err != nil {
+		if err != nil && !errors.Is(err, ErrRecord) {
 			if !errors.Is(err, fs.ErrNotExist) {
 				k.log.Warn("a sandbox's record cannot be read", "folder", e.Name(), "err", err)
 			} else { // a start may have been cut off before it wrote one
@@ -67,8 +67,8 @@ func (r Record) Ready() bool { return nobodys(filepath.Base(r.Spec.Dir)) }
 // reading its record.
 func (k *Keeper) discard(ctx context.Context, folder string, rec Record, err error) {
 	dir := filepath.Join(k.cfg.Dir, folder)
-	if err == nil {
-		if rec.Driver != k.cfg.Driver.Name() {
+	if err == nil || errors.Is(err, ErrRecord) {
+		if !k.mayOwn(rec) {
 			return
 		}
 		err = finish(ctx, k.cfg.Driver, dir, rec)
@@ -109,7 +109,7 @@ func (k *Keeper) clean(ctx context.Context) {
 
 // adopt takes one sandbox over and waits in the background for its session.
 func (k *Keeper) adopt(ctx context.Context, folder string, rec Record) {
-	if rec.Driver != k.cfg.Driver.Name() {
+	if !k.mayOwn(rec) {
 		k.log.Warn("a sandbox of another driver is left to its orphan time", "folder", folder, "driver", rec.Driver)
 		return
 	}
@@ -159,7 +159,7 @@ func (k *Keeper) expire(ctx context.Context, folder string) error {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
-		if err == nil {
+		if err == nil || errors.Is(err, ErrRecord) {
 			err = k.takeOver(ctx, p, dir, rec)
 		}
 		if err != nil {
@@ -177,6 +177,9 @@ func (k *Keeper) takeOver(ctx context.Context, p *place, dir string, rec Record)
 	sb, err := k.cfg.Driver.Recover(ctx, rec)
 	switch {
 	case sb == nil && errors.Is(err, ErrGone):
+		if errors.Is(err, ErrRecord) {
+			k.log.Warn("what was found of a sandbox is ended, as its record cannot be read; that is set aside", "dir", dir, "err", err)
+		}
 		k.forgetRecord(dir)
 		_ = k.settle(ctx, dir)
 		return nil

@@ -225,7 +225,8 @@ func (k *Keeper) Open(ctx context.Context, session string, parts ...Part) (h *He
 	}
 	if p.sb == nil {
 		// One that could not be taken over so far may be alive.
-		if rec, err := ReadRecord(dir); err == nil && rec.Driver == k.cfg.Driver.Name() {
+		rec, err := ReadRecord(dir)
+		if err == nil && rec.Driver == k.cfg.Driver.Name() || errors.Is(err, ErrRecord) && k.mayOwn(rec) {
 			if err := k.takeOver(ctx, p, dir, rec); err != nil {
 				return nil, false, fmt.Errorf("sandbox: the session's sandbox cannot be taken over: %w", err)
 			}
@@ -244,6 +245,11 @@ func (k *Keeper) Open(ctx context.Context, session string, parts ...Part) (h *He
 	}
 	p.held = &Held{Host: p.sb, keeper: k, dir: dir}
 	return p.held, lost, nil
+}
+
+// mayOwn says that a record is of the keeper's driver, or that nothing says whose.
+func (k *Keeper) mayOwn(rec Record) bool {
+	return rec.Driver == "" || rec.Driver == k.cfg.Driver.Name()
 }
 
 func has(all, some []Part) bool {

@@ -133,6 +133,15 @@ func abandon(ctx context.Context, folder string, drivers []Driver) error {
 		if err := Sweep(folder); err != nil {
 			return err
 		}
+	case errors.Is(err, ErrRecord):
+		for _, d := range drivers {
+			if rec.Driver != "" && rec.Driver != d.Name() {
+				continue
+			}
+			if err := finish(ctx, d, folder, rec); err != nil {
+				return err
+			}
+		}
 	case err != nil:
 		return err
 	default:

@@ -44,6 +44,28 @@ func Sweep(dir string) error {
 	return errors.Join(errs...)
 }
 
+// asideName is a record that could not be read.
+const asideName = "record.unread"
+
+// SetAside keeps the record in dir for whoever wants to know what is wrong with
+// it; nobody goes by it any more.
+func SetAside(dir string) error {
+	err := os.Rename(filepath.Join(dir, recordName), filepath.Join(dir, asideName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// lostRecord is what is known of a sandbox in dir without its record.
+func lostRecord(dir string) Record {
+	rec := Record{Label: Label(dir), Spec: Spec{Dir: dir, Tree: filepath.Join(dir, "tree")}}
+	if r, err := ReadReceipt(dir); err == nil {
+		rec.Driver = r.Driver
+	}
+	return rec
+}
+
 // SocketPath is where the agent of the sandbox in dir listens.
 func SocketPath(dir string) string { return filepath.Join(dir, socketName) }
 
@@ -73,7 +95,8 @@ func replaceFile(path string, b []byte) error {
 	return os.Rename(path+".new", path)
 }
 
-// ReadRecord reads the record in dir; fs.ErrNotExist when there is none. That of
+// ReadRecord reads the record in dir; fs.ErrNotExist when there is none. With
+// ErrRecord it gives what Recover needs to end the sandbox. That of
 // a sandbox that was ready stays as it was written when a session takes it: the
 // name of the folder, and the mark in it, say whose it is and since when.
 func ReadRecord(dir string) (Record, error) {
@@ -83,7 +106,7 @@ func ReadRecord(dir string) (Record, error) {
 	}
 	var rec Record
 	if err := json.Unmarshal(b, &rec); err != nil {
-		return Record{}, fmt.Errorf("sandbox: record of %s: %w", dir, err)
+		return lostRecord(dir), fmt.Errorf("sandbox: %w: %s: %w", ErrRecord, dir, err)
 	}
 	if rec.SessionID == "" && !nobodys(filepath.Base(dir)) {
 		rec.Spec.Dir, rec.Spec.Tree = dir, filepath.Join(dir, "tree")

@@ -6,6 +6,7 @@ package sandbox
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"time"
 
 	"github.com/berthdev/berth/internal/agentwire"
@@ -24,7 +25,8 @@ type Driver interface {
 	Start(ctx context.Context, spec Spec) (Sandbox, error)
 	// Recover takes a live sandbox over from a process that is gone, by its
 	// record. ErrGone when there is nothing left to take over; what remains
-	// of it has then been removed.
+	// of it has then been removed. Of a record whose Handle cannot be read
+	// Spec.Dir and Label are enough to find what runs and end it: ErrRecord.
 	Recover(ctx context.Context, rec Record) (Sandbox, error)
 }
 
@@ -252,6 +254,10 @@ type Record struct {
 type gone struct{}
 
 func (gone) Error() string { return "the sandbox is gone" }
+
+// ErrRecord says that a record, or the handle in it, cannot be read. With
+// ErrGone nothing of its sandbox is left.
+var ErrRecord = errors.New("the sandbox's record cannot be read")
 
 // ErrGone is Recover's answer when there is nothing to take over.
 var ErrGone error = gone{}

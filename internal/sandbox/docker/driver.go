@@ -309,13 +309,15 @@ func (d *Driver) program() (_ string, err error) {
 
 // Recover takes a sandbox over.
 func (d *Driver) Recover(ctx context.Context, rec sandbox.Record) (sandbox.Sandbox, error) {
-	var h handle
-	if err := json.Unmarshal(rec.Handle, &h); err != nil {
-		return nil, fmt.Errorf("record: %w", err)
-	}
 	api, _, err := d.daemon.use(ctx)
 	if err != nil {
 		return nil, err
+	}
+	var h handle
+	if err := json.Unmarshal(rec.Handle, &h); err != nil {
+		return nil, agent.Lost(ctx, rec.Spec, err, func(ctx context.Context) error {
+			return errors.Join(remove(ctx, api, rec.Label), remove(ctx, api, sandbox.Label(rec.Spec.Dir))) // it may have been renamed
+		})
 	}
 	release := func() { d.ids.Release(h.UID) }
 	uid, gid := h.owner()

@@ -266,7 +266,9 @@ func (d *Driver) prepare(spec sandbox.Spec, h handle) (*bundle, error) {
 func (d *Driver) Recover(ctx context.Context, rec sandbox.Record) (sandbox.Sandbox, error) {
 	var h handle
 	if err := json.Unmarshal(rec.Handle, &h); err != nil {
-		return nil, fmt.Errorf("record: %w", err)
+		return nil, agent.Lost(ctx, rec.Spec, err, func(context.Context) error {
+			return errors.Join(agent.ClearGroups(rec.Label), wipe(rec.Label, rec.Spec, nil))
+		})
 	}
 	group := cgroup.Open(h.Group)
 	live, files, err := agent.Takeover{

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"log/slog"
 	"os"
 	"runtime"
@@ -295,7 +294,7 @@ func (b *box) Assign(session, dir string) error { return b.Box.Assign(session, d
 func (d *Driver) Recover(ctx context.Context, rec sandbox.Record) (sandbox.Sandbox, error) {
 	var h handle
 	if err := json.Unmarshal(rec.Handle, &h); err != nil {
-		return nil, fmt.Errorf("record: %w", err)
+		return nil, agent.Lost(ctx, rec.Spec, err, func(context.Context) error { return agent.ClearGroups(rec.Label) })
 	}
 	group := cgroup.Open(h.Group)
 	memory, proc, unreached := reach(rec.Spec, h)

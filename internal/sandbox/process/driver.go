@@ -313,7 +313,10 @@ func mark(label string) string { return "BERTH_SANDBOX=" + label }
 func (d *Driver) Recover(ctx context.Context, rec sandbox.Record) (sandbox.Sandbox, error) {
 	var h handle
 	if err := json.Unmarshal(rec.Handle, &h); err != nil {
-		return nil, fmt.Errorf("record: %w", err)
+		return nil, agent.Lost(ctx, rec.Spec, err, func(context.Context) error {
+			killMarked(mark(rec.Label))
+			return agent.ClearGroups(rec.Label)
+		})
 	}
 	group := cgroup.Open(h.Group)
 	live, files, err := agent.Takeover{

@@ -33,6 +33,9 @@ func Run(t *testing.T, driver func() sandbox.Driver) {
 	t.Run("parts", func(t *testing.T) { testParts(t, driver) })
 	t.Run("proof", func(t *testing.T) { testProof(t, d) })
 	t.Run("limits", func(t *testing.T) { testLimits(t, d) })
+	if d.Capabilities().Recover {
+		t.Run("a record that cannot be read", func(t *testing.T) { testUnread(t, driver) })
+	}
 	t.Run("claim", func(t *testing.T) { testClaim(t, driver) })
 	t.Run("claim of a dead one", func(t *testing.T) { testDead(t, driver) })
 	if d.Capabilities().View {
