@@ -1,9 +1,10 @@
 package sandboxtest
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/berthdev/berth/internal/sandbox"
 	"github.com/berthdev/berth/toolset"
@@ -53,7 +54,7 @@ func testTurned(t *testing.T, d sandbox.Driver) {
 			t.Fatal(err)
 		}
 		w.Want("umask 022; rm -f ran", "", toolset.Exited, 0)
-		r := w.Call(toolset.Command{Text: line, Timeout: 10 * time.Second})
+		r := w.Call(toolset.Command{Text: line, Timeout: patience})
 		switch r.End {
 		case toolset.Exited, toolset.ShellExited, toolset.Incomplete:
 		default:
@@ -63,14 +64,15 @@ func testTurned(t *testing.T, d sandbox.Driver) {
 			t.Errorf("%q: said %q", line, Output(r))
 		}
 		for _, next := range []string{"echo ok", "{ echo ok; }", long, "cd /workspace; if echo ran >>ran; then echo ok; fi", "sleep 0.01 & echo ok", "wait; echo ok"} {
-			r := w.Call(toolset.Command{Text: next, Timeout: 10 * time.Second})
+			r := w.Call(toolset.Command{Text: next, Timeout: patience})
 			if r.End == toolset.ShellExited { // then by what was made of it
-				r = w.Call(toolset.Command{Text: next, Timeout: 10 * time.Second})
+				r = w.Call(toolset.Command{Text: next, Timeout: patience})
 			}
 			if !strings.Contains(Output(r), "ok\n") || r.End != toolset.Exited || strings.Contains(Output(r), "berth") {
 				t.Errorf("%q, then %.40q: %q %s %d", line, next, Output(r), r.End, r.ExitCode)
 			}
 		}
+		_ = os.Chmod(filepath.Join(w.Spec.Tree, "workspace/ran"), 0o644) // an ordinary user reads what the umask lets it
 		if b := readFile(t, w, "/workspace/ran"); b != "ran\n" {
 			t.Errorf("%q: the text that was looked at has run %q", line, b)
 		}
