@@ -25,7 +25,8 @@ const maxOpen = 64
 // are removed. Shorter in tests.
 var limit = 10 * time.Minute
 
-var errLong = errors.New("it takes too long; what is left can be removed later")
+// ErrLong is what a removal gives up with.
+var ErrLong = errors.New("it takes too long; what is left can be removed later")
 
 // All removes a directory, or whatever is there, of which no sandbox runs any
 // more. It takes few descriptors however deep the directory is: the other
@@ -46,7 +47,10 @@ func All(path string) error {
 }
 
 // In is All for a path in a directory.
-func In(dir *os.Root, at string) error {
+func In(dir *os.Root, at string) error { return Within(limit, dir, at) }
+
+// Within is In that gives up after d, with ErrLong.
+func Within(d time.Duration, dir *os.Root, at string) error {
 	f, err := dir.OpenFile(path.Dir(at), os.O_RDONLY|unix.O_DIRECTORY, 0) // a FIFO would be waited for
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -55,7 +59,7 @@ func In(dir *os.Root, at string) error {
 		return err
 	}
 	defer f.Close()
-	r := newRemover()
+	r := newRemover(d)
 	r.root = dir
 	if err := r.remove(f, at, false, 0); err != nil {
 		return fmt.Errorf("remove %s: %w", at, err)
@@ -66,7 +70,7 @@ func In(dir *os.Root, at string) error {
 // Rest is All for what is in a directory, but for the names that keep has. It
 // is for a user whom no owner can bar.
 func Rest(dir *os.File, keep func(name string) bool) error {
-	r := newRemover()
+	r := newRemover(limit)
 	r.top, r.keep = dir, keep
 	for {
 		gone, err := r.empty(dir, "", 0)
@@ -91,8 +95,8 @@ type remover struct {
 	lifted int
 }
 
-func newRemover() *remover {
-	return &remover{until: time.Now().Add(limit), lifts: ".lifted-" + rand.Text() + "-"}
+func newRemover(d time.Duration) *remover {
+	return &remover{until: time.Now().Add(d), lifts: ".lifted-" + rand.Text() + "-"}
 }
 
 // remove removes what is at a path in the root: its last name is in dir, below as
@@ -176,7 +180,7 @@ func (r *remover) empty(dir *os.File, at string, depth int) (gone int, err error
 	var first error
 	for {
 		if time.Now().After(r.until) {
-			return gone, errLong
+			return gone, ErrLong
 		}
 		entries, err := dir.ReadDir(1024)
 		for _, e := range entries {
@@ -220,11 +224,17 @@ func (r *remover) open(dir *os.File, at string) (*os.File, error) {
 
 // unlink removes one name. That it is not there is no error.
 func unlink(dir *os.File, name string, flags int) error {
-	for {
+	for loosened := false; ; {
 		switch err := unix.Unlinkat(int(dir.Fd()), name, flags); err {
 		case unix.EINTR:
 		case unix.ENOENT:
 			return nil
+		case unix.EPERM:
+			if loosened {
+				return err
+			}
+			loosenIn(dir, name)
+			loosened = true
 		default:
 			return err
 		}

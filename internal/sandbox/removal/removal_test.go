@@ -105,7 +105,7 @@ func TestLimit(t *testing.T) {
 	limit = -1
 	err := All(dir)
 	limit = was
-	if !errors.Is(err, errLong) {
+	if !errors.Is(err, ErrLong) {
 		t.Errorf("without any time: %v", err)
 	}
 	if err := All(dir); err != nil {

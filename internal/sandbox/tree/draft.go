@@ -1,6 +1,7 @@
 package tree
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/berthdev/berth/internal/sandbox/removal"
 	"github.com/berthdev/berth/toolset"
@@ -18,6 +20,10 @@ import (
 // draftName is where a draft is until it is published. There is one at a time
 // in a directory; what an earlier process left of one is removed.
 const draftName = ".berth-draft"
+
+// draftTime bounds the removal of a draft: the session that lives there may fill it
+// as fast as it is emptied. Shorter in tests.
+var draftTime = 30 * time.Second
 
 // Draft is new files for a directory of the tree that appear in it together
 // or not at all. Until then, on this machine, nobody but the supervisor's user
@@ -200,22 +206,31 @@ func (d *Draft) Drop() error {
 // plot is a ground on this machine.
 type plot struct {
 	into  *os.Root // the directory
-	files *os.Root // the draft in it
+	name  string   // of the draft in it
+	files *os.Root // the draft
 	own   owner
 }
 
+// newPlot makes a draft of the usual name, or where a session fills that as fast
+// as it is emptied, of one that it cannot know.
 func newPlot(into *os.Root, own owner) (*plot, error) {
-	if err := removal.In(into, draftName); err != nil {
-		return nil, err
+	name := draftName
+	err := removal.Within(draftTime, into, name)
+	if err == nil {
+		err = into.Mkdir(name, 0o700)
 	}
-	if err := into.Mkdir(draftName, 0o700); err != nil {
-		return nil, err
+	if errors.Is(err, removal.ErrLong) || errors.Is(err, fs.ErrExist) {
+		name += "-" + rand.Text()
+		err = into.Mkdir(name, 0o700)
 	}
-	files, err := into.OpenRoot(draftName)
 	if err != nil {
 		return nil, err
 	}
-	return &plot{into: into, files: files, own: own}, nil
+	files, err := into.OpenRoot(name)
+	if err != nil {
+		return nil, err
+	}
+	return &plot{into: into, name: name, files: files, own: own}, nil
 }
 
 func (p *plot) create(name string, mode fs.FileMode, fill func(io.Writer) error) error {
@@ -270,8 +285,13 @@ func (p *plot) read(dir string) ([]dirent, error) {
 
 func (p *plot) lstat(name string) (fs.FileInfo, error) { return p.into.Lstat(name) }
 
-func (p *plot) publish(name string) error { return p.into.Rename(draftName+"/"+name, name) }
+func (p *plot) publish(name string) error { return p.into.Rename(p.name+"/"+name, name) }
 
+// drop leaves what comes faster than it goes: a session's own user makes that.
 func (p *plot) drop() error {
-	return errors.Join(p.files.Close(), plain(removal.In(p.into, draftName)), p.into.Close())
+	err := removal.Within(draftTime, p.into, p.name)
+	if errors.Is(err, removal.ErrLong) {
+		err = nil
+	}
+	return errors.Join(p.files.Close(), plain(err), p.into.Close())
 }

@@ -6,9 +6,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/berthdev/berth/toolset"
 )
@@ -137,6 +140,39 @@ func TestDraftOfACrashIsRemoved(t *testing.T) {
 		must(t, err)
 		if len(entries) != 1 || entries[0].Name() != "new" {
 			t.Errorf("there is %v", entries)
+		}
+	})
+}
+
+// TestADraftThatASessionFills is not waited for.
+func TestADraftThatASessionFills(t *testing.T) {
+	was := draftTime
+	draftTime = 100 * time.Millisecond
+	defer func() { draftTime = was }()
+	onBoth(t, Config{UID: -1, GID: -1}, func(t *testing.T, w world) {
+		at := w.host("workspace/" + draftName)
+		must(t, os.MkdirAll(at, 0o755))
+		stop, all := make(chan struct{}), sync.WaitGroup{}
+		for i := range 4 {
+			all.Go(func() {
+				for n := 0; ; n++ {
+					select {
+					case <-stop:
+						return
+					default:
+						_ = os.MkdirAll(filepath.Join(at, strconv.Itoa(i), strconv.Itoa(n)), 0o755)
+					}
+				}
+			})
+		}
+		defer all.Wait()
+		defer close(stop)
+		d, err := w.Draft("/workspace")
+		must(t, err)
+		must(t, d.Create("a", 0o644, say("a")))
+		must(t, d.Publish())
+		if got, err := w.read("a"); got != "a" {
+			t.Errorf("%q %v", got, err)
 		}
 	})
 }
