@@ -169,9 +169,10 @@ func note(tx store.Tx, s *plane.Session, rows ...plane.StoredEvent) {
 }
 
 // Preview shows an event_start or event_delta to the session's subscribers
-// that asked for previews of that type. Previews are never stored and may be
-// shed; a delta reaches only who got all of its event so far.
-func (l *Log) Preview(session string, e api.Event) {
+// that asked for previews of that type, and that have the frame after, which is
+// committed: for a start it waits a while until they have. Previews are never
+// stored and may be shed; a delta reaches only who got all of its event so far.
+func (l *Log) Preview(session string, after int64, e api.Event) {
 	l.mu.Lock()
 	h := l.hubs[session]
 	l.mu.Unlock()
@@ -181,7 +182,8 @@ func (l *Log) Preview(session string, e api.Event) {
 	var p preview
 	switch e := e.(type) {
 	case *api.EventStart:
-		p = preview{of: e.Event.ID, kind: e.Event.Type, start: true}
+		p = preview{of: e.Event.ID, kind: e.Event.Type, start: true, after: after}
+		h.await(after, previewWait)
 	case *api.EventDelta:
 		p = preview{of: e.EventID}
 	default:

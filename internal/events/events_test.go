@@ -419,10 +419,10 @@ func TestPreviews(t *testing.T) {
 		thinking := w.subscribe(From{}, api.TypeAgentThinking)
 		none := w.subscribe(From{})
 		start := func(id, kind string) {
-			w.log.Preview(session, &api.EventStart{Type: api.TypeEventStart, Event: api.EventPreview{ID: id, Type: kind}})
+			w.log.Preview(session, 0, &api.EventStart{Type: api.TypeEventStart, Event: api.EventPreview{ID: id, Type: kind}})
 		}
 		delta := func(id, text string) {
-			w.log.Preview(session, &api.EventDelta{Type: api.TypeEventDelta, EventID: id, Delta: api.ContentDelta{Type: "content_delta", Content: api.Block{Type: "text", Text: text}}})
+			w.log.Preview(session, 0, &api.EventDelta{Type: api.TypeEventDelta, EventID: id, Delta: api.ContentDelta{Type: "content_delta", Content: api.Block{Type: "text", Text: text}}})
 		}
 		start("sevt_t", api.TypeAgentThinking)
 		start("sevt_m", api.TypeAgentMessage)
@@ -440,9 +440,37 @@ func TestPreviews(t *testing.T) {
 		w.want(w.until(none, 1), "hello")
 		w.want(w.until(late, 1), "hello") // without the beginning there is no delta
 		delta("sevt_m", "after the end")
-		w.log.Preview("sesn_2", &api.EventStart{Type: api.TypeEventStart})
+		w.log.Preview("sesn_2", 0, &api.EventStart{Type: api.TypeEventStart})
 		w.append("next")
 		w.want(w.until(all, 1), "next")
+	})
+}
+
+// The start of an event stays behind the frames that are before it, though their
+// notes are still to come.
+func TestPreviewsStayInOrder(t *testing.T) {
+	each(t, func(w world) {
+		sub := w.subscribe(From{}, api.TypeAgentMessage)
+		next := sub.cursor + 1
+		shown := make(chan bool)
+		go func() {
+			w.log.Preview(session, next, &api.EventStart{Type: api.TypeEventStart, Event: api.EventPreview{ID: "sevt_m", Type: api.TypeAgentMessage}})
+			close(shown)
+		}()
+		for waits := false; !waits; {
+			select {
+			case <-shown:
+				t.Fatal("it did not wait")
+			default:
+			}
+			sub.hub.mu.Lock()
+			waits = sub.hub.news != nil
+			sub.hub.mu.Unlock()
+			runtime.Gosched()
+		}
+		w.append("first")
+		w.want(w.until(sub, 2), "first", api.TypeEventStart)
+		<-shown
 	})
 }
 
@@ -451,9 +479,9 @@ func TestPreviews(t *testing.T) {
 func TestShedPreviewsLeaveNoHoles(t *testing.T) {
 	each(t, func(w world) {
 		sub := w.subscribe(From{}, api.TypeAgentMessage)
-		w.log.Preview(session, &api.EventStart{Type: api.TypeEventStart, Event: api.EventPreview{ID: "sevt_m", Type: api.TypeAgentMessage}})
+		w.log.Preview(session, 0, &api.EventStart{Type: api.TypeEventStart, Event: api.EventPreview{ID: "sevt_m", Type: api.TypeAgentMessage}})
 		push := func(i int) {
-			w.log.Preview(session, &api.EventDelta{Type: api.TypeEventDelta, EventID: "sevt_m", Delta: api.ContentDelta{Content: api.Block{Type: "text", Text: fmt.Sprint(i)}}})
+			w.log.Preview(session, 0, &api.EventDelta{Type: api.TypeEventDelta, EventID: "sevt_m", Delta: api.ContentDelta{Content: api.Block{Type: "text", Text: fmt.Sprint(i)}}})
 		}
 		for i := range bufferFrames + 10 {
 			push(i)

@@ -27,6 +27,9 @@ const (
 	// slowAfter is how long a full buffer may go untaken. Until then the
 	// reader only falls behind and catches up from the store.
 	slowAfter = 30 * time.Second
+	// previewWait bounds how long the start of an event waits for the notes of
+	// the frames before it, which come from another goroutine.
+	previewWait = time.Second
 )
 
 // From says where a subscription begins. The zero value is the live tail:
@@ -252,6 +255,7 @@ type hub struct {
 	mu    sync.Mutex
 	heard int64 // the newest frame any note told of
 	subs  []*Subscription
+	news  chan struct{} // closed by the next note; nil when nobody waits
 }
 
 func (h *hub) add(s *Subscription) {
@@ -303,6 +307,7 @@ func (l *Log) hear(n store.Note) {
 func (h *hub) deliver(emit int64, frames []*Frame, now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	defer h.told()
 	h.heard = max(h.heard, emit)
 	for _, s := range h.subs {
 		if s.err != nil {
@@ -338,6 +343,7 @@ func (h *hub) deliver(emit int64, frames []*Frame, now time.Time) {
 func (h *hub) lookAgain() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	defer h.told()
 	for _, s := range h.subs {
 		if s.err == nil {
 			s.behind, s.verify, s.preview = true, true, ""
@@ -371,10 +377,45 @@ func (h *hub) end(err error) {
 	}
 }
 
+// told is called under mu.
+func (h *hub) told() {
+	if h.news != nil {
+		close(h.news)
+		h.news = nil
+	}
+}
+
+// await returns when nobody has still to hear of a frame, or after most.
+func (h *hub) await(emit int64, most time.Duration) {
+	var timer *time.Timer
+	for {
+		h.mu.Lock()
+		if !slices.ContainsFunc(h.subs, func(s *Subscription) bool { return s.err == nil && !s.behind && s.cursor < emit }) {
+			h.mu.Unlock()
+			return
+		}
+		if h.news == nil {
+			h.news = make(chan struct{})
+		}
+		news := h.news
+		h.mu.Unlock()
+		if timer == nil {
+			timer = time.NewTimer(most)
+			defer timer.Stop()
+		}
+		select {
+		case <-news:
+		case <-timer.C:
+			return
+		}
+	}
+}
+
 type preview struct {
 	of    string // the event's id
 	kind  string // its type; of a start
 	start bool
+	after int64 // the frame before it; of a start
 }
 
 func (h *hub) preview(p preview, frame func() *Frame) {
@@ -395,7 +436,7 @@ func (h *hub) preview(p preview, frame func() *Frame) {
 				return
 			}
 		}
-		if s.behind || !s.room(f) {
+		if s.behind || s.cursor < p.after || !s.room(f) {
 			s.preview = ""
 			continue
 		}

@@ -58,7 +58,7 @@ func TestGoldenEventsGoOut(t *testing.T) {
 				t.Fatal(err)
 			}
 			if f.event == api.TypeEventStart || f.event == api.TypeEventDelta {
-				w.events.Preview(session, e)
+				w.events.Preview(session, 0, e)
 				return
 			}
 			e.Head().ID = "" // for a new one: the golden ones have all the same

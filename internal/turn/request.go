@@ -206,7 +206,7 @@ func (r *Runner) ask(ctx context.Context, c *claimed, h *history) (model.Respons
 	defer cancel(nil)
 	silence := time.AfterFunc(r.cfg.Silence, func() { cancel(errSilent) })
 	defer silence.Stop()
-	show := &showing{r: r, session: c.s.ID, silence: silence, ids: map[int]string{}, parts: map[int]int{}}
+	show := &showing{r: r, session: c.s.ID, after: c.s.Emit, silence: silence, ids: map[int]string{}, parts: map[int]int{}}
 	resp, err := m.Stream(ctx, model.Request{
 		SessionID: c.s.ID,
 		Model:     c.s.Agent.Model,
@@ -225,6 +225,7 @@ func (r *Runner) ask(ctx context.Context, c *claimed, h *history) (model.Respons
 type showing struct {
 	r       *Runner
 	session string
+	after   int64 // the frame before all of them
 	silence *time.Timer
 	began   bool
 	last    model.BlockKind
@@ -266,12 +267,12 @@ func (s *showing) Delta(index int, text string) {
 		s.parts[index] = s.count
 		s.count++
 	}
-	s.r.cfg.Log.Preview(s.session, &api.EventDelta{Type: api.TypeEventDelta, EventID: s.message,
+	s.r.cfg.Log.Preview(s.session, s.after, &api.EventDelta{Type: api.TypeEventDelta, EventID: s.message,
 		Delta: api.ContentDelta{Type: "content_delta", Index: s.parts[index], Content: api.Text(text)}})
 }
 
 func (s *showing) start(id, kind string) {
-	s.r.cfg.Log.Preview(s.session, &api.EventStart{Type: api.TypeEventStart, Event: api.EventPreview{ID: id, Type: kind}})
+	s.r.cfg.Log.Preview(s.session, s.after, &api.EventStart{Type: api.TypeEventStart, Event: api.EventPreview{ID: id, Type: kind}})
 }
 
 // own locks the session and gives errCutOff when the claim's lease is gone.
