@@ -24,13 +24,13 @@ const starting = "^TestKilledWhileStarting$"
 // of a sandbox by its label. To be called by a driver's TestKilledWhileStarting.
 func KilledWhileStarting(t *testing.T, driver func() sandbox.Driver, places func(label string) []string, marks ...string) {
 	if flag.NArg() == 3 && flag.Arg(0) == "starting" {
+		d, dir := driver(), flag.Arg(1)
 		if err := crash.Arm(flag.Arg(2)); err != nil {
 			t.Fatal(err)
 		}
-		dir := flag.Arg(1)
 		// A place that no other sandbox has: what drivers keep for all that are
 		// alike is made anew.
-		k := survivorKeeper(t, driver(), dir, sandbox.Mount{Source: filepath.Dir(dir), Target: "/" + filepath.Base(dir)})
+		k := survivorKeeper(t, d, dir, sandbox.Mount{Source: filepath.Dir(dir), Target: "/" + filepath.Base(dir)})
 		_, _, err := k.Open(t.Context(), session(0))
 		t.Fatalf("the worker was not killed at %q: %v", flag.Arg(2), err)
 	}
