@@ -227,6 +227,7 @@ func (a *agent) cut(end string) error {
 	kill(a.shell.pid)
 	sweep(a.shell.pid, c.ticks, a.spares)
 	a.buryShell()
+	a.bury() // until then they count as processes
 	a.readRest()
 	a.finish(end, 0)
 	return a.freshShell()
