@@ -28,7 +28,7 @@ func TestKilledAmidATrial(t *testing.T) {
 		t.Fatalf("the worker was not killed: %v", try())
 	}
 	if p := d.Probe(t.Context()); !p.OK {
-		t.Skip(p.Reason)
+		t.Skipf("namespaces cannot be made here: %s (%s)", p.Reason, p.Cure)
 	}
 	for _, mark := range []string{"namespaces group", "namespaces agent", "namespaces record"} {
 		t.Run(mark, func(t *testing.T) {
