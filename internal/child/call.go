@@ -157,7 +157,9 @@ func (a *agent) looked(said []byte) (err error) {
 func (a *agent) ended(code int) {
 	a.settle()
 	a.readRest()
-	if code == 1 && a.call.got.total == 0 && cramped(a.shell.pid) { // then it may not have begun
+	// Then the command may not have begun. Where bash keeps its output, it is the
+	// report that may have failed, though its file was made.
+	if (code == 1 && a.call.got.total == 0 || a.shell.keeps != nil) && cramped(a.shell.pid) {
 		a.call.got.write([]byte("bash: the shell may open too few files (ulimit -n) to run commands\n"))
 		kill(a.shell.pid)
 		return

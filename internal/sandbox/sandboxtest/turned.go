@@ -21,7 +21,7 @@ func turns() []string {
 		"kill -STOP $$", "kill -TSTP $$; kill -TTIN $$", "suspend -f", "kill -INT $$", "kill -TERM $$", "kill -CHLD $$", "(kill -STOP $$)", "kill -9 $$", "kill -HUP $$; true", "kill -USR1 $$",
 		"exec 1>&-", "exec 2>&-", "exec 0<&-", "exec 0<&- 1>&- 2>&-", "exec 3>&- 4>&- 10>&- 255>&-", "exec 255</dev/null", "exec 10>&1 11>&1 12>&1", "exec 3</dev/zero 4</dev/zero", "exec >/dev/full", "exec >/dev/null 2>&1",
 		"exec >kept; echo x; exec 2>&1", "exec </dev/zero", "for i in {0..254}; do eval \"exec $i>&-\"; done", "exec {n}>kept", "echo mine & exec sleep 0", "exec true",
-		"ulimit -n 0", "ulimit -n 3", "ulimit -n 11", "ulimit -Sn 5", "ulimit -f 0", "ulimit -c 0; ulimit -s 128", "ulimit -v 1000", "ulimit -i 0", "ulimit -q 0", "umask 777", "umask 0",
+		"ulimit -n 0", "ulimit -n 3", "ulimit -n 4", "ulimit -n 5", "ulimit -n 11", "ulimit -n 20", "ulimit -Sn 5", "ulimit -f 0", "ulimit -c 0; ulimit -s 128", "ulimit -v 1000", "ulimit -i 0", "ulimit -q 0", "umask 777", "umask 0",
 		"IFS=0", "IFS=$'0123456789abcdef \\n\\'eval'", "IFS=; readonly IFS", "PS4='$(echo x >&2)'; set -x", "PS4='${nothing?}'; set -xu", "PS4=$'\\n\\037' PS1=x; set -x", "BASH_ENV=/dev/zero ENV=/dev/zero; export BASH_ENV ENV",
 		"PROMPT_COMMAND='exit 3'", "PATH=; CDPATH=/; HOME=/nowhere", "TMOUT=1", "LC_ALL=C.UTF-8 LANG=xx LANGUAGE=de", "export LC_ALL=nowhere", "BASH_COMPAT=3.1", "FUNCNEST=1", "EXECIGNORE=* GLOBIGNORE=*", "GLOBIGNORE=*; shopt -s failglob",
 		"readonly PS1 PS2 PS4 IFS LINENO OLDPWD PWD REPLY OPTIND LC_ALL BASHOPTS", "readonly __ LINENO; set -o posix", "unset LINENO; LINENO=x", "unset BASH_ALIASES FUNCNAME PS1 PS2", "declare -i LINENO PS1; declare -n __=x", "declare -r __=1 IFS",
