@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 )
 
@@ -130,34 +129,35 @@ func abandon(ctx context.Context, folder string, drivers []Driver) error {
 	rec, err := ReadRecord(folder)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
-		if err := Sweep(folder); err != nil {
+	case err == nil, errors.Is(err, ErrRecord):
+		if err := finishAny(ctx, folder, rec, drivers); err != nil {
 			return err
 		}
-	case errors.Is(err, ErrRecord):
-		for _, d := range drivers {
-			if rec.Driver != "" && rec.Driver != d.Name() {
-				continue
-			}
-			if err := finish(ctx, d, folder, rec); err != nil {
-				return err
-			}
-		}
-	case err != nil:
-		return err
 	default:
-		at := slices.IndexFunc(drivers, func(d Driver) bool { return d.Name() == rec.Driver })
-		if at < 0 {
-			return fmt.Errorf("sandbox: %s is of a driver %q that is not here", folder, rec.Driver)
-		}
-		if err := finish(ctx, drivers[at], folder, rec); err != nil {
-			return err
-		}
-		if err := Sweep(folder); err != nil {
-			return err
-		}
+		return err
+	}
+	if err := Sweep(folder); err != nil {
+		return err
 	}
 	if name := filepath.Base(folder); nobodys(name) || strings.HasPrefix(name, trialPrefix) {
 		return removeAll(folder)
 	}
 	return nil
+}
+
+// finishAny ends what a record names by its driver; where nothing says which that
+// is, by all of them.
+func finishAny(ctx context.Context, folder string, rec Record, drivers []Driver) error {
+	var errs []error
+	found := false
+	for _, d := range drivers {
+		if rec.Driver == "" || rec.Driver == d.Name() {
+			found = true
+			errs = append(errs, finish(ctx, d, folder, rec))
+		}
+	}
+	if !found {
+		return fmt.Errorf("sandbox: %s is of a driver %q that is not here", folder, rec.Driver)
+	}
+	return errors.Join(errs...)
 }

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/berthdev/berth/internal/sandbox"
 	"github.com/berthdev/berth/internal/sandbox/mock"
@@ -55,5 +57,74 @@ func TestLeftoversOfAWorkerThatRuns(t *testing.T) {
 				t.Fatalf("%v %v", l, err)
 			}
 		}
+	}
+}
+
+// afraid is a driver that cannot be asked.
+type afraid struct {
+	*mock.Driver
+	name  string
+	asked *[]string
+}
+
+func (a afraid) Name() string { return a.name }
+
+func (a afraid) Recover(context.Context, sandbox.Record) (sandbox.Sandbox, error) {
+	*a.asked = append(*a.asked, a.name)
+	return nil, errors.New("nobody answers")
+}
+
+// TestAbandonedByAnUnknownDriver: what nobody here can end is not called removed,
+// though its record cannot be read; without a word of whose it is, all are asked.
+func TestAbandonedByAnUnknownDriver(t *testing.T) {
+	for driver, want := range map[string]struct{ asked, says string }{
+		"elsewhere": {"", `of a driver "elsewhere" that is not here`},
+		"one":       {"one", "nobody answers"},
+		"":          {"one two", "nobody answers"},
+	} {
+		dir := t.TempDir()
+		at := filepath.Join(dir, "sesn_1")
+		err := errors.Join(os.Mkdir(at, 0o700), os.WriteFile(filepath.Join(at, "record.json"), []byte("{"), 0o600))
+		if driver != "" {
+			err = errors.Join(err, sandbox.WriteReceipt(at, sandbox.Receipt{Session: "sesn_1", Driver: driver, At: time.Now()}))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		var asked []string
+		l, err := sandbox.Abandoned(dir, []sandbox.Driver{afraid{mock.New(mock.Knobs{}), "one", &asked}, afraid{mock.New(mock.Knobs{}), "two", &asked}})
+		if err != nil || len(l) != 1 {
+			t.Fatalf("%v %v", l, err)
+		}
+		err = l[0].Remove(t.Context())
+		if got := strings.Join(asked, " "); err == nil || !strings.Contains(err.Error(), want.says) || got != want.asked {
+			t.Errorf("of %q: %v; asked were %q, not %q", driver, err, got, want.asked)
+		}
+		if _, err := os.Stat(filepath.Join(at, "record.json")); err != nil {
+			t.Errorf("of %q: %v", driver, err)
+		}
+	}
+}
+
+// TestASessionNamedAsATrial keeps its files.
+func TestASessionNamedAsATrial(t *testing.T) {
+	d, dir := mock.New(mock.Knobs{}), t.TempDir()
+	k := keeper(t, d, dir)
+	h := open(t, k, "berth-probe-1", false)
+	if err := h.Files().WriteFile("f", []byte("kept")); err != nil {
+		t.Fatal(err)
+	}
+	if err := k.LetGo(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	l, err := sandbox.Abandoned(dir, []sandbox.Driver{d})
+	if err != nil || len(l) != 1 {
+		t.Fatalf("%v %v", l, err)
+	}
+	if err := l[0].Remove(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if b, err := os.ReadFile(filepath.Join(dir, "berth-probe-1", "tree/workspace/f")); string(b) != "kept" {
+		t.Errorf("%q %v", b, err)
 	}
 }

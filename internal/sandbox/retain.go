@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -109,8 +110,8 @@ func (k *Keeper) forgetPast(ctx context.Context, now time.Time) {
 			return true
 		}
 		lastUsed[folder] = changed(filepath.Join(k.cfg.Dir, folder))
-		_, err := ReadRecord(filepath.Join(k.cfg.Dir, folder)) // it lives, or is another driver's
-		return err == nil
+		_, err := ReadRecord(filepath.Join(k.cfg.Dir, folder))
+		return !errors.Is(err, fs.ErrNotExist) // it lives, or may, or is another driver's
 	})
 	if err != nil {
 		k.log.Warn("it cannot be found out which workspaces are kept too long", "err", err)

@@ -65,6 +65,25 @@ func TestWorkspacesAreKeptForATime(t *testing.T) {
 	}
 }
 
+// TestAWorkspaceWhoseSandboxMayLiveIsKept however old it is: its record cannot be
+// read, so nothing says that nobody is in it.
+func TestAWorkspaceWhoseSandboxMayLiveIsKept(t *testing.T) {
+	dir := t.TempDir()
+	k, err := sandbox.NewKeeper(sandbox.KeeperConfig{Driver: mock.New(mock.Knobs{}), Dir: dir, Retain: sandbox.Retain{Age: time.Hour}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	at, old := filepath.Join(dir, "a"), time.Now().Add(-2*time.Hour)
+	err = errors.Join(os.Mkdir(at, 0o700), os.WriteFile(filepath.Join(at, "record.json"), []byte("{"), 0o600), os.Chtimes(at, old, old))
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.ForgetPast(t.Context(), time.Now())
+	if _, err := os.Stat(at); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestAWorkspaceInUseAgainIsKept: a session that comes back while it is looked
 // for what is kept too long keeps its files, though its sandbox has ended again
 // before they would be removed.

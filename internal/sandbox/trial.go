@@ -15,8 +15,8 @@ import (
 )
 
 const (
-	trialPrefix = "berth-probe-"
-	trialMost   = time.Minute // what a trial takes
+	trialPrefix = "berth-probe." // no session's folder begins so
+	trialMost   = time.Minute    // what a trial takes
 )
 
 // Try starts a sandbox in a temporary folder, runs a command in it and stops
