@@ -122,8 +122,10 @@ func TestALostLeaseEndsEverythingAtOnce(t *testing.T) {
 	})
 }
 
-func TestAHangingCallDoesNotKeepALostLease(t *testing.T) {
-	t.Parallel()
+// hanging has a session's call go on although end cancels it, until its sandbox is
+// killed.
+func hanging(t *testing.T, end func(*workertest.Plane, *workertest.Session), then func(*lab, *workertest.Session, *gate)) {
+	t.Helper()
 	still(t, func(t *testing.T, p *workertest.Plane, via func(*worker.Config)) {
 		p.SetTTL(2 * time.Second)
 		l := startAt(t, p, via)
@@ -131,10 +133,16 @@ func TestAHangingCallDoesNotKeepALostLease(t *testing.T) {
 		g.stubborn = true
 		s := p.Session(workertest.Calls("slow"))
 		<-g.entered
-		p.StealLease(s)
+		end(p, s)
 		<-g.cancelled
-		// The sandbox is killed while the call hangs in it.
 		l.wait("the sandbox's end", func() bool { _, closed, _ := l.boxes.count(); return closed == 1 })
+		then(l, s, g)
+	})
+}
+
+func TestAHangingCallDoesNotKeepALostLease(t *testing.T) {
+	t.Parallel()
+	hanging(t, (*workertest.Plane).StealLease, func(l *lab, s *workertest.Session, g *gate) {
 		g.let()
 		l.finished(s)
 	})
@@ -214,21 +222,13 @@ func TestOperatorsStop(t *testing.T) {
 
 func TestACancelledCallThatHangsLosesItsSandbox(t *testing.T) {
 	t.Parallel()
-	still(t, func(t *testing.T, p *workertest.Plane, via func(*worker.Config)) {
-		p.SetTTL(2 * time.Second)
-		l := startAt(t, p, via)
-		g := l.kit.gate("slow")
-		g.stubborn = true
-		s := p.Session(workertest.Calls("slow"))
-		<-g.entered
-		p.StopWork(s, true)
-		<-g.cancelled
-		l.wait("the sandbox's end", func() bool { _, closed, _ := l.boxes.count(); return closed == 1 })
-		if routes(p, workertest.Stop) != 0 {
-			t.Error("let go while the call hangs")
+	byForce := func(p *workertest.Plane, s *workertest.Session) { p.StopWork(s, true) }
+	hanging(t, byForce, func(l *lab, _ *workertest.Session, g *gate) {
+		if routes(l.plane, workertest.Stop) != 0 {
+			l.t.Error("let go while the call hangs")
 		}
 		g.let()
-		l.wait("the stop", func() bool { return routes(p, workertest.Stop) == 1 })
+		l.wait("the stop", func() bool { return routes(l.plane, workertest.Stop) == 1 })
 	})
 }
 

@@ -138,11 +138,9 @@ func (p *proof) inside(f agentwire.Posture) {
 		return
 	}
 	p.tries(f)
-	unseen, fixed := strings.Join(f.Seen, ", "), "writable: "+strings.Join(f.Writable, ", ")
+	unseen, fixed := say(len(f.Seen) == 0, "unseen", strings.Join(f.Seen, ", ")), say(len(f.Writable) == 0, "read-only", "writable: "+strings.Join(f.Writable, ", "))
 	if len(f.Mounts) == 0 { // an agent that is not sealed does not look
 		unseen, fixed = "not looked for", "not looked at"
-	} else {
-		unseen, fixed = say(len(f.Seen) == 0, "unseen", unseen), say(len(f.Writable) == 0, "read-only", fixed)
 	}
 	p.check("the host's files", c.Files, unseen == "unseen", "unseen", unseen)
 	p.check("programs", c.Files, fixed == "read-only", "read-only", fixed)

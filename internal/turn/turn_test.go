@@ -22,10 +22,10 @@ import (
 	"github.com/berthdev/berth/internal/turn"
 )
 
-// Whoever starts a goroutine waits for it: none is left when the worlds stop.
 // patience is far more than anything here takes.
 const patience = time.Minute
 
+// Whoever starts a goroutine waits for it: none is left when the worlds stop.
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // world is a control plane without HTTP: a store, its rooms, and a runner.

@@ -89,15 +89,11 @@ func (d *Driver) Probe(ctx context.Context) sandbox.Probe {
 	if d.probed {
 		return p
 	}
-	if err := d.try(ctx); err != nil {
+	if err := sandbox.Try(ctx, d, sandbox.Spec{}); err != nil {
 		return sandbox.Probe{Reason: "a sandbox cannot be made here: " + err.Error(), Cure: cure(err, d.power), Version: kernel()}
 	}
 	d.probed = true
 	return p
-}
-
-func (d *Driver) try(ctx context.Context) error {
-	return sandbox.Try(ctx, d, sandbox.Spec{})
 }
 
 // cure is one line on how to make namespaces work.
