@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"github.com/berthdev/berth/api"
+	"github.com/berthdev/berth/internal/sandbox/sandboxtest"
 	"github.com/berthdev/berth/internal/sandbox/tree"
 )
 
@@ -372,10 +373,7 @@ func objectsServer(t *testing.T) (endpoint, dir string) {
 		t.Skip("bin/versitygw is not built; test/setup builds it")
 	}
 	dir = t.TempDir()
-	// An address of this process: the port is free until the server takes it.
-	pid := os.Getpid()
-	own := netip.AddrFrom4([4]byte{127, 64 + byte(pid>>16), byte(pid >> 8), byte(pid)})
-	l, err := net.Listen("tcp", netip.AddrPortFrom(own, 0).String())
+	l, err := net.Listen("tcp", netip.AddrPortFrom(sandboxtest.Loopback(), 0).String())
 	must(t, err)
 	addr := l.Addr().String()
 	must(t, l.Close())

@@ -2,7 +2,6 @@ package command_test
 
 import (
 	"net"
-	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -65,9 +64,7 @@ func TestSSH(t *testing.T) {
 	if err := os.MkdirAll("/run/sshd", 0o755); err != nil { // where sshd puts its unprivileged half
 		t.Fatal(err)
 	}
-	// An address of this process: the port is free until the server takes it.
-	pid := os.Getpid()
-	own := netip.AddrFrom4([4]byte{127, 64 + byte(pid>>16), byte(pid >> 8), byte(pid)}).String()
+	own := sandboxtest.Loopback().String()
 	l, err := net.Listen("tcp", own+":0")
 	if err != nil {
 		t.Fatal(err)

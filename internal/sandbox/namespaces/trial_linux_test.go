@@ -2,18 +2,16 @@ package namespaces_test
 
 import (
 	"flag"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/berthdev/berth/internal/crash"
 	"github.com/berthdev/berth/internal/sandbox"
 	"github.com/berthdev/berth/internal/sandbox/namespaces"
+	"github.com/berthdev/berth/internal/sandbox/sandboxtest"
 )
 
 // TestKilledAmidATrial: what a worker leaves that is killed as it tries its
@@ -34,11 +32,7 @@ func TestKilledAmidATrial(t *testing.T) {
 		t.Run(mark, func(t *testing.T) {
 			tmp := t.TempDir()
 			t.Setenv("TMPDIR", tmp)
-			cmd := exec.Command("/proc/self/exe", "-test.run", "^TestKilledAmidATrial$", "--", "trying", mark)
-			out, err := cmd.CombinedOutput()
-			if ws, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || ws.Signal() != syscall.SIGKILL {
-				t.Fatalf("%v\n%s", err, out)
-			}
+			sandboxtest.Killed(t, "^TestKilledAmidATrial$", "trying", mark)
 			folders := func() []string {
 				names, err := filepath.Glob(filepath.Join(tmp, "*"))
 				if err != nil {
@@ -60,13 +54,9 @@ func TestKilledAmidATrial(t *testing.T) {
 			if out, err := exec.Command("pgrep", "-f", left[0]).Output(); err == nil {
 				t.Errorf("still running: %s", out)
 			}
-			label := strings.TrimSuffix(sandbox.Label(filepath.Join(tmp, "x")), "x")
-			_ = filepath.WalkDir("/sys/fs/cgroup", func(p string, e fs.DirEntry, err error) error {
-				if err == nil && strings.HasPrefix(e.Name(), label) {
-					t.Errorf("a cgroup is left: %s", p)
-				}
-				return nil
-			})
+			if groups := sandboxtest.Groups(t, tmp); len(groups) > 0 {
+				t.Errorf("cgroups are left: %v", groups)
+			}
 		})
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -252,11 +251,7 @@ func TestKilledWhileRenewing(t *testing.T) {
 	for _, mark := range []string{"process record", "process socket", "process renewed"} {
 		t.Run(mark, func(t *testing.T) {
 			dir, word := filepath.Join(t.TempDir(), "boxes"), sandboxtest.Nap()
-			cmd := exec.Command("/proc/self/exe", "-test.run", "^TestKilledWhileRenewing$", "--", "renewing", dir, mark, word)
-			out, err := cmd.CombinedOutput()
-			if ws, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || ws.Signal() != syscall.SIGKILL {
-				t.Fatalf("%v\n%s", err, out)
-			}
+			sandboxtest.Killed(t, "^TestKilledWhileRenewing$", "renewing", dir, mark, word)
 			var ended []string
 			k := keeper(t, dir, func(_ context.Context, session, dir string) error {
 				b, err := os.ReadFile(filepath.Join(dir, "tree/mnt/session/outputs/f"))
@@ -276,13 +271,9 @@ func TestKilledWhileRenewing(t *testing.T) {
 				t.Errorf("left: %v", left)
 			}
 			gone(t, word)
-			label := strings.TrimSuffix(sandbox.Label(filepath.Join(dir, "x")), "x")
-			_ = filepath.WalkDir("/sys/fs/cgroup", func(p string, e fs.DirEntry, err error) error {
-				if err == nil && strings.HasPrefix(e.Name(), label) {
-					t.Errorf("a cgroup is left: %s", p)
-				}
-				return nil
-			})
+			if groups := sandboxtest.Groups(t, dir); len(groups) > 0 {
+				t.Errorf("cgroups are left: %v", groups)
+			}
 		})
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"net"
 	"net/netip"
-	"os"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -37,8 +36,7 @@ func countPackets(t testing.TB, to []netip.Addr) *packets {
 		return nil
 	}
 	_ = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 100_000})
-	pid := os.Getpid()
-	p := &packets{fd: fd, own: netip.AddrFrom4([4]byte{127, 64 + byte(pid>>16), byte(pid >> 8), byte(pid)}), ended: make(chan struct{})}
+	p := &packets{fd: fd, own: Loopback(), ended: make(chan struct{})}
 	done := make(chan struct{})
 	go func() { // until the test ends
 		defer close(p.ended)

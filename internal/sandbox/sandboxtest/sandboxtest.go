@@ -5,12 +5,16 @@ package sandboxtest
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -263,6 +267,32 @@ func await(d time.Duration) { <-time.After(d) }
 // another one that runs beside it.
 func Nap() string {
 	return fmt.Sprintf("3%07d%03d%d", os.Getpid(), time.Now().UnixMilli()%1000, sessions.Add(1))
+}
+
+// Loopback is an address that no other process uses: a port of it stays free
+// until it is taken.
+func Loopback() netip.Addr {
+	pid := os.Getpid()
+	return netip.AddrFrom4([4]byte{127, 64 + byte(pid>>16), byte(pid >> 8), byte(pid)})
+}
+
+// Groups lists the cgroups of the sandboxes of a directory.
+func Groups(t testing.TB, dir string) (found []string) {
+	t.Helper()
+	label := strings.TrimSuffix(sandbox.Label(filepath.Join(dir, "x")), "x")
+	err := filepath.WalkDir("/sys/fs/cgroup", func(p string, e fs.DirEntry, err error) error {
+		switch {
+		case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.ENODEV): // groups come and go
+			return nil
+		case err == nil && strings.HasPrefix(e.Name(), label):
+			found = append(found, p)
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	return found
 }
 
 // Sessions is how many sessions a driver whose sandboxes start slowly has in

@@ -88,7 +88,7 @@ func testShell(t *testing.T, d sandbox.Driver) {
 			if r.End != toolset.Incomplete {
 				t.Errorf("%q: %s %q", text, r.End, Output(r))
 			}
-			if !strings.Contains(string(r.Head), "line 2: ") && !strings.Contains(string(r.Head), "line 3: ") || strings.Contains(string(r.Head), "__berth") {
+			if !strings.Contains(string(r.Head), "line 2: ") && !strings.Contains(string(r.Head), "line 3: ") || strings.Contains(string(r.Head), "berth") {
 				t.Errorf("%q: said %q", text, r.Head)
 			}
 		}

@@ -41,11 +41,7 @@ func KilledWhileStarting(t *testing.T, driver func() sandbox.Driver, places func
 	for _, mark := range marks {
 		t.Run(mark, func(t *testing.T) {
 			dir := filepath.Join(t.TempDir(), "berth-starting-"+Nap())
-			cmd := exec.Command("/proc/self/exe", "-test.run", starting, "--", "starting", dir, mark)
-			out, err := cmd.CombinedOutput()
-			if ws, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || ws.Signal() != syscall.SIGKILL {
-				t.Fatalf("%v\n%s", err, out)
-			}
+			Killed(t, starting, "starting", dir, mark)
 			k := survivorKeeper(t, d, dir)
 			only(t, filepath.Join(dir, session(0)), "tree")
 			if places != nil {
@@ -81,4 +77,15 @@ func commands(pids []int) string {
 		all = append(all, strings.ReplaceAll(string(b), "\x00", " "))
 	}
 	return strings.Join(all, "\n")
+}
+
+// Killed runs a test of this binary in a process of its own, with arguments by
+// which it arms a crash: it must be killed.
+func Killed(t testing.TB, test string, args ...string) {
+	t.Helper()
+	cmd := exec.Command("/proc/self/exe", append([]string{"-test.run", test, "--"}, args...)...)
+	out, err := cmd.CombinedOutput()
+	if ws, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || ws.Signal() != syscall.SIGKILL {
+		t.Fatalf("%v\n%s", err, out)
+	}
 }

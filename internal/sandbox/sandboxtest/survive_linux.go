@@ -4,10 +4,8 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"errors"
 	"flag"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -285,18 +283,8 @@ func nothingLeft(t *testing.T, d sandbox.Driver, dir string) {
 	if strings.Contains(string(mounts), folder) {
 		t.Errorf("mounts are left:\n%s", mounts)
 	}
-	label := strings.TrimSuffix(sandbox.Label(filepath.Join(dir, "x")), "x")
-	err = filepath.WalkDir("/sys/fs/cgroup", func(p string, e fs.DirEntry, err error) error {
-		if err == nil && strings.HasPrefix(e.Name(), label) {
-			t.Errorf("a cgroup is left: %s", p)
-		}
-		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission) {
-			return err
-		}
-		return nil
-	})
-	if err != nil {
-		t.Error(err)
+	if groups := Groups(t, dir); len(groups) > 0 {
+		t.Errorf("cgroups are left: %v", groups)
 	}
 	left, err := sandbox.Leftovers(context.WithoutCancel(t.Context()), dir, []sandbox.Driver{d}, false)
 	if err != nil || len(left) > 0 {
