@@ -40,7 +40,7 @@ func headless(data []byte) string { return ownHead.ReplaceAllString(string(data)
 func same(t *testing.T, got []frame, golden frame) {
 	t.Helper()
 	if len(got) != 1 || got[0].event != golden.event || headless(got[0].data) != headless(golden.data) {
-		t.Errorf("sent as %v\n%s\nwant\n%s", kinds2(got), got[len(got)-1].data, golden.data)
+		t.Errorf("sent as %s\nwant %s", got, golden)
 	}
 }
 
