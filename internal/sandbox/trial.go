@@ -16,7 +16,7 @@ import (
 
 const (
 	trialPrefix = "berth-probe." // no session's folder begins so
-	trialMost   = time.Minute    // what a trial takes
+	trialMost   = time.Minute    // what a trial takes, and half of it before for what others left
 )
 
 // Try starts a sandbox in a temporary folder, runs a command in it and stops
@@ -37,8 +37,6 @@ func Trial(ctx context.Context, d Driver) (r Receipt, err error) {
 }
 
 func trial(ctx context.Context, d Driver, spec Spec, look func(context.Context, Sandbox) error) (err error) {
-	ctx, cancel := context.WithTimeout(ctx, trialMost)
-	defer cancel()
 	in := spec.Dir
 	if in == "" {
 		in = os.TempDir()
@@ -46,6 +44,8 @@ func trial(ctx context.Context, d Driver, spec Spec, look func(context.Context, 
 		return err
 	}
 	endTrials(ctx, d, in)
+	ctx, cancel := context.WithTimeout(ctx, trialMost)
+	defer cancel()
 	dir, err := os.MkdirTemp(in, trialPrefix)
 	if err != nil {
 		return err
@@ -74,6 +74,8 @@ func trial(ctx context.Context, d Driver, spec Spec, look func(context.Context, 
 // endTrials ends what processes that were killed amid a trial left in a
 // directory. What it cannot end is left to the next trial.
 func endTrials(ctx context.Context, d Driver, in string) {
+	ctx, cancel := context.WithTimeout(ctx, trialMost/2)
+	defer cancel()
 	entries, _ := os.ReadDir(in)
 	ended := false
 	for _, e := range entries {
