@@ -37,9 +37,12 @@ func attribute(member string, f *os.File, all map[string]string, before bool) er
 
 // listed are the names of a file's attributes.
 func listed(fd int) []string {
-	buf := make([]byte, 64<<10) // as much as a kernel gives
-	n, err := unix.Flistxattr(fd, buf)
+	n, err := unix.Flistxattr(fd, nil)
 	if err != nil || n == 0 {
+		return nil
+	}
+	buf := make([]byte, n)
+	if n, err = unix.Flistxattr(fd, buf); err != nil {
 		return nil
 	}
 	return strings.Split(strings.TrimSuffix(string(buf[:n]), "\x00"), "\x00")

@@ -210,14 +210,15 @@ func TestAnswersOfAnotherModelAreRewritten(t *testing.T) {
 // them every later request of the session.
 func TestBlankTextsAreNotSent(t *testing.T) {
 	p := &provider{frames: append([]string{start(`{"input_tokens":1,"output_tokens":1}`)}, end("end_turn")...)}
-	r := hello
+	r, title := hello, "t"
+	found := []api.Block{{Type: "search_result", Source: &api.Source{Plain: "s"}, Title: &title, Content: []api.Block{api.Text("ok"), api.Text(" ")}}}
 	r.System = " \n"
 	r.Messages = []model.Message{
 		{Role: model.User, Content: []api.Block{api.Text(" \t")}},
 		{Role: model.Assistant, Provider: "anthropic", CallIDs: []string{"sevt_1"}, Raw: json.RawMessage(`[{"type":"text","text":"\n\n"},{"type":"tool_use","id":"toolu_1","name":"bash","input":{}}]`)},
 		{Role: model.User, Results: []model.Result{{CallID: "sevt_1", Content: []api.Block{api.Text("\n")}}}},
 		{Role: model.Assistant, Provider: model.ProviderBlocks, CallIDs: []string{"sevt_2"}, Raw: json.RawMessage(`[{"kind":"text","text":" "},{"kind":"tool_use","name":"bash","input":{}}]`)},
-		{Role: model.User, Results: []model.Result{{CallID: "sevt_2", Content: []api.Block{api.Text("ok")}}}},
+		{Role: model.User, Results: []model.Result{{CallID: "sevt_2", Content: found}}},
 	}
 	if _, _, err := ask(t, p, r); err != nil {
 		t.Fatal(err)
@@ -230,12 +231,12 @@ func TestBlankTextsAreNotSent(t *testing.T) {
 		`{"content":[{"id":"toolu_1","input":{},"name":"bash","type":"tool_use"}],"role":"assistant"},` +
 		`{"content":[{"cache_control":{"type":"ephemeral"},"content":[{"text":"(blank)","type":"text"}],"tool_use_id":"toolu_1","type":"tool_result"}],"role":"user"},` +
 		`{"content":[{"id":"sevt_2","input":{},"name":"bash","type":"tool_use"}],"role":"assistant"},` +
-		`{"content":[{"cache_control":{"type":"ephemeral"},"content":[{"text":"ok","type":"text"}],"tool_use_id":"sevt_2","type":"tool_result"}],"role":"user"}]]`
+		`{"content":[{"cache_control":{"type":"ephemeral"},"content":[{"content":[{"text":"ok","type":"text"},{"text":"(blank)","type":"text"}],"source":"s","title":"t","type":"search_result"}],"tool_use_id":"sevt_2","type":"tool_result"}],"role":"user"}]]`
 	if string(got) != want {
 		t.Errorf("sent\n%s\nwant\n%s", got, want)
 	}
-	if text := r.Messages[0].Content[0].Text; text != " \t" {
-		t.Errorf("the history was changed: %q", text)
+	if first, last := r.Messages[0].Content[0].Text, found[0].Content[1].Text; first != " \t" || last != " " {
+		t.Errorf("the history was changed: %q %q", first, last)
 	}
 }
 

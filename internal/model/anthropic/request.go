@@ -145,15 +145,13 @@ func blank(s string) bool { return strings.TrimSpace(s) == "" }
 
 // legible is content as it can be sent: a blank text says that it is one.
 func legible(content []api.Block) []api.Block {
-	out := content
-	for i, b := range content {
-		if b.Type != "text" || !blank(b.Text) {
-			continue
+	out := slices.Clone(content)
+	for i, b := range out {
+		if b.Type == "text" && blank(b.Text) {
+			b = api.Text("(blank)")
 		}
-		if &out[0] == &content[0] {
-			out = slices.Clone(content)
-		}
-		out[i] = api.Text("(blank)")
+		b.Content = legible(b.Content)
+		out[i] = b
 	}
 	return out
 }
