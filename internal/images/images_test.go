@@ -359,6 +359,20 @@ func TestCredentials(t *testing.T) {
 	}
 }
 
+// pausing is a context that tells each time that its end is waited for.
+type pausing struct {
+	context.Context
+	paused chan<- struct{}
+}
+
+func (p pausing) Done() <-chan struct{} {
+	select {
+	case p.paused <- struct{}{}:
+	default:
+	}
+	return p.Context.Done()
+}
+
 // TestUnpackedByAnother waits for nobody's lock once the image is there: who
 // unpacked it keeps the lock, shared.
 func TestUnpackedByAnother(t *testing.T) {
@@ -375,15 +389,15 @@ func TestUnpackedByAnother(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer lock.Close()
-	got := make(chan error, 1)
+	got, paused := make(chan error, 1), make(chan struct{}, 1)
 	go func() {
-		_, err := s.Get(t.Context(), ref)
+		_, err := s.Get(pausing{t.Context(), paused}, ref)
 		got <- err
 	}()
 	select {
 	case err := <-got:
 		t.Fatalf("it was unpacked under another's lock: %v", err)
-	case <-time.After(100 * time.Millisecond): // it has seen that the image is missing
+	case <-paused: // it has seen that the image is missing
 	}
 	if err := os.Rename(filepath.Dir(elsewhere.Root), filepath.Join(dir, "sha256", name)); err != nil {
 		t.Fatal(err)
