@@ -225,8 +225,8 @@ func (f *faulty) play(n int, ran string, w servant) workertest.History {
 	return h
 }
 
-// until waits for cond for as long as limit.
-func until(limit time.Duration, cond func() bool) {
+// until waits for cond for as long as limit, and says whether it came.
+func until(limit time.Duration, cond func() bool) bool {
 	deadline := time.After(limit)
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
@@ -234,9 +234,10 @@ func until(limit time.Duration, cond func() bool) {
 		select {
 		case <-tick.C:
 		case <-deadline:
-			return
+			return false
 		}
 	}
+	return true
 }
 
 // part is a session and what is still to come for it.

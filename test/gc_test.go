@@ -36,11 +36,14 @@ func TestGCAfterACrash(t *testing.T) {
 			worker := w.WorkerIn(state, "", append([]string{"--warm", "1", "--disk", "32MiB", "--memory", "256MiB"}, flags...)...)
 			session := w.Session(w.Agent(), testenv.Script(testenv.Say("go", testenv.Bash("echo kept >f; setsid nohup sleep "+word+" >/dev/null 2>&1 & touch there; sleep "+word)), testenv.Say("done")))
 			sandboxes := filepath.Join(state, "sandboxes")
-			patiently(t, "the call and a sandbox that is ready", func() bool {
+			came := until(testenv.Patience, func() bool {
 				_, err := os.Stat(filepath.Join(sandboxes, session, "tree/workspace/there"))
 				ready, _ := filepath.Glob(filepath.Join(sandboxes, "warm.*", "receipt.json"))
 				return err == nil && len(ready) > 0
 			})
+			if !came {
+				t.Fatalf("the call and a sandbox that is ready never came\n%s", worker.Log())
+			}
 			worker.Kill()
 			if left := leftOver(t, sandboxes, word); len(left) == 0 {
 				t.Fatal("the crash has left nothing: the test shows nothing")
@@ -50,7 +53,7 @@ func TestGCAfterACrash(t *testing.T) {
 			if !strings.Contains(gone, session) || !strings.Contains(gone, "warm.") {
 				t.Errorf("it removed %s", gone)
 			}
-			patiently(t, "the end of the killed", func() bool { return len(leftOver(t, sandboxes, word)) == 0 })
+			until(testenv.Patience, func() bool { return len(leftOver(t, sandboxes, word)) == 0 }) // the killed take a moment
 			if left := leftOver(t, sandboxes, word); len(left) > 0 {
 				t.Errorf("left: %v", left)
 			}
@@ -82,7 +85,7 @@ func gc(t *testing.T, state string, flags ...string) string {
 	}
 	var names []string
 	for _, r := range removed.Data {
-		if strings.HasPrefix(filepath.Base(r.Name), "berth-") && !strings.Contains(r.Name, filepath.Base(state)) && r.Kind == "cgroup" {
+		if r.Kind == "cgroup" && !strings.HasPrefix(filepath.Base(r.Name), labels(filepath.Join(state, "sandboxes"))) {
 			continue // empty, and another test's
 		}
 		if !r.Removed {
@@ -116,7 +119,7 @@ func leftOver(t *testing.T, sandboxes, word string) (found []string) {
 			found = append(found, "mount "+line)
 		}
 	}
-	label := strings.TrimSuffix(sandbox.Label(filepath.Join(sandboxes, "x")), "x")
+	label := labels(sandboxes)
 	_ = filepath.WalkDir("/sys/fs/cgroup", func(p string, e fs.DirEntry, err error) error {
 		if err == nil && strings.HasPrefix(e.Name(), label) {
 			found = append(found, "cgroup "+p)
@@ -126,16 +129,7 @@ func leftOver(t *testing.T, sandboxes, word string) (found []string) {
 	return found
 }
 
-// patiently waits until something is so.
-func patiently(t *testing.T, what string, done func() bool) {
-	t.Helper()
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for deadline := time.After(testenv.Patience); !done(); {
-		select {
-		case <-deadline:
-			t.Fatalf("%s never came", what)
-		case <-tick.C:
-		}
-	}
+// labels begins what is on the host of the sandboxes of a directory.
+func labels(sandboxes string) string {
+	return strings.TrimSuffix(sandbox.Label(filepath.Join(sandboxes, "x")), "x")
 }
