@@ -67,13 +67,16 @@ func (r Record) Ready() bool { return nobodys(filepath.Base(r.Spec.Dir)) }
 // reading its record.
 func (k *Keeper) discard(ctx context.Context, folder string, rec Record, err error) {
 	dir := filepath.Join(k.cfg.Dir, folder)
-	if err == nil || errors.Is(err, ErrRecord) {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		err = nil
+	case err == nil, errors.Is(err, ErrRecord):
 		if !k.mayOwn(rec) {
 			return
 		}
 		err = finish(ctx, k.cfg.Driver, dir, rec)
 	}
-	if err == nil || errors.Is(err, fs.ErrNotExist) {
+	if err == nil {
 		err = removeAll(dir)
 	}
 	if err != nil {

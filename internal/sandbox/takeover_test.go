@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -153,4 +155,21 @@ func TestWhatCouldNotBeTakenOverIsEnded(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// TestReadyOneThatCannotBeEnded keeps its folder: it may be alive.
+func TestReadyOneThatCannotBeEnded(t *testing.T) {
+	dir := t.TempDir()
+	at := filepath.Join(dir, "warm.one")
+	if err := errors.Join(os.Mkdir(at, 0o700), sandbox.WriteRecord(sandbox.Record{Driver: mock.Name, Spec: sandbox.Spec{Dir: at}})); err != nil {
+		t.Fatal(err)
+	}
+	gone := &fs.PathError{Op: "fork/exec", Path: "/nowhere/runsc", Err: fs.ErrNotExist}
+	k := keeper(t, &shy{&stubborn{Driver: mock.New(mock.Knobs{})}, gone}, dir)
+	if _, err := os.Stat(at); err != nil {
+		t.Error(err)
+	}
+	if err := k.Stop(t.Context()); err != nil {
+		t.Error(err)
+	}
 }
