@@ -157,7 +157,7 @@ func finishAny(ctx context.Context, folder string, rec Record, drivers []Driver)
 		}
 	}
 	if !found {
-		return fmt.Errorf("sandbox: %s is of a driver %q that is not here", folder, rec.Driver)
+		return fmt.Errorf("sandbox: %s is of a driver %q that is not here; use the berth that made it", folder, rec.Driver)
 	}
 	return errors.Join(errs...)
 }

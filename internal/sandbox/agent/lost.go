@@ -66,7 +66,7 @@ func silence(ctx context.Context, dir string) error {
 		}
 		select {
 		case <-ctx.Done():
-			return errors.Join(errors.New("somebody listens at the agent's socket and does not end"), err)
+			return errors.Join(fmt.Errorf("somebody listens at %s and does not end; kill whom fuser names there", sandbox.SocketPath(dir)), err)
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
