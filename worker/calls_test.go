@@ -89,12 +89,10 @@ func TestUnownedToolsAreLeftAlone(t *testing.T) {
 func TestCustomToolsGetTheirOwnKindOfResult(t *testing.T) {
 	t.Parallel()
 	l := start(t)
-	s := l.plane.Session(workertest.Turn{Calls: []workertest.Call{{Name: "deploy", Custom: true, Input: `{"to":"prod"}`}}})
-	l.kit.mu.Lock()
 	l.kit.result = func(c worker.Call) ([]api.Block, bool) {
 		return []api.Block{api.Text(string(c.Input))}, !c.Custom
 	}
-	l.kit.mu.Unlock()
+	s := l.plane.Session(workertest.Turn{Calls: []workertest.Call{{Name: "deploy", Custom: true, Input: `{"to":"prod"}`}}})
 	l.finished(s)
 	if diff := cmp.Diff([]string{`{"to":"prod"} false`}, texts(s)); diff != "" {
 		t.Error(diff)

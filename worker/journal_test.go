@@ -61,10 +61,8 @@ func TestJournal(t *testing.T) {
 		t.Parallel()
 		j := &tracingJournal{Journal: newMemory()}
 		l := start(t, func(c *worker.Config) { c.Journal = j })
-		s := l.plane.Session(workertest.Calls("a"))
-		l.kit.mu.Lock()
 		l.kit.result = func(worker.Call) ([]api.Block, bool) { j.note("run"); return nil, false }
-		l.kit.mu.Unlock()
+		s := l.plane.Session(workertest.Calls("a"))
 		l.finished(s)
 		l.wait("the last entry", func() bool { return len(j.get()) == 4 })
 		if diff := cmp.Diff([]string{"started", "run", "finished", "posted"}, j.get()); diff != "" {
