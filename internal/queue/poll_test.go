@@ -33,15 +33,17 @@ type answer struct {
 	err    error
 }
 
-// looks counts the transitions of a queue, so that a test knows when a poll
-// has looked and found nothing.
-type looks struct {
-	store.Store
-	n atomic.Int64
-}
+// looks is a store that calls the looked of a context once a write under it
+// has been made: a test that gives one to a poll knows when that poll has
+// looked.
+type looks struct{ store.Store }
+
+type looked struct{}
 
 func (l *looks) Update(ctx context.Context, fn func(store.Tx) error) error {
-	defer l.n.Add(1)
+	if f, ok := ctx.Value(looked{}).(func()); ok {
+		defer f()
+	}
 	return l.Store.Update(ctx, fn)
 }
 
@@ -49,12 +51,14 @@ func (l *looks) Update(ctx context.Context, fn func(store.Tx) error) error {
 // looked.
 func (w *world) polls(ctx context.Context, worker string, block time.Duration, out chan answer) {
 	w.Helper()
-	before, looked := w.inLine(), w.looks.n.Load()
+	before := w.inLine()
+	var n atomic.Int64
+	ctx = context.WithValue(ctx, looked{}, func() { n.Add(1) })
 	go func() {
 		work, err := w.q.Poll(ctx, env, worker, block, 5*time.Second)
 		out <- answer{worker, work, err}
 	}()
-	w.await("the poll stands in line", func() bool { return w.inLine() == before+1 && w.looks.n.Load() > looked })
+	w.await("the poll stands in line", func() bool { return w.inLine() == before+1 && n.Load() > 0 })
 }
 
 func (w *world) inLine() int {
@@ -193,27 +197,15 @@ func TestAPollThatLeaves(t *testing.T) {
 		// It left amid its claim: the item goes back, untried.
 		s := w.session(true)
 		ctx, leave2 := context.WithCancel(t.Context())
-		w.q.st = leaving{w.st, leave2}
+		ctx = context.WithValue(ctx, looked{}, func() { leave2() })
 		if work, err := w.q.Poll(ctx, env, "gone", 0, 5*time.Second); !errors.Is(err, context.Canceled) || work != nil {
 			t.Errorf("got %+v %v", work, err)
 		}
-		w.q.st = w.st
 		if it := w.live(s); it.DeliveredAt != nil || it.TokenHash != [32]byte{} || it.Tries != 0 || it.DeliveredTo != "" {
 			t.Errorf("given back as %+v", it)
 		}
 		w.must("next", s)
 	})
-}
-
-// leaving is a store during whose first write the caller leaves.
-type leaving struct {
-	store.Store
-	leave context.CancelFunc
-}
-
-func (l leaving) Update(ctx context.Context, fn func(store.Tx) error) error {
-	defer l.leave()
-	return l.Store.Update(ctx, fn)
 }
 
 // What is held back reaches a waiting poll when its time has come.
