@@ -23,8 +23,9 @@ import (
 // be called at any time; subscriptions are served between Start and Stop.
 // Safe for concurrent use.
 type Log struct {
-	st  store.Store
-	now func() time.Time
+	st          store.Store
+	now         func() time.Time
+	previewWait time.Duration
 
 	// A hub outlives no subscription: sessions nobody listens to have none.
 	mu      sync.Mutex
@@ -35,7 +36,7 @@ type Log struct {
 
 // New makes a Log over a store.
 func New(st store.Store) *Log {
-	return &Log{st: st, now: time.Now, hubs: map[string]*hub{}}
+	return &Log{st: st, now: time.Now, previewWait: previewWait, hubs: map[string]*hub{}}
 }
 
 // Start begins to listen to the store. Twice is fine.
@@ -183,7 +184,7 @@ func (l *Log) Preview(session string, after int64, e api.Event) {
 	switch e := e.(type) {
 	case *api.EventStart:
 		p = preview{of: e.Event.ID, kind: e.Event.Type, start: true, after: after}
-		h.await(after, previewWait)
+		h.await(after, l.previewWait)
 	case *api.EventDelta:
 		p = preview{of: e.EventID}
 	default:

@@ -450,6 +450,7 @@ func TestPreviews(t *testing.T) {
 // notes are still to come.
 func TestPreviewsStayInOrder(t *testing.T) {
 	each(t, func(w world) {
+		w.log.previewWait = patience // a disk may be slow
 		sub := w.subscribe(From{}, api.TypeAgentMessage)
 		next := sub.cursor + 1
 		shown := make(chan bool)
