@@ -148,7 +148,7 @@ func (l *lease) accepted(hb *api.Heartbeat, sent time.Time) (time.Duration, Leas
 		return 0, LeaseStopped
 	}
 	l.adopt(hb.LastHeartbeat, hb.TTLSeconds, sent)
-	return l.every(), l.stateNews(hb.State)
+	return l.due(), l.stateNews(hb.State)
 }
 
 func (l *lease) adopt(last string, ttlSeconds int, sent time.Time) {

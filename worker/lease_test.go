@@ -244,7 +244,8 @@ func TestLeaseContinuesAnothersBeat(t *testing.T) {
 }
 
 // TestLeaseIsBeatenForInTime has answers that say nothing new of when the lease
-// was last extended: the next beat comes before half of it is left unused.
+// was last extended, or say it late: the next beat comes before half of it is
+// left unused.
 func TestLeaseIsBeatenForInTime(t *testing.T) {
 	for name, trouble := range map[string]func(b *beatServer) []func(string) (*api.Heartbeat, error){
 		"412 with the last beat": func(b *beatServer) []func(string) (*api.Heartbeat, error) {
@@ -256,6 +257,13 @@ func TestLeaseIsBeatenForInTime(t *testing.T) {
 				time.Sleep(25 * time.Second)
 				return nil, errors.New("connection reset")
 			}, b.compare}
+		},
+		"an answer that took long": func(b *beatServer) []func(string) (*api.Heartbeat, error) {
+			return []func(string) (*api.Heartbeat, error){b.compareFirst, func(string) (*api.Heartbeat, error) {
+				hb, err := b.extend()
+				time.Sleep(25 * time.Second)
+				return hb, err
+			}}
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
