@@ -245,6 +245,11 @@ func TestReplacedAgainAndAgain(t *testing.T) {
 		ids = append(ids, w.Session(agent, testenv.Script(append(turns, testenv.Say("all", testenv.Bash("sort -n ran | uniq -d; wc -l < ran")), testenv.Say("done"))...)))
 	}
 	for range rounds {
+		// Who does not have the directory yet is not the one that is replaced.
+		holder := func() string { pid, _ := os.ReadFile(filepath.Join(state, "lock")); return strings.TrimSpace(string(pid)) }
+		if !until(testenv.Patience, func() bool { return holder() == strconv.Itoa(worker.PID()) }) {
+			t.Fatalf("process %q has the directory, not %d", holder(), worker.PID())
+		}
 		<-time.After(300 * time.Millisecond)
 		next := w.WorkerIn(state, "", "--sandbox", "namespaces", "--replace")
 		if code := worker.Wait(); code != 0 {
