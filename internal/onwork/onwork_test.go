@@ -169,7 +169,7 @@ func TestTheParentKeepsTheLease(t *testing.T) {
 	b := start(t, waits, func(c *Config) { c.Lease = LeaseParent })
 	b.plane.SetTTL(10 * time.Second) // a beat every 5 s
 	b.plane.Session(workertest.Calls("bash"))
-	b.wait("beats", func() bool { return len(b.plane.Requests(workertest.Beat)) > 1 })
+	b.wait("the script and beats", func() bool { return b.file("there") != "" && len(b.plane.Requests(workertest.Beat)) > 1 })
 	if !strings.Contains(b.file("env"), "BERTH_WORK_LEASE=parent\n") {
 		t.Error("the script is not told who beats")
 	}
