@@ -294,7 +294,7 @@ func (s *shell) reportOf(status, nonce, wait string) string {
 
 // lineNumber has bash count the line after the next line end as so many, in a
 // redirection of nothing: an assignment is undone where it stands.
-func lineNumber(n int) string { return "((1)) <&$((LINENO=" + strconv.Itoa(n-1) + ",0))\n" }
+func lineNumber(n int) string { return `((1)) <&"$((LINENO=` + strconv.Itoa(n-1) + `,0))"` + "\n" }
 
 // warm has a bash to which calls are dear do once what each command asks of it:
 // that a session's first command finds done.
