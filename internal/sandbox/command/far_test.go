@@ -113,7 +113,7 @@ func testFar(t *testing.T, d sandbox.Driver) {
 	if r := w.Do("echo \"a"); r.End != toolset.Incomplete {
 		t.Errorf("an open quote ended as %s", r.End)
 	}
-	if r := w.Call(toolset.Command{Text: "echo partly; sleep 1000", Timeout: 300 * time.Millisecond}); r.End != toolset.TimedOut || sandboxtest.Output(r) != "partly\n" {
+	if r := w.Call(toolset.Command{Text: "echo partly; sleep 1000", Timeout: 2 * time.Second}); r.End != toolset.TimedOut || sandboxtest.Output(r) != "partly\n" {
 		t.Errorf("%s %q", r.End, sandboxtest.Output(r))
 	}
 	if r := w.Do("head -c 20000000 /dev/zero; printf END"); r.Dropped != 20000003-1000 || !strings.HasSuffix(string(r.Tail), "END") {
