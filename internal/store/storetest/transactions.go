@@ -101,16 +101,16 @@ func testUpdateUndone(t *testing.T, st store.Store) {
 func testUpdateTogether(t *testing.T, st store.Store) {
 	commits := st.(interface{ Commits() int64 }).Commits
 	before := commits()
-	var wg sync.WaitGroup
 	const n = 400
-	for i := range n {
-		wg.Go(func() {
-			if err := st.Update(context.Background(), set(fmt.Sprint("s", i), "1")); err != nil {
-				t.Error(err)
-			}
-		})
+	all := make([]func(store.Tx) error, n)
+	for i := range all {
+		all[i] = set(fmt.Sprint("s", i), "1")
 	}
-	wg.Wait()
+	for _, err := range group(st, all...) {
+		if err != nil {
+			t.Error(err)
+		}
+	}
 	if c := commits() - before; c > n/4 {
 		t.Errorf("%d commits for %d transitions", c, n)
 	}
