@@ -15,7 +15,7 @@ type process struct {
 	parent  int
 	session int    // the process that made it
 	start   uint64 // in ticks since boot
-	dead    bool   // a zombie
+	dead    bool   // a zombie, and no thread of it lives
 }
 
 // A sweep that does not come to its end has had this much time, and this many
@@ -175,6 +175,8 @@ func parseStat(b []byte) (process, bool) {
 	}
 	parent, err1 := strconv.Atoi(string(f[1]))
 	session, err2 := strconv.Atoi(string(f[3]))
-	start, err3 := strconv.ParseUint(string(f[19]), 10, 64)
-	return process{parent: parent, session: session, start: start, dead: f[0][0] == 'Z' || f[0][0] == 'X'}, errors.Join(err1, err2, err3) == nil
+	threads, err3 := strconv.Atoi(string(f[17]))
+	start, err4 := strconv.ParseUint(string(f[19]), 10, 64)
+	dead := (f[0][0] == 'Z' || f[0][0] == 'X') && threads <= 1 // the first thread may end before the others
+	return process{parent: parent, session: session, start: start, dead: dead}, errors.Join(err1, err2, err3, err4) == nil
 }
