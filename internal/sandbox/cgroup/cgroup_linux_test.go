@@ -138,6 +138,39 @@ func TestKill(t *testing.T) {
 	})
 }
 
+// TestKillWithoutFirstThread: the kernel's own way to kill a group passes over a
+// process whose first thread has ended.
+func TestKillWithoutFirstThread(t *testing.T) {
+	if _, err := exec.LookPath("python3"); err != nil {
+		t.Skip("python3 is missing")
+	}
+	each(t, func(t *testing.T, h *host) {
+		g := make1(t, h, sandbox.Limits{PIDs: 100})
+		cmd, _ := within(t, g, `exec python3 -c 'import ctypes, threading, time
+threading.Thread(target=time.sleep, args=(1000,)).start()
+ctypes.CDLL(None).pthread_exit(None)' `)
+		stat := "/proc/" + strconv.Itoa(cmd.Process.Pid) + "/stat"
+		for end := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+			b, err := os.ReadFile(stat)
+			if err != nil || time.Now().After(end) {
+				t.Fatalf("its first thread does not end: %s %v", b, err)
+			}
+			if strings.Contains(string(b), ") Z ") {
+				break
+			}
+		}
+		if err := g.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Wait(); cmd.ProcessState.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
+			t.Error(err)
+		}
+		if err := g.Remove(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // TestGroupsWithin: groups that a session has made in its own end with it, and
 // what is in them.
 func TestGroupsWithin(t *testing.T) {

@@ -251,7 +251,11 @@ func (g *Group) Kill() error {
 	}
 	if g.Dirs.Unified != "" {
 		err := put(filepath.Join(g.Dirs.Unified, "cgroup.kill"), "1")
-		if err == nil || errors.Is(err, unix.ENODEV) || g.gone() {
+		if err == nil {
+			g.killEach()
+			return nil
+		}
+		if errors.Is(err, unix.ENODEV) || g.gone() {
 			return nil
 		}
 		if !errors.Is(err, fs.ErrNotExist) {
@@ -263,7 +267,7 @@ func (g *Group) Kill() error {
 		frozen := g.Freeze(true) == nil && g.waitFrozen()
 		pids := g.pids()
 		for _, pid := range pids {
-			_ = unix.Kill(pid, unix.SIGKILL)
+			kill(pid)
 		}
 		if frozen {
 			_ = g.Freeze(false)
@@ -275,6 +279,28 @@ func (g *Group) Kill() error {
 			return fmt.Errorf("cgroup: %d processes of %s do not end", len(pids), g.Dirs.all()[0])
 		}
 		time.Sleep(time.Millisecond)
+	}
+}
+
+// killEach kills what cgroup.kill passes over: a process whose first thread has
+// ended while others run, and what such a one has started meanwhile.
+func (g *Group) killEach() {
+	seen := map[int]bool{}
+	for found := true; found; {
+		found = false
+		for _, pid := range g.pids() {
+			if !seen[pid] {
+				seen[pid], found = true, true
+				kill(pid)
+			}
+		}
+	}
+}
+
+// kill kills a process of a group, unless it has no number here.
+func kill(pid int) {
+	if pid > 0 {
+		_ = unix.Kill(pid, unix.SIGKILL)
 	}
 }
 
