@@ -246,7 +246,10 @@ func TestReplacedAgainAndAgain(t *testing.T) {
 	}
 	for range rounds {
 		// Who does not have the directory yet is not the one that is replaced.
-		holder := func() string { pid, _ := os.ReadFile(filepath.Join(state, "lock")); return strings.TrimSpace(string(pid)) }
+		holder := func() string {
+			pid, _ := os.ReadFile(filepath.Join(state, "lock"))
+			return strings.TrimSpace(string(pid))
+		}
 		if !until(testenv.Patience, func() bool { return holder() == strconv.Itoa(worker.PID()) }) {
 			t.Fatalf("process %q has the directory, not %d", holder(), worker.PID())
 		}

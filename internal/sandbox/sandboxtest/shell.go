@@ -207,7 +207,7 @@ func testEnds(t *testing.T, d sandbox.Driver) {
 		w := Start(t, d, nil)
 		before, during := Nap(), Nap()
 		w.Want("sleep "+before+" &", "", toolset.Exited, 0)
-		await(30 * 1e6) // start times are in hundredths of a second
+		await(30 * 1e6)               // start times are in hundredths of a second
 		const limit = 2 * time.Second // a busy machine needs a while for the first words
 		r := w.Call(toolset.Command{Text: "x=1; echo partly; setsid sleep " + during + " & (sleep " + during + " &) ; sleep " + during, Timeout: limit})
 		if r.End != toolset.TimedOut || Output(r) != "partly\n" || r.Elapsed < limit || r.Elapsed > patience {
