@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"os"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -142,6 +143,8 @@ func keepFrom(first int) {
 }
 
 func neighbour(int) bool { return false }
+
+func shellTies() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setsid: true} }
 
 func bindShell(int, int) error { return nil }
 

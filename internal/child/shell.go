@@ -112,7 +112,7 @@ func startShell(boot agentwire.Boot) (_ *shell, err error) {
 		Dir:   dir, // the script is called "bash", and so is the shell in its messages; a program with a path is not looked for
 		Env:   boot.Env,
 		Files: []uintptr{uintptr(null), uintptr(out), uintptr(out)},
-		Sys:   &syscall.SysProcAttr{Setsid: true},
+		Sys:   shellTies(),
 	})
 	if err == syscall.EAGAIN {
 		return nil, errCrowded

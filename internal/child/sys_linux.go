@@ -3,6 +3,7 @@ package child
 import (
 	"os"
 	"strconv"
+	"syscall"
 	"time"
 	"unsafe"
 
@@ -80,6 +81,12 @@ func neighbour(fd int) bool {
 // oomScore has the kernel, when memory runs out, end what the tools have
 // started before the agent. Nobody inside can go below the agent's own.
 const oomScore = "600"
+
+// shellTies have a shell end with its agent, however that ends: nobody else wakes
+// it.
+func shellTies() *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
+}
 
 // bindShell bounds a shell and all that it will start.
 func bindShell(pid, openFiles int) error {
