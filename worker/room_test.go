@@ -27,18 +27,24 @@ func (m *mostAttached) look(string) {
 	}
 }
 
+func (m *mostAttached) seen() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.most
+}
+
 func TestRoom(t *testing.T) {
 	t.Parallel()
 	t.Run("bounds what is attached and starves nobody", func(t *testing.T) {
 		t.Parallel()
 		const sessions, room = 40, 10
-		var seen mostAttached
+		var attached mostAttached
 		l := newLab(t, workertest.New(t), func(c *worker.Config) {
-			c.MaxSessions, c.Room, c.MaxIdle, c.At = 16, room, -1, seen.look
+			c.MaxSessions, c.Room, c.MaxIdle, c.At = 16, room, -1, attached.look
 		})
-		seen.w = l.w
+		attached.w = l.w
 		l.kit.result = func(c worker.Call) ([]api.Block, bool) {
-			seen.look("")
+			attached.look("")
 			return []api.Block{api.Text("ran")}, false
 		}
 		var all []*workertest.Session
@@ -49,8 +55,8 @@ func TestRoom(t *testing.T) {
 		for _, s := range all {
 			l.finished(s)
 		}
-		if seen.most != room {
-			t.Errorf("%d sessions attached at one time, want %d", seen.most, room)
+		if n := attached.seen(); n != room {
+			t.Errorf("%d sessions attached at one time, want %d", n, room)
 		}
 		l.boxes.mu.Lock()
 		defer l.boxes.mu.Unlock()

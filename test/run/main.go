@@ -122,6 +122,9 @@ func (r *report) read(raw []byte) {
 	default:
 		return
 	}
+	if l.Action != "fail" && strings.Contains(out.String(), "WARNING: DATA RACE") { // all that ran then have failed, and this one has what is to be known
+		fmt.Fprintf(r.to, "--- RACE: %s\n%s", key, out)
+	}
 	delete(r.output, key)
 }
 

@@ -27,6 +27,7 @@ func TestWhatIsLeftOut(t *testing.T) {
 		{"left out under CI", skip("needs root"), false, true, 1, "CI=true: a test that is left out is a failure"},
 		{"left out by design", skip("by design: it is long"), false, true, 0, "  p TestS: by design: it is long\n"},
 		{"failed", []string{event("output", "TestF", "why it failed\n"), event("fail", "TestF", "")}, true, false, 1, "--- FAIL: p TestF\nwhy it failed\n"},
+		{"a race beside one that passed", []string{event("output", "TestA", "WARNING: DATA RACE\n"), event("pass", "TestA", ""), event("fail", "TestB", "")}, true, false, 1, "--- RACE: p TestA\nWARNING: DATA RACE\n"},
 		{"never ended", []string{event("output", "TestH", "last words\n"), event("fail", "", "")}, true, false, 1, "--- NEVER ENDED: p TestH\nlast words\n"},
 	} {
 		var said strings.Builder
