@@ -138,36 +138,39 @@ func TestKill(t *testing.T) {
 	})
 }
 
+// ends kills a group, what is in it, and removes it.
+func ends(t *testing.T, g *Group, cmd *exec.Cmd) {
+	t.Helper()
+	if err := g.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); cmd.ProcessState.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
+		t.Error(err)
+	}
+	if err := g.Remove(); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestKillWithoutFirstThread: the kernel's own way to kill a group passes over a
 // process whose first thread has ended.
 func TestKillWithoutFirstThread(t *testing.T) {
 	if _, err := exec.LookPath("python3"); err != nil {
-		t.Skip("python3 is missing")
+		t.Skip("python3 is missing: apt-get install python3")
 	}
 	each(t, func(t *testing.T, h *host) {
 		g := make1(t, h, sandbox.Limits{PIDs: 100})
-		cmd, _ := within(t, g, `exec python3 -c 'import ctypes, threading, time
-threading.Thread(target=time.sleep, args=(1000,)).start()
+		cmd, out := within(t, g, `exec python3 -c 'import ctypes, os, threading, time
+def second():
+    while ") Z " not in open("/proc/%d/stat" % os.getpid()).read(): pass
+    os.write(1, b"alone\n")
+    time.sleep(1000)
+threading.Thread(target=second).start()
 ctypes.CDLL(None).pthread_exit(None)' `)
-		stat := "/proc/" + strconv.Itoa(cmd.Process.Pid) + "/stat"
-		for end := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
-			b, err := os.ReadFile(stat)
-			if err != nil || time.Now().After(end) {
-				t.Fatalf("its first thread does not end: %s %v", b, err)
-			}
-			if strings.Contains(string(b), ") Z ") {
-				break
-			}
+		if line, err := out.ReadString('\n'); line != "alone\n" {
+			t.Fatalf("its first thread does not end: %q %v", line, err)
 		}
-		if err := g.Kill(); err != nil {
-			t.Fatal(err)
-		}
-		if err := cmd.Wait(); cmd.ProcessState.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
-			t.Error(err)
-		}
-		if err := g.Remove(); err != nil {
-			t.Error(err)
-		}
+		ends(t, g, cmd)
 	})
 }
 
@@ -188,15 +191,7 @@ func TestGroupsWithin(t *testing.T) {
 		if g.Settings() == before {
 			t.Error("groups within are not noticed")
 		}
-		if err := g.Kill(); err != nil {
-			t.Fatal(err)
-		}
-		if err := cmd.Wait(); cmd.ProcessState.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
-			t.Error(err)
-		}
-		if err := g.Remove(); err != nil {
-			t.Error(err)
-		}
+		ends(t, g, cmd)
 	})
 }
 
